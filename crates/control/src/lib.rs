@@ -1,0 +1,1 @@
+//! Messages and client for the daemon's Unix socket.

@@ -1,0 +1,23 @@
+//! Ids, objects and their canonical encoding, links, chunking, directories, states and the
+//! heads they make, the merge of snapshots.
+//!
+//! Pure: no clock, no randomness, no IO. Bytes of objects are read through [`Read`] and new ones
+//! collected in an [`Overlay`]; both are plain blocking calls that a driver implements.
+
+pub mod entry;
+pub mod id;
+pub mod object;
+
+mod codec;
+
+pub use entry::{
+    Content, Entry, MAX_NAME_BYTES, MAX_PATH_DEPTH, MAX_RAW_CONTENT, MAX_SYMLINK_TARGET,
+    MAX_TREE_LEVEL, Mtime, Name, NameError, Node, NodeKind, Permissions, RESERVED_NAME,
+    RESERVED_PREFIX, RelPath, Totals, Version,
+};
+pub use id::{
+    DeviceId, Dot, Incarnation, ObjectId, ParseIdError, SealingKey, TopicId, Vector, Writer,
+};
+pub use object::{
+    DecodeError, Link, MAX_OBJECT_BYTES, Object, ObjectKind, Overlay, Read, TreeError,
+};

@@ -1,0 +1,1 @@
+//! A directory as snapshots: `scan`, `watch`, `plan` (pure), `apply`.

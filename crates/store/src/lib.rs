@@ -1,0 +1,1 @@
+//! iroh-blobs FsStore plus the redb index: durability, closure, states, rollback, rebuild.

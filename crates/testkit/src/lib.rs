@@ -1,0 +1,1 @@
+//! Virtual clock and network, generators, temporary daemons. For tests only.
