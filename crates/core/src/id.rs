@@ -182,6 +182,11 @@ impl fmt::Debug for Dot {
     }
 }
 
+/// The most writers that a vector of an encoded object may speak of. Every rebuild of a device's
+/// store makes one more, so it is far above the number of devices; it keeps a state below
+/// [`MAX_STATE_BYTES`](crate::MAX_STATE_BYTES).
+pub const MAX_WRITERS: usize = 1024;
+
 /// Per writer the highest sequence taken in (a version vector). Absent means 0.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Vector(BTreeMap<Writer, u64>);
@@ -223,6 +228,28 @@ impl Vector {
     /// The writers with their highest sequences, in order of writer; sequences are at least 1.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Writer, u64)> + '_ {
         self.0.iter().map(|(&writer, &sequence)| (writer, sequence))
+    }
+
+    /// Its one encoded form: per writer the dot of the highest sequence, in order of writer.
+    pub(crate) fn to_wire(&self) -> Vec<Dot> {
+        self.iter().map(|(writer, sequence)| Dot { writer, sequence }).collect()
+    }
+
+    /// The rules of the encoded form.
+    ///
+    /// # Errors
+    /// The rule that is broken, in words.
+    pub(crate) fn validate_wire(dots: &[Dot]) -> Result<(), String> {
+        if dots.len() > MAX_WRITERS {
+            return Err(format!("a vector of {} writers, more than {MAX_WRITERS}", dots.len()));
+        }
+        if !dots.is_sorted_by(|a, b| a.writer < b.writer) {
+            return Err("the writers of a vector are not sorted and distinct".into());
+        }
+        if dots.iter().any(|dot| dot.sequence == 0) {
+            return Err("a vector with a sequence of 0".into());
+        }
+        Ok(())
     }
 
     /// How many writers it speaks of.

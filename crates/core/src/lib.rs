@@ -4,20 +4,31 @@
 //! Pure: no clock, no randomness, no IO. Bytes of objects are read through [`Read`] and new ones
 //! collected in an [`Overlay`]; both are plain blocking calls that a driver implements.
 
+pub mod check;
+pub mod chunk;
 pub mod entry;
 pub mod id;
 pub mod object;
+pub mod snapshot;
+pub mod state;
 
 mod codec;
 
+pub use check::{Checked, Summary, check, links};
+pub use chunk::{Chunks, Cutter, FileTree, chunk_list};
 pub use entry::{
     Content, Entry, MAX_NAME_BYTES, MAX_PATH_DEPTH, MAX_RAW_CONTENT, MAX_SYMLINK_TARGET,
     MAX_TREE_LEVEL, Mtime, Name, NameError, Node, NodeKind, Permissions, RESERVED_NAME,
     RESERVED_PREFIX, RelPath, Totals, Version,
 };
 pub use id::{
-    DeviceId, Dot, Incarnation, ObjectId, ParseIdError, SealingKey, TopicId, Vector, Writer,
+    DeviceId, Dot, Incarnation, MAX_WRITERS, ObjectId, ParseIdError, SealingKey, TopicId, Vector,
+    Writer,
 };
 pub use object::{
     DecodeError, Link, MAX_OBJECT_BYTES, Object, ObjectKind, Overlay, Read, TreeError,
+};
+pub use snapshot::Snapshot;
+pub use state::{
+    Head, JoinedHead, MAX_HEADS, MAX_HELD, MAX_STATE_BYTES, RepoKind, SignedState, State, heads,
 };

@@ -1,6 +1,6 @@
 //! Objects, links and the traits by which their bytes are read and written.
 //!
-//! A structured object is [`Header`] (kind, version) then an rkyv archive. Its bytes are
+//! A structured object is a header (kind, version), then an rkyv archive. Its bytes are
 //! canonical: decoding validates, re-encodes and refuses what is not equal. A raw object is any
 //! bytes. A link says what kind it expects; bytes are never classified by looking at them.
 
@@ -214,6 +214,12 @@ pub enum DecodeError {
     NotCanonical {
         /// The kind expected.
         kind: ObjectKind,
+    },
+    /// A state that says what no state may say, or not in its one encoding.
+    #[error("a state is invalid: {reason}")]
+    State {
+        /// The rule that it breaks.
+        reason: String,
     },
     /// A state whose signature is not its writer's.
     #[error("the signature of a state of {device} is wrong")]
