@@ -1,1 +1,41 @@
-//! iroh-blobs FsStore plus the redb index: durability, closure, states, rollback, rebuild.
+//! iroh-blobs `FsStore` plus the redb index: what makes objects and states durable, closed and
+//! told in the right order.
+//!
+//! - An object is in a repo's index only when its bytes are durable and all that it links is in
+//!   the same repo's index. Presence is asked of the index alone, never of the blob store.
+//! - A state is staged until the closure of its heads is indexed, then joined in one transaction.
+//! - What is published is durable before anyone hears of it, and no crash leads to a second
+//!   state of one revision.
+//! - A store that cannot prove to be the one last open takes a new incarnation.
+//!
+//! Nothing is ever collected by this version.
+
+mod base;
+mod batch;
+mod counters;
+mod error;
+mod publish;
+mod reader;
+mod repo;
+mod states;
+mod store;
+
+pub use base::{Base, BaseRange, BaseSnapshot};
+pub use batch::Batch;
+pub use counters::Counters;
+pub use error::{
+    AddError, BlobError, CommitError, IndexError, JoinError, OpenError, PublishError, ReadError,
+    ReceiveError, RepoError, StageError,
+};
+pub use publish::Publisher;
+pub use reader::Reader;
+pub use repo::{Join, Received, Repo};
+pub use states::{Change, Equivocation, Staged, States};
+pub use store::{DEFAULT_INDEX_CACHE_BYTES, NewIncarnation, Options, Recovery, Store};
+
+/// The most links that [`Staged::Staged`] and [`Join::Missing`] name at once: enough to keep the
+/// providers busy, bounded whatever a peer claims.
+pub const MAX_MISSING: usize = 1024;
+/// The most new links that a publication names: an announcement holds a hundred, and a first
+/// scan must not hold millions in memory.
+pub const MAX_NEW_LINKS: usize = 4096;

@@ -1,0 +1,293 @@
+//! Why operations fail: one enum per operation, over two shared causes: the blob store and the
+//! index.
+
+use std::io;
+use std::path::PathBuf;
+
+use ark_core::{DecodeError, Link};
+
+/// A failure of the blob store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// The disk is full, or nearly: the store refuses imports before it is, because its
+    /// databases do not survive a failed write in place. Goes away when there is room.
+    #[error("no space left for the store at {path}: {available} bytes are free")]
+    NoSpace {
+        /// The store.
+        path: PathBuf,
+        /// Bytes that were free when it was asked.
+        available: u64,
+    },
+    /// The file system failed.
+    #[error("{what} failed")]
+    Io {
+        /// What was done.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The blob store ended, after an error that it logged; only opening the store again helps.
+    #[error("the blob store has stopped; ark must be started again")]
+    Stopped {
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The blob store named the bytes differently than they were named before.
+    #[error("the blob store hashed {} differently: memory or disk is failing", .link.id)]
+    Hash {
+        /// What was imported.
+        link: Link,
+    },
+}
+
+/// A failure of the index.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexError {
+    /// The database failed. Shared, because one transaction serves many callers.
+    #[error("the store's index failed")]
+    Database(#[source] std::sync::Arc<redb::Error>),
+    /// A record that no version of ark wrote.
+    #[error("the store's index has a damaged record in {table}")]
+    Damaged {
+        /// The table.
+        table: &'static str,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process, or this one, has it open.
+    #[error("the store at {path} is in use by another process")]
+    Locked {
+        /// The store.
+        path: PathBuf,
+    },
+    /// Written by a newer version of ark.
+    #[error(
+        "the store at {path} has format {found}; this version of ark knows formats up to {known}. \
+         Use the newer version, or another store"
+    )]
+    NewerFormat {
+        /// The store.
+        path: PathBuf,
+        /// The format found.
+        found: u64,
+        /// The newest format known here.
+        known: u64,
+    },
+    /// A file or directory of the store, or the witness, cannot be used.
+    #[error("cannot use {path}")]
+    Path {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The blob store does not open.
+    #[error("cannot open the blob store at {path}")]
+    Blobs {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The blob store failed while the store was opened.
+    #[error("cannot read the blob store")]
+    Blob(#[from] BlobError),
+    /// The index failed in a way that a rebuild does not mend.
+    #[error("cannot open the index")]
+    Index(#[from] IndexError),
+}
+
+/// Why a repo could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepoError {
+    /// The store knows this topic as a repo of another kind.
+    #[error("the store has this repo as {found:?}, the config as {asked:?}")]
+    OtherKind {
+        /// The kind in the store.
+        found: ark_core::RepoKind,
+        /// The kind asked for.
+        asked: ark_core::RepoKind,
+    },
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Why the bytes of an object could not be had. *Absent* is never *could not read*.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// This repo neither has it indexed nor pending, whatever the store holds for others.
+    #[error("object {} is not in this repo", .link.id)]
+    Absent {
+        /// What was asked for.
+        link: Link,
+    },
+    /// It is recorded as here, but its bytes are gone or are not what its name says.
+    #[error("object {} is damaged on disk: {reason}", .link.id)]
+    Damaged {
+        /// What was asked for.
+        link: Link,
+        /// What was found.
+        reason: String,
+    },
+    /// The disk or the blob store failed.
+    #[error("cannot read object {}", .link.id)]
+    Blob {
+        /// What was asked for.
+        link: Link,
+        /// Why.
+        #[source]
+        source: BlobError,
+    },
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Why an object could not be added to a batch. The batch cannot be committed any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddError {
+    /// More bytes than any object may have.
+    #[error("object {} has {length} bytes, more than any may have", .link.id)]
+    TooLarge {
+        /// The object.
+        link: Link,
+        /// Its bytes.
+        length: usize,
+    },
+    /// Structured bytes that are not canonical, or say of their children what is not true.
+    #[error("object {} is not valid", .link.id)]
+    Decode {
+        /// The object.
+        link: Link,
+        /// What is wrong with it.
+        #[source]
+        source: DecodeError,
+    },
+    /// The blob store failed. [`BlobError::NoSpace`] goes away when there is room.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Why a batch could not be committed. Nothing of it was told; it may be made again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// An object could not be added.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// Objects of the batch, or the heads published with it, link what is neither in the batch
+    /// nor in the repo's index.
+    #[error("{} objects that are linked are missing", .missing.len())]
+    NotClosed {
+        /// Some of what is missing.
+        missing: Vec<Link>,
+    },
+}
+
+impl From<BlobError> for CommitError {
+    fn from(error: BlobError) -> Self {
+        Self::Add(error.into())
+    }
+}
+
+impl From<IndexError> for CommitError {
+    fn from(error: IndexError) -> Self {
+        Self::Add(error.into())
+    }
+}
+
+/// Why a state could not be published. Its dot is burnt if it may have reached the disk: take a
+/// new publisher and make the state again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The objects could not be committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The state breaks a rule: no peer would accept it.
+    #[error("the state to publish is not valid")]
+    State(#[from] DecodeError),
+    /// The device took a new incarnation since the publisher was made: its dot is of the old
+    /// one. Make the state again under the new one.
+    #[error("the device took a new incarnation meanwhile")]
+    Incarnation,
+    /// The device's key is running elsewhere too, and keeps writing: nothing is published until
+    /// ark is started again.
+    #[error("this device's key is in use on another machine, which keeps publishing")]
+    KeyInUseElsewhere,
+}
+
+impl From<BlobError> for PublishError {
+    fn from(error: BlobError) -> Self {
+        Self::Commit(error.into())
+    }
+}
+
+impl From<IndexError> for PublishError {
+    fn from(error: IndexError) -> Self {
+        Self::Commit(error.into())
+    }
+}
+
+/// Why a state could not be staged, other than by what it says (see
+/// [`Staged`](crate::Staged)).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StageError {
+    /// The blob store failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// An object on the way to what is missing could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why received objects could not be kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// The blob store failed. [`BlobError::NoSpace`] goes away when there is room.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Why a staged state could neither be joined nor found incomplete.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The blob store failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A pending object could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
