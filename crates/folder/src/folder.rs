@@ -1,0 +1,164 @@
+//! A synced folder: one actor that takes local changes up, publishes them, and applies what
+//! others wrote.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ark_core::{RelPath, Writer};
+use ark_store::Repo;
+use tokio::sync::watch;
+
+/// What a folder is told when it starts.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder. Absolute.
+    pub path: PathBuf,
+    /// Ignore rules of the config, gitignore syntax, before those of `.arkignore` files.
+    pub ignore: Vec<String>,
+    /// A changed file is taken up once it was quiet this long, or closed after writing.
+    pub quiet_period: Duration,
+    /// How often the whole folder is looked at even if no event came (jittered).
+    pub rescan_interval: Duration,
+}
+
+/// Why a folder could not be started. A folder that is missing, unreadable or another one's is
+/// not among these: it starts halted and says so in its status.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An ignore rule of the config that is not gitignore syntax.
+    #[error("ignore rule {rule:?}: {reason}")]
+    Ignore {
+        /// The rule.
+        rule: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store could not give what was recorded about this folder.
+    #[error("cannot read what the store recorded about {path}")]
+    Base {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why a fence could not be passed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FenceError {
+    /// The folder is halted: nothing is taken up from it. The text says why.
+    #[error("the folder is halted: {0}")]
+    Halted(String),
+    /// The scan or the publication failed; it is retried, and the text is among the problems.
+    #[error("{0}")]
+    Failed(String),
+    /// The folder was stopped before the fence was passed.
+    #[error("the folder was stopped")]
+    Stopped,
+}
+
+/// What a folder is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FolderState {
+    /// Nothing is taken up, applied or deleted, for the reason in the text.
+    Halted(String),
+    /// Looking at files, publishing or applying.
+    Busy,
+    /// Everything joined is applied, and nothing local is known to be unpublished.
+    InStep,
+    /// As in step as it can be: some paths failed and wait for another try (see the problems).
+    Waiting,
+}
+
+/// The part of its work that a folder is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Looking at files and hashing those that may have changed.
+    Scanning,
+    /// Making local changes durable and public.
+    Publishing,
+    /// Writing what others changed.
+    Applying,
+}
+
+/// How far a phase is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Which.
+    pub phase: Phase,
+    /// Paths done.
+    pub files_done: u64,
+    /// Paths in all; 0 where that is not known.
+    pub files_total: u64,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes in all; 0 where that is not known.
+    pub bytes_total: u64,
+    /// When the phase began.
+    pub started: Instant,
+}
+
+/// What a folder says of itself. Cheap to take; always there, from before the first scan on.
+#[derive(Debug, Clone)]
+pub struct FolderStatus {
+    /// What it is doing.
+    pub state: FolderState,
+    /// Files of the tree last applied.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Shown paths of versions set aside, the first `MAX_CONFLICTS_LISTED` of them.
+    pub conflicts: Vec<RelPath>,
+    /// What the user should know: failed and skipped paths with the reason, watch limits.
+    pub problems: Vec<String>,
+    /// Whether a whole scan was finished and published since the start.
+    pub scanned: bool,
+    /// What is under way, if anything.
+    pub progress: Option<Progress>,
+    /// Per writer, the revision of the newest state whose tree is applied here. Paths skipped
+    /// for a lasting, reported reason count as applied.
+    pub applied: BTreeMap<Writer, u64>,
+}
+
+/// A running folder.
+#[derive(Debug)]
+pub struct Folder {}
+
+impl Folder {
+    /// Starts the folder's actor. Returns at once: the first scan goes on behind it.
+    ///
+    /// # Errors
+    /// See [`StartError`]; a missing folder is none.
+    pub async fn start(_options: Options, _repo: Repo) -> Result<Self, StartError> {
+        todo!()
+    }
+
+    /// What it says of itself now.
+    pub fn status(&self) -> FolderStatus {
+        todo!()
+    }
+
+    /// A number that rises whenever [`Folder::status`] may say something else.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        todo!()
+    }
+
+    /// Returns when everything written to the folder before the call is published. Waits for
+    /// the first scan, and for files that are being written to come to rest.
+    ///
+    /// # Errors
+    /// See [`FenceError`].
+    pub async fn fence(&self) -> Result<(), FenceError> {
+        todo!()
+    }
+
+    /// Ends the actor: what is under way is finished up to its next safe point, files that
+    /// wait to be taken up are found at the next start.
+    pub async fn stop(self) {
+        todo!()
+    }
+}
