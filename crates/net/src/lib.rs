@@ -1,1 +1,23 @@
 //! Drives `sync` over one iroh endpoint: gossip, the sync and object protocols, discovery, access.
+//!
+//! - Only devices that the config names connect, checked on the authenticated id, in both
+//!   directions; per repo, a device reads or is told only what it is listed for.
+//! - Nothing a peer sends is believed: frames are bounded before they are read, objects are
+//!   hashed against the link that was asked for, states are verified before anything else.
+//! - Every queue is bounded. A peer that does not keep up is disconnected, and a summary
+//!   exchange on reconnection makes good what it missed.
+//! - With relay disabled, no discovery, no port mapping and loopback binds, nothing leaves the
+//!   machine.
+
+mod access;
+mod board;
+mod endpoint;
+mod error;
+mod net;
+mod options;
+mod status;
+
+pub use error::StartError;
+pub use net::Net;
+pub use options::{Discovery, Options, Relay, Remote, RepoOptions, Role};
+pub use status::{Behind, NetStatus, PathKind, PeerStatus, Refused, RemoteStatus, RepoStatus};

@@ -1,0 +1,195 @@
+//! Who may connect, and for which repos: decided on the authenticated id, in both directions.
+//!
+//! A device that no repo lists is turned away right after the handshake, before any stream of
+//! its is read, and is remembered so that it can be shown. Gossip has one ALPN per repo (see
+//! [`gossip_alpn`]), because iroh-gossip itself knows no access control per topic: so a device
+//! listed for one repo never joins the gossip of another.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use ark_core::{DeviceId, TopicId};
+use iroh::EndpointAddr;
+use iroh::endpoint::{
+    AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, VarInt,
+};
+use tracing::info;
+
+use crate::board::Bell;
+use crate::status::Refused;
+
+/// The sync protocol: states and what is where.
+pub(crate) const SYNC_ALPN: &[u8] = b"ark/sync/1";
+/// The object protocol: bulk transfer.
+pub(crate) const OBJECTS_ALPN: &[u8] = b"ark/objects/1";
+/// What the gossip ALPNs begin with.
+const GOSSIP_ALPN_PREFIX: &[u8] = b"ark/gossip/1/";
+/// Context under which a topic becomes the rest of its gossip ALPN, so that an observer of the
+/// handshake learns nothing that is used elsewhere. Part of the protocol.
+const GOSSIP_ALPN_CONTEXT: &str = "ark gossip alpn v1";
+/// Bytes of the derived part: enough that repos of one device never meet by chance.
+const GOSSIP_ALPN_BYTES: usize = 8;
+
+/// Refused devices that are remembered. Whoever tries with ever new keys must not fill memory.
+const MAX_REFUSED: usize = 64;
+
+/// The connection was closed because the device is not listed.
+pub(crate) const CODE_NOT_LISTED: VarInt = VarInt::from_u32(1);
+/// Reason sent with [`CODE_NOT_LISTED`].
+const REASON_NOT_LISTED: &[u8] = b"this device is not listed here";
+
+/// The ALPN under which the devices of one repo gossip.
+pub(crate) fn gossip_alpn(topic: TopicId) -> Vec<u8> {
+    let derived = blake3::derive_key(GOSSIP_ALPN_CONTEXT, topic.as_bytes());
+    let mut alpn = GOSSIP_ALPN_PREFIX.to_vec();
+    for byte in &derived[..GOSSIP_ALPN_BYTES] {
+        alpn.extend_from_slice(format!("{byte:02x}").as_bytes());
+    }
+    alpn
+}
+
+/// The lists of the config, by device and by ALPN, and who was refused.
+#[derive(Debug)]
+pub(crate) struct Access {
+    listed: BTreeMap<DeviceId, BTreeSet<TopicId>>,
+    gossip: BTreeMap<Vec<u8>, TopicId>,
+    refused: Mutex<VecDeque<Refused>>,
+    bell: Bell,
+}
+
+impl Access {
+    /// Access for these repos, each with the devices it lists.
+    pub(crate) fn new<'a>(
+        repos: impl IntoIterator<Item = (TopicId, &'a [DeviceId])>,
+        bell: Bell,
+    ) -> Self {
+        let mut listed: BTreeMap<DeviceId, BTreeSet<TopicId>> = BTreeMap::new();
+        let mut gossip = BTreeMap::new();
+        for (topic, devices) in repos {
+            gossip.insert(gossip_alpn(topic), topic);
+            for &device in devices {
+                listed.entry(device).or_default().insert(topic);
+            }
+        }
+        Self { listed, gossip, refused: Mutex::default(), bell }
+    }
+
+    /// Every ALPN that is answered.
+    pub(crate) fn alpns(&self) -> Vec<Vec<u8>> {
+        let fixed = [SYNC_ALPN.to_vec(), OBJECTS_ALPN.to_vec()];
+        fixed.into_iter().chain(self.gossip.keys().cloned()).collect()
+    }
+
+    /// The repo whose gossip has this ALPN.
+    pub(crate) fn gossip_topic(&self, alpn: &[u8]) -> Option<TopicId> {
+        self.gossip.get(alpn).copied()
+    }
+
+    /// Whether `device` is listed for `topic`: whether it may read or be told anything of it.
+    pub(crate) fn may_see(&self, device: DeviceId, topic: TopicId) -> bool {
+        self.listed.get(&device).is_some_and(|topics| topics.contains(&topic))
+    }
+
+    /// The repos that `device` is listed for.
+    pub(crate) fn topics_of(&self, device: DeviceId) -> impl Iterator<Item = TopicId> + '_ {
+        self.listed.get(&device).into_iter().flatten().copied()
+    }
+
+    /// Whether a connection with `device` under `alpn` may stand.
+    fn may_connect(&self, device: DeviceId, alpn: &[u8]) -> bool {
+        match self.gossip_topic(alpn) {
+            Some(topic) => self.may_see(device, topic),
+            None => self.listed.contains_key(&device),
+        }
+    }
+
+    /// The devices refused so far, latest last.
+    pub(crate) fn refused(&self) -> Vec<Refused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    fn refuse(&self, device: DeviceId) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = refused.iter().position(|one| one.device == device);
+        match known {
+            Some(at) => drop(refused.remove(at)),
+            None => info!(device = %device, "refused a device that no repo lists"),
+        }
+        if refused.len() == MAX_REFUSED {
+            refused.pop_front();
+        }
+        refused.push_back(Refused { device, last_seen: SystemTime::now() });
+        drop(refused);
+        self.bell.ring();
+    }
+}
+
+/// [`Access`] as iroh asks it: at every connection, of every protocol.
+#[derive(Debug)]
+pub(crate) struct Gate(pub(crate) Arc<Access>);
+
+impl EndpointHooks for Gate {
+    async fn before_connect<'a>(
+        &'a self,
+        remote: &'a EndpointAddr,
+        alpn: &'a [u8],
+    ) -> BeforeConnectOutcome {
+        // Gossip learns of devices from its neighbours: those not listed here are not dialled.
+        if self.0.may_connect(DeviceId::from_bytes(*remote.id.as_bytes()), alpn) {
+            BeforeConnectOutcome::Accept
+        } else {
+            BeforeConnectOutcome::Reject
+        }
+    }
+
+    async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
+        let device = DeviceId::from_bytes(*connection.remote_id().as_bytes());
+        if self.0.may_connect(device, connection.alpn()) {
+            return AfterHandshakeOutcome::Accept;
+        }
+        // A listed device that asks for a repo that does not list it is no news to show as
+        // refused: the peers' repos in the status say it.
+        if !self.0.listed.contains_key(&device) {
+            self.0.refuse(device);
+        }
+        AfterHandshakeOutcome::Reject {
+            error_code: CODE_NOT_LISTED,
+            reason: REASON_NOT_LISTED.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(n: u8) -> DeviceId {
+        DeviceId::from_bytes([n; 32])
+    }
+
+    #[test]
+    fn a_device_sees_only_what_lists_it() {
+        let (x, y) = (TopicId::derive("x", None), TopicId::derive("y", None));
+        let access = Access::new([(x, &[device(1)][..]), (y, &[device(2)][..])], Bell::new());
+        assert!(access.may_see(device(1), x));
+        assert!(!access.may_see(device(1), y));
+        assert!(access.may_connect(device(1), SYNC_ALPN));
+        assert!(access.may_connect(device(1), &gossip_alpn(x)));
+        assert!(!access.may_connect(device(1), &gossip_alpn(y)));
+        assert!(!access.may_connect(device(3), OBJECTS_ALPN));
+    }
+
+    #[test]
+    fn refused_devices_are_remembered_boundedly() {
+        let access = Access::new([], Bell::new());
+        for n in 0..=u8::MAX {
+            access.refuse(device(n));
+        }
+        access.refuse(device(250));
+        let refused = access.refused();
+        assert_eq!(refused.len(), MAX_REFUSED);
+        assert_eq!(refused.last().map(|one| one.device), Some(device(250)));
+        assert_eq!(refused.iter().filter(|one| one.device == device(250)).count(), 1);
+    }
+}

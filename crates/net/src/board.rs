@@ -1,0 +1,211 @@
+//! The board on which tasks leave what `status` shows, and the bell that says it changed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use ark_core::{DeviceId, TopicId};
+use iroh::endpoint::{Connection, WeakConnectionHandle};
+use tokio::sync::watch;
+
+use crate::access::Access;
+use crate::status::{NetStatus, PathKind, PeerStatus, RepoStatus};
+
+/// Rung whenever the status may have changed in more than its byte counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Bell(watch::Sender<u64>);
+
+impl Bell {
+    /// A bell that was never rung.
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    /// Wakes whoever watches.
+    pub(crate) fn ring(&self) {
+        self.0.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// A watch on it.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// Payload bytes exchanged with one device since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    rx: AtomicU64,
+    tx: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts received bytes.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.rx.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Counts sent bytes.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.tx.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+/// What is shown of one device.
+#[derive(Debug)]
+pub(crate) struct PeerBoard {
+    device: DeviceId,
+    name: String,
+    /// Its payload bytes.
+    pub(crate) traffic: Traffic,
+    live: Mutex<Live>,
+    bell: Bell,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    connection: Option<WeakConnectionHandle>,
+    last_seen: Option<SystemTime>,
+    problem: Option<String>,
+}
+
+impl PeerBoard {
+    /// A device never seen.
+    pub(crate) fn new(device: DeviceId, name: String, bell: Bell) -> Self {
+        Self { device, name, traffic: Traffic::default(), live: Mutex::default(), bell }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A sync connection stands.
+    pub(crate) fn connected(&self, connection: &Connection) {
+        let now = SystemTime::now();
+        let handle = Some(connection.weak_handle());
+        *self.live() = Live { connection: handle, last_seen: Some(now), problem: None };
+        self.bell.ring();
+    }
+
+    /// The sync connection is gone.
+    pub(crate) fn disconnected(&self) {
+        let mut live = self.live();
+        if live.connection.take().is_some() {
+            live.last_seen = Some(SystemTime::now());
+        }
+        drop(live);
+        self.bell.ring();
+    }
+
+    /// Why no connection comes about, in words; `None`: nothing wrong.
+    pub(crate) fn set_problem(&self, problem: Option<String>) {
+        let changed = {
+            let mut live = self.live();
+            let changed = live.problem != problem;
+            live.problem = problem;
+            changed
+        };
+        if changed {
+            self.bell.ring();
+        }
+    }
+
+    fn status(&self) -> PeerStatus {
+        let live = self.live();
+        let connection = live.connection.as_ref().and_then(WeakConnectionHandle::upgrade);
+        let connection = connection.filter(|connection| connection.close_reason().is_none());
+        let (path, rtt_ms) = connection.as_ref().map_or((PathKind::None, None), path_of);
+        let connected = live.connection.is_some();
+        PeerStatus {
+            device: self.device,
+            name: self.name.clone(),
+            connected,
+            path,
+            rtt_ms,
+            last_seen: if connected { Some(SystemTime::now()) } else { live.last_seen },
+            rx_bytes: self.traffic.rx.load(Relaxed),
+            tx_bytes: self.traffic.tx.load(Relaxed),
+            problem: live.problem.clone(),
+        }
+    }
+}
+
+/// The path that carries the data of `connection`, and its round-trip time.
+fn path_of(connection: &Connection) -> (PathKind, Option<f64>) {
+    let paths = connection.paths();
+    let Some(path) = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())
+    else {
+        return (PathKind::None, None);
+    };
+    let kind = if path.is_relay() { PathKind::Relay } else { PathKind::Direct };
+    (kind, Some(path.rtt().as_secs_f64() * 1e3))
+}
+
+/// Everything that is shown.
+#[derive(Debug)]
+pub(crate) struct Board {
+    device: DeviceId,
+    access: Arc<Access>,
+    peers: BTreeMap<DeviceId, Arc<PeerBoard>>,
+    repos: Vec<Arc<RepoBoard>>,
+}
+
+/// What is shown of one repo: replaced whole by the repo's task.
+#[derive(Debug)]
+pub(crate) struct RepoBoard {
+    status: Mutex<RepoStatus>,
+    bell: Bell,
+}
+
+impl RepoBoard {
+    /// A board with a first status.
+    pub(crate) fn new(status: RepoStatus, bell: Bell) -> Self {
+        Self { status: Mutex::new(status), bell }
+    }
+
+    /// Shows `status` from now on.
+    pub(crate) fn show(&self, status: RepoStatus) {
+        {
+            let mut shown = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            if *shown == status {
+                return;
+            }
+            *shown = status;
+        }
+        self.bell.ring();
+    }
+
+    fn status(&self) -> RepoStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Board {
+    /// The board of this device.
+    pub(crate) fn new(
+        device: DeviceId,
+        access: Arc<Access>,
+        peers: BTreeMap<DeviceId, Arc<PeerBoard>>,
+        repos: Vec<Arc<RepoBoard>>,
+    ) -> Self {
+        Self { device, access, peers, repos }
+    }
+
+    /// What it shows now.
+    pub(crate) fn status(&self, local_addrs: Vec<SocketAddr>) -> NetStatus {
+        NetStatus {
+            device: self.device,
+            local_addrs,
+            peers: self.peers.values().map(|peer| peer.status()).collect(),
+            repos: self.repos.iter().map(|repo| repo.status()).collect(),
+            refused: self.access.refused(),
+        }
+    }
+
+    /// The status of one repo.
+    pub(crate) fn repo(&self, topic: TopicId) -> Option<RepoStatus> {
+        self.repos.iter().map(|repo| repo.status()).find(|repo| repo.topic == topic)
+    }
+}

@@ -1,0 +1,117 @@
+//! What is known of peers and progress at a moment: all that `ark status` and `ark wait` ask.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use ark_core::{DeviceId, TopicId, Writer};
+
+/// A picture of the network side. Cheap to take; taken as a whole, so its parts agree.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NetStatus {
+    /// This device.
+    pub device: DeviceId,
+    /// The addresses listened on, with the ports that were given.
+    pub local_addrs: Vec<SocketAddr>,
+    /// Every device that any repo lists, in order of id.
+    pub peers: Vec<PeerStatus>,
+    /// Every repo, in the order of the options.
+    pub repos: Vec<RepoStatus>,
+    /// Devices that were refused, latest last; bounded, oldest forgotten first.
+    pub refused: Vec<Refused>,
+}
+
+/// A listed device, over all repos.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerStatus {
+    /// The device.
+    pub device: DeviceId,
+    /// Its name in the config.
+    pub name: String,
+    /// Whether a connection for the sync protocol stands.
+    pub connected: bool,
+    /// How it is reached.
+    pub path: PathKind,
+    /// Round-trip time of that path in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// When it was last connected: now, while it is. `None`: not since the start.
+    pub last_seen: Option<SystemTime>,
+    /// Stream and gossip payload received since the start, over all connections, discarded
+    /// payload included. In bytes.
+    pub rx_bytes: u64,
+    /// Likewise sent.
+    pub tx_bytes: u64,
+    /// Why no connection comes about, where that is known: say, that it does not list us.
+    pub problem: Option<String>,
+}
+
+/// By which kind of path packets travel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathKind {
+    /// Straight to an address of the device.
+    Direct,
+    /// Through a relay server.
+    Relay,
+    /// There is no connection.
+    None,
+}
+
+/// What moves in one repo.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RepoStatus {
+    /// The id in the config.
+    pub id: String,
+    /// The id on the wire.
+    pub topic: TopicId,
+    /// The remotes of the repo, in order of device id.
+    pub remotes: Vec<RemoteStatus>,
+    /// Newest revision held here of every writer, staged states included.
+    pub known: BTreeMap<Writer, u64>,
+    /// Newest revision joined (durable) here of every writer.
+    pub durable: BTreeMap<Writer, u64>,
+    /// What is known to be missing here.
+    pub behind: Behind,
+    /// Sentences to show, each naming what would help; bounded.
+    pub problems: Vec<String>,
+}
+
+/// One remote of one repo: what it said and how far it is.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RemoteStatus {
+    /// The device.
+    pub device: DeviceId,
+    /// Its name in the config.
+    pub name: String,
+    /// Whether its stream for this repo stands: it is connected and lists this device too.
+    pub connected: bool,
+    /// Whether it has said that its first scan is done.
+    pub scanned: bool,
+    /// Whether it has a folder for the repo, and so owes `applied`.
+    pub has_folder: bool,
+    /// Per writer that it lists, the newest revision durable there.
+    pub durable: BTreeMap<Writer, u64>,
+    /// Per writer that it lists, the newest revision applied there.
+    pub applied: BTreeMap<Writer, u64>,
+    /// Writers that it has said it does not list: it owes nothing for them.
+    pub unlisted: Vec<Writer>,
+    /// What it is known to lack.
+    pub behind: Behind,
+}
+
+/// An amount of missing data, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Behind {
+    /// Objects.
+    pub objects: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A device that wanted to connect and is not listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// The device, authenticated.
+    pub device: DeviceId,
+    /// When it last tried.
+    pub last_seen: SystemTime,
+}
