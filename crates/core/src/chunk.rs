@@ -1,6 +1,6 @@
 //! How the content of files is cut into raw objects, and the search tree over the chunks.
 //!
-//! Content up to [`MAX_RAW_CONTENT`] bytes is one raw object. Larger content is cut by FastCDC
+//! Content up to [`MAX_RAW_CONTENT`] bytes is one raw object. Larger content is cut by `FastCDC`
 //! (the 2020 variant) into chunks under a tree of `File` nodes, which is itself cut where the
 //! chunks' ids say so: a change in one place makes a few new chunks and one new node per level.
 //! Every constant here is part of the format: it decides the ids of equal content.
@@ -149,13 +149,40 @@ impl Body for FileNode {
         if count == 0 || count > MAX_FILE_CHILDREN {
             return Err(format!("{count} children, not 1 to {MAX_FILE_CHILDREN}"));
         }
-        Ok(())
+        if self.children.iter().any(|child| child.length == 0) {
+            return Err("a child of no bytes".into());
+        }
+        if self.children.iter().try_fold(0, |sum: u64, c| sum.checked_add(c.length)).is_none() {
+            return Err("more than 2^64 bytes".into());
+        }
+        if self.level == 0 { self.validate_chunks() } else { Ok(()) }
     }
 }
 
 impl FileNode {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
+    }
+
+    /// The rules of a leaf. Where its chunks were cut is not checked, because that takes their
+    /// bytes: content cut in another way is whole all the same, only not shared.
+    fn validate_chunks(&self) -> Result<(), String> {
+        let Some((last, before)) = self.children.split_last() else { return Ok(()) };
+        if self.children.iter().any(|chunk| chunk.length > MAX_CHUNK as u64) {
+            return Err(format!("a chunk of more than {MAX_CHUNK} bytes"));
+        }
+        if before.iter().any(|chunk| chunk.length < MIN_CHUNK as u64) {
+            return Err(format!("a chunk of less than {MIN_CHUNK} bytes before {:?}", last.id));
+        }
+        if before.iter().zip(1..).any(|(chunk, count)| ends_node(0, count, &chunk.id)) {
+            return Err("it goes on where it should have ended".into());
+        }
+        Ok(())
+    }
+
+    /// Bytes of content below it.
+    pub(crate) fn length(&self) -> u64 {
+        self.children.iter().fold(0, |sum, child| sum.saturating_add(child.length))
     }
 
     fn encode(&self) -> Object {
@@ -294,8 +321,7 @@ impl<R: Read> Chunks<'_, R> {
         let bytes = self.read.read(link).map_err(|source| TreeError::Read { link, source })?;
         let decode = |source| TreeError::Decode { link, source };
         let node = FileNode::decode(&bytes).map_err(decode)?;
-        let sum = node.children.iter().fold(0u64, |sum, child| sum.saturating_add(child.length));
-        if sum != length || level.is_some_and(|level| level != node.level) {
+        if node.length() != length || level.is_some_and(|level| level != node.level) {
             let reason = "its length or level is not what the link to it said".into();
             return Err(decode(DecodeError::Invalid { kind: ObjectKind::File, reason }));
         }
@@ -306,3 +332,6 @@ impl<R: Read> Chunks<'_, R> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

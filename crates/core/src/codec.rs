@@ -15,9 +15,8 @@ use crate::object::{DecodeError, MAX_OBJECT_BYTES, ObjectKind};
 const HEADER_BYTES: usize = 2;
 
 /// A type whose archive is the body of a structured object.
-pub(crate) trait Body: Archive + Sized
-where
-    Self: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
+pub(crate) trait Body:
+    Archive + Sized + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>
 {
     /// The object's kind.
     const KIND: ObjectKind;
@@ -32,10 +31,7 @@ where
 }
 
 /// The one encoding of `body`.
-pub(crate) fn encode<T: Body>(body: &T) -> Vec<u8>
-where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
-{
+pub(crate) fn encode<T: Body>(body: &T) -> Vec<u8> {
     let mut bytes = vec![T::KIND as u8, T::VERSION];
     bytes.extend_from_slice(&archive(body));
     bytes
@@ -51,9 +47,9 @@ where
 }
 
 /// Decodes what [`encode`] made, and nothing else.
-pub(crate) fn decode<T: Body>(bytes: &[u8]) -> Result<T, DecodeError>
+pub(crate) fn decode<T>(bytes: &[u8]) -> Result<T, DecodeError>
 where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
+    T: Body,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>
         + Deserialize<T, HighDeserializer<ArchiveError>>,
 {

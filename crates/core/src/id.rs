@@ -53,11 +53,12 @@ macro_rules! id_type {
             type Err = ParseIdError;
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                let mut bytes = [0; 32];
-                match data_encoding::HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut bytes) {
-                    Ok(32) if text.len() == 64 => Ok(Self(bytes)),
-                    _ => Err(ParseIdError { found: text.chars().take(80).collect() }),
-                }
+                data_encoding::HEXLOWER_PERMISSIVE
+                    .decode(text.as_bytes())
+                    .ok()
+                    .and_then(|bytes| bytes.try_into().ok())
+                    .map(Self)
+                    .ok_or_else(|| ParseIdError { found: text.chars().take(80).collect() })
             }
         }
     };
@@ -272,5 +273,101 @@ impl FromIterator<(Writer, u64)> for Vector {
             }
         }
         vector
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn writer(n: u8) -> Writer {
+        Writer { device: DeviceId::from_bytes([n; 32]), incarnation: Incarnation::new(n.into()) }
+    }
+
+    fn vectors() -> impl Strategy<Value = Vector> {
+        vec((0u8..5, 0u64..4), 0..6)
+            .prop_map(|items| items.into_iter().map(|(n, seq)| (writer(n), seq)).collect())
+    }
+
+    fn dots() -> impl Strategy<Value = Dot> {
+        (0u8..5, 1u64..5).prop_map(|(n, sequence)| Dot { writer: writer(n), sequence })
+    }
+
+    fn joined(a: &Vector, b: &Vector) -> Vector {
+        let mut joined = a.clone();
+        joined.take_in_all(b);
+        joined
+    }
+
+    proptest! {
+        #[test]
+        fn vectors_join_as_sets_of_dots_do(a in vectors(), b in vectors(), c in vectors(), dot in dots()) {
+            prop_assert_eq!(joined(&a, &b), joined(&b, &a));
+            prop_assert_eq!(joined(&joined(&a, &b), &c), joined(&a, &joined(&b, &c)));
+            prop_assert_eq!(&joined(&a, &a), &a);
+            prop_assert_eq!(joined(&a, &b).has(dot), a.has(dot) || b.has(dot));
+            prop_assert!(joined(&a, &b).has_all(&a));
+            prop_assert_eq!(a.has_all(&b), joined(&a, &b) == a);
+            prop_assert_eq!(a.has_all(&b) && b.has_all(&a), a == b);
+        }
+
+        #[test]
+        fn taking_in_a_dot_takes_in_the_earlier_ones(a in vectors(), dot in dots(), other in dots()) {
+            let mut more = a.clone();
+            more.take_in(dot);
+            prop_assert!(more.has(dot) && more.has_all(&a));
+            let is_earlier = other.writer == dot.writer && other.sequence <= dot.sequence;
+            prop_assert_eq!(more.has(other), a.has(other) || is_earlier);
+        }
+
+        #[test]
+        fn a_vector_has_one_encoding(a in vectors()) {
+            let wire = a.to_wire();
+            prop_assert_eq!(Vector::validate_wire(&wire), Ok(()));
+            let back: Vector = wire.iter().map(|dot| (dot.writer, dot.sequence)).collect();
+            prop_assert_eq!((back.len(), &back), (wire.len(), &a));
+            for i in 1..wire.len() {
+                let mut swapped = wire.clone();
+                swapped.swap(i - 1, i);
+                prop_assert!(Vector::validate_wire(&swapped).is_err());
+                swapped[i] = swapped[i - 1];
+                prop_assert!(Vector::validate_wire(&swapped).is_err());
+                swapped = wire.clone();
+                swapped[i].sequence = 0;
+                prop_assert!(Vector::validate_wire(&swapped).is_err());
+            }
+        }
+
+        #[test]
+        fn ids_are_read_as_they_are_written(bytes: [u8; 32]) {
+            let id = ObjectId::from_bytes(bytes);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+            prop_assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
+            for wrong in ["", &id.to_string()[1..], &id.to_string()[2..], &format!("{id}00"), &"g".repeat(64)] {
+                prop_assert!(wrong.parse::<ObjectId>().is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn topics_depend_on_id_and_secret_each() {
+        let topics = [
+            TopicId::derive("a", None),
+            TopicId::derive("b", None),
+            TopicId::derive("a", Some("b")),
+            TopicId::derive("ab", None),
+            TopicId::derive("a", Some("c")),
+        ];
+        let distinct: std::collections::BTreeSet<_> = topics.iter().collect();
+        assert_eq!(distinct.len(), topics.len());
+        assert_ne!(SealingKey::derive("a", None).as_bytes(), topics[0].as_bytes());
+        // Pinned: the topic is the repo's name in every protocol and index.
+        assert_eq!(
+            TopicId::derive("my-project", Some("secret")).to_string(),
+            "487cfd13dcf092518fcbbcaede9953ea770b91038bd321a93d6eac56e5d9d80c"
+        );
     }
 }

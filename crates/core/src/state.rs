@@ -168,9 +168,11 @@ impl State {
         if self.heads.len() > 1 || !self.held.is_empty() {
             return invalid("a folder's writer has one head at most and holds no others");
         }
-        // Without this, a state of no head could drop the heads of everyone.
-        if self.heads.is_empty() && !self.vector.is_empty() {
-            return invalid("it has no head, yet has taken something in");
+        // A vector beyond the head would drop heads that nobody has merged: others' where there
+        // is no head at all, its own to come where it speaks of later acts than the head's.
+        let own = self.heads.first().map_or(0, |head| head.sequence);
+        if self.vector.get(self.writer) != own || (own == 0 && !self.vector.is_empty()) {
+            return invalid("it has taken in what its head has not");
         }
         Ok(())
     }
@@ -351,3 +353,6 @@ pub fn heads<'a>(states: impl IntoIterator<Item = &'a State>) -> Vec<JoinedHead>
     heads.sort_unstable_by(|a, b| a.dots.cmp(&b.dots));
     heads
 }
+
+#[cfg(test)]
+mod tests;
