@@ -1,0 +1,130 @@
+//! The side that asks.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixStream;
+
+use crate::frame::{FrameError, read_response, write_request};
+use crate::message::{Request, Response, Status, WaitOutcome};
+use crate::socket::{self, socket_path};
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+}
+
+/// Why a daemon gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No daemon runs on this store.
+    #[error("no daemon runs on this store: nobody answers at {}", .path.display())]
+    NotRunning {
+        /// Its socket.
+        path: PathBuf,
+    },
+    /// The socket cannot be used.
+    #[error("cannot connect to the daemon at {}", .path.display())]
+    Connect {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection failed, or what came was not understood.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The daemon ended before it answered.
+    #[error("the daemon ended before it answered")]
+    Ended,
+    /// The daemon says no.
+    #[error("the daemon refuses: {0}")]
+    Refused(String),
+    /// An answer to another question.
+    #[error("the daemon gave an answer to another question")]
+    Unexpected,
+}
+
+impl ClientError {
+    /// Whether asking again may help: no daemon runs, or it ended.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::NotRunning { .. } | Self::Ended | Self::Frame(FrameError::Io(_)))
+    }
+}
+
+impl Client {
+    /// Connects to the daemon whose store is at `store_path`.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] or [`ClientError::Connect`].
+    pub async fn connect(store_path: &Path) -> Result<Self, ClientError> {
+        match socket::connect(store_path).await {
+            Ok(stream) => Ok(Self { stream }),
+            Err(source) => {
+                let path = socket_path(store_path);
+                Err(match source.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                        ClientError::NotRunning { path }
+                    }
+                    _ => ClientError::Connect { path, source },
+                })
+            }
+        }
+    }
+
+    async fn response(&mut self) -> Result<Response, ClientError> {
+        match read_response(&mut self.stream).await? {
+            Some(Response::Refused(why)) => Err(ClientError::Refused(why)),
+            Some(response) => Ok(response),
+            None => Err(ClientError::Ended),
+        }
+    }
+
+    /// What the daemon says of itself now.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status(&mut self) -> Result<Status, ClientError> {
+        write_request(&mut self.stream, &Request::Status).await?;
+        self.next_status().await
+    }
+
+    /// Asks for a status whenever it changes, at most every `interval_ms` milliseconds; then
+    /// take them with [`Client::next_status`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn watch(&mut self, interval_ms: u64) -> Result<(), ClientError> {
+        Ok(write_request(&mut self.stream, &Request::Watch { interval_ms }).await?)
+    }
+
+    /// The next status asked for.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn next_status(&mut self) -> Result<Status, ClientError> {
+        match self.response().await? {
+            Response::Status(status) => Ok(status),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Waits until `repo`, or every repo, is in step, or `timeout_ms` milliseconds are over.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn wait(
+        &mut self,
+        repo: Option<String>,
+        timeout_ms: u64,
+    ) -> Result<WaitOutcome, ClientError> {
+        write_request(&mut self.stream, &Request::Wait { repo, timeout_ms }).await?;
+        match self.response().await? {
+            Response::Wait(outcome) => Ok(outcome),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+}
