@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod chunk;
+pub mod dir;
 pub mod entry;
 pub mod id;
 pub mod object;
@@ -16,6 +17,10 @@ mod codec;
 
 pub use check::{Checked, Summary, check, links};
 pub use chunk::{Chunks, Cutter, FileTree, chunk_list};
+pub use dir::{
+    Diff, Difference, Entries, MAX_ENTRY_WEIGHT, diff, directory_totals, edit, empty_directory,
+    entries, entries_aside, get,
+};
 pub use entry::{
     Content, Entry, MAX_NAME_BYTES, MAX_PATH_DEPTH, MAX_RAW_CONTENT, MAX_SYMLINK_TARGET,
     MAX_TREE_LEVEL, Mtime, Name, NameError, Node, NodeKind, Permissions, RESERVED_NAME,

@@ -258,4 +258,12 @@ pub enum TreeError<E: std::error::Error + 'static> {
         /// Where the walk stopped.
         link: Link,
     },
+    /// A name would get more versions than one entry may have, so the directory cannot be made.
+    #[error("the name {name:?} has versions of weight {weight}, more than one may have")]
+    EntryTooLarge {
+        /// The name.
+        name: crate::Name,
+        /// What its entry would weigh; the most is [`MAX_ENTRY_WEIGHT`](crate::MAX_ENTRY_WEIGHT).
+        weight: usize,
+    },
 }
