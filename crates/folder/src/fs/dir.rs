@@ -117,7 +117,7 @@ fn open_beneath(fd: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// `path` below `base` in the system's terms.
-pub(super) fn to_system_path(base: &Path, path: &RelPath) -> PathBuf {
+pub(crate) fn to_system_path(base: &Path, path: &RelPath) -> PathBuf {
     let mut whole = base.to_path_buf();
     whole.extend(path.names().iter().map(|name| OsStr::from_bytes(name.as_bytes())));
     whole
@@ -180,6 +180,14 @@ impl Dir {
         let fd = rustix::fs::openat(&self.fd, name.as_bytes(), flags, Mode::empty())
             .map_err(|errno| self.failed("open directory", name.as_bytes(), errno))?;
         self.child(fd, &path)
+    }
+
+    /// The directory of a reserved name in this one, which is no path of the folder.
+    pub(crate) fn open_reserved(&self, name: &str) -> Result<Self, FsError> {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
+            .map_err(|errno| self.failed("open directory", name.as_bytes(), errno))?;
+        self.child(fd, &RelPath::root())
     }
 
     fn child(&self, fd: OwnedFd, below: &RelPath) -> Result<Self, FsError> {

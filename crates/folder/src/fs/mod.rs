@@ -17,3 +17,6 @@ pub use dir::{Dir, DirEntry, Temporary, clone_content, temporary_name};
 pub use error::{FsError, FsErrorKind};
 pub use root::{Root, Space};
 pub use stat::{Stat, StatKind};
+
+pub(crate) use clock::since;
+pub(crate) use dir::to_system_path;

@@ -1,0 +1,331 @@
+//! What a folder leaves alone: `.arkignore` files (gitignore syntax) in any directory, and the
+//! patterns of the config.
+//!
+//! Patterns of the config speak for this machine and decide first. Then the `.arkignore` in the
+//! deepest directory that says anything about a path decides, as git does it; what is in an
+//! ignored directory is ignored whatever else is said. `.gitignore` is not consulted.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ark_core::RelPath;
+use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::fs::{Dir, FsError, Root, Stat};
+
+/// Name of the files that hold rules. They are synced as any other file.
+pub const RULES_FILE: &[u8] = b".arkignore";
+/// The most bytes of such a file: far beyond any written by hand, and each line costs memory.
+pub const MAX_RULES_BYTES: u64 = 1 << 20;
+
+/// A pattern of the config that is not gitignore syntax.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("ignore pattern {pattern:?}: {reason}")]
+#[non_exhaustive]
+pub struct PatternError {
+    /// The pattern.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Why it is not known what to ignore below a directory. Nothing below it may then be taken up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RulesError {
+    /// The file of rules, or the way to it, could not be read.
+    #[error("cannot read ignore rules")]
+    Read(#[from] FsError),
+    /// It was opened, but reading failed.
+    #[error("cannot read the ignore rules of {directory:?}")]
+    Content {
+        /// The directory that holds the file; empty for the root.
+        directory: RelPath,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is larger than [`MAX_RULES_BYTES`], or too complex to match.
+    #[error("the ignore rules of {directory:?} cannot be used: {reason}")]
+    Unusable {
+        /// The directory that holds the file; empty for the root.
+        directory: RelPath,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The rules of one folder. Remembers the `.arkignore` files read, by their stat, so that only
+/// changed ones are read again. Shared between threads.
+#[derive(Debug)]
+pub struct Rules {
+    config: Gitignore,
+    /// Per directory its file of rules as last seen; directories without one are not in it.
+    seen: Mutex<HashMap<RelPath, Seen>>,
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    stat: Stat,
+    rules: Arc<Gitignore>,
+    faults: Arc<[String]>,
+}
+
+/// The rules that hold for the names in one directory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Scope<'a> {
+    config: &'a Gitignore,
+    /// The rules on the way from the root: the depth of the directory that has them, and what
+    /// they are.
+    layers: Vec<(usize, Arc<Gitignore>)>,
+    directory: RelPath,
+    faults: Vec<String>,
+}
+
+impl Rules {
+    /// Rules with these patterns of the config and no `.arkignore` read yet.
+    ///
+    /// # Errors
+    /// The first pattern that is not gitignore syntax.
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, PatternError> {
+        let mut builder = GitignoreBuilder::new(".");
+        for pattern in patterns.iter().map(AsRef::as_ref) {
+            let failed = |error: ignore::Error| PatternError {
+                pattern: pattern.to_owned(),
+                reason: error.to_string(),
+            };
+            builder.add_line(None, pattern).map_err(failed)?;
+        }
+        let config = builder.build().map_err(|error| PatternError {
+            pattern: patterns.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" "),
+            reason: error.to_string(),
+        })?;
+        Ok(Self { config, seen: Mutex::default() })
+    }
+
+    /// The rules for the names in the root. Reads `.arkignore` there if it changed.
+    ///
+    /// # Errors
+    /// It cannot be told what to ignore.
+    pub fn top(&self, root: &Root) -> Result<Scope<'_>, RulesError> {
+        let scope = Scope {
+            config: &self.config,
+            layers: Vec::new(),
+            directory: RelPath::root(),
+            faults: Vec::new(),
+        };
+        self.extend(scope, Some(root.top()))
+    }
+
+    /// The rules for the names in `dir`, a directory right below that of `above`.
+    ///
+    /// # Errors
+    /// It cannot be told what to ignore in `dir`.
+    pub fn below<'a>(&'a self, above: &Scope<'a>, dir: &Dir) -> Result<Scope<'a>, RulesError> {
+        let scope = Scope { directory: dir.path().clone(), ..above.clone() };
+        self.extend(scope, Some(dir))
+    }
+
+    /// A lookup of many paths, which reads the rules of each directory once.
+    pub fn lookup<'a>(&'a self, root: &'a Root) -> Lookup<'a> {
+        Lookup { rules: self, root, scopes: HashMap::new() }
+    }
+
+    /// Whether `path` is ignored as far as the rules were read so far; no file is looked at.
+    /// Good enough to drop hints early: a scan that reads changed rules walks what they govern.
+    pub fn ignored_as_seen(&self, path: &RelPath, is_dir: bool) -> bool {
+        let seen = self.locked();
+        let mut scope = Scope {
+            config: &self.config,
+            layers: Vec::new(),
+            directory: RelPath::root(),
+            faults: Vec::new(),
+        };
+        let names = path.names();
+        for depth in 0..names.len() {
+            let directory = RelPath::from(names[..depth].to_vec());
+            if let Some(found) = seen.get(&directory) {
+                scope.layers.push((depth, Arc::clone(&found.rules)));
+            }
+            let here = RelPath::from(names[..=depth].to_vec());
+            if scope.decide(&here, is_dir || depth + 1 < names.len()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<RelPath, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the rules that `dir` itself holds. `None` stands for a directory that is not there.
+    fn extend<'a>(&self, mut scope: Scope<'a>, dir: Option<&Dir>) -> Result<Scope<'a>, RulesError> {
+        let stat = match dir.map(|dir| dir.stat(RULES_FILE)) {
+            Some(Ok(stat)) => stat,
+            Some(Err(error)) if !error.is_absent() => return Err(error.into()),
+            _ => {
+                self.locked().remove(&scope.directory);
+                return Ok(scope);
+            }
+        };
+        let known = self.locked().get(&scope.directory).cloned();
+        let seen = match known {
+            Some(seen) if seen.stat.unchanged(&stat) => seen,
+            _ => match dir.map(read_rules).transpose()?.flatten() {
+                Some(seen) => {
+                    self.locked().insert(scope.directory.clone(), seen.clone());
+                    seen
+                }
+                None => {
+                    self.locked().remove(&scope.directory);
+                    return Ok(scope);
+                }
+            },
+        };
+        scope.layers.push((scope.directory.names().len(), seen.rules));
+        scope.faults.extend(seen.faults.iter().cloned());
+        Ok(scope)
+    }
+}
+
+impl Scope<'_> {
+    /// The directory whose names it speaks of.
+    pub fn directory(&self) -> &RelPath {
+        &self.directory
+    }
+
+    /// Whether `path`, a name in this directory, is ignored. The directory itself is not.
+    pub fn ignored(&self, path: &RelPath, is_dir: bool) -> bool {
+        self.decide(path, is_dir)
+    }
+
+    /// Whether `path`, anywhere below this directory, is ignored or in an ignored directory, by
+    /// the rules down to this directory.
+    pub fn ignored_below(&self, path: &RelPath, is_dir: bool) -> bool {
+        let names = path.names();
+        (self.directory.names().len()..names.len()).any(|depth| {
+            let is_last = depth + 1 == names.len();
+            let here = RelPath::from(names[..=depth].to_vec());
+            self.decide(&here, is_dir || !is_last)
+        })
+    }
+
+    /// Lines of the `.arkignore` files on the way here that are no patterns, and are passed
+    /// over, in words.
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
+    fn decide(&self, path: &RelPath, is_dir: bool) -> bool {
+        let whole = path.to_bytes();
+        let verdict = self.config.matched(as_path(&whole), is_dir);
+        if !verdict.is_none() {
+            return verdict.is_ignore();
+        }
+        for (depth, rules) in self.layers.iter().rev() {
+            let skipped: usize =
+                path.names()[..*depth].iter().map(|n| n.as_bytes().len() + 1).sum();
+            match rules.matched(as_path(&whole[skipped..]), is_dir) {
+                Match::None => {}
+                verdict => return verdict.is_ignore(),
+            }
+        }
+        false
+    }
+}
+
+/// See [`Rules::lookup`]. Holds for as long as nobody changes rules; make a new one for each plan.
+#[derive(Debug)]
+pub struct Lookup<'a> {
+    rules: &'a Rules,
+    root: &'a Root,
+    /// Per directory its scope, or `None` where it is itself ignored.
+    scopes: HashMap<RelPath, Option<Scope<'a>>>,
+}
+
+impl<'a> Lookup<'a> {
+    /// Whether `path`, which need not exist, is ignored, or is in an ignored directory.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn ignored(&mut self, path: &RelPath, is_dir: bool) -> Result<bool, RulesError> {
+        match path.split_last() {
+            None => Ok(false),
+            Some((directory, _)) => {
+                let scope = self.scope(&directory)?;
+                Ok(scope.is_none_or(|scope| scope.ignored(path, is_dir)))
+            }
+        }
+    }
+
+    fn scope(&mut self, directory: &RelPath) -> Result<Option<Scope<'a>>, RulesError> {
+        if let Some(known) = self.scopes.get(directory) {
+            return Ok(known.clone());
+        }
+        let scope = match directory.split_last() {
+            None => Some(self.rules.top(self.root)?),
+            Some((above, _)) => match self.scope(&above)? {
+                Some(above) if !above.ignored(directory, true) => {
+                    let dir = match self.root.dir(directory) {
+                        Ok(dir) => Some(dir),
+                        Err(error) if error.is_absent() => None,
+                        Err(error) => return Err(error.into()),
+                    };
+                    let scope = Scope { directory: directory.clone(), ..above };
+                    Some(self.rules.extend(scope, dir.as_ref())?)
+                }
+                _ => None,
+            },
+        };
+        self.scopes.insert(directory.clone(), scope.clone());
+        Ok(scope)
+    }
+}
+
+fn as_path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// Reads the rules that `dir` holds; `None` where the file is gone or no regular file.
+fn read_rules(dir: &Dir) -> Result<Option<Seen>, RulesError> {
+    let directory = || dir.path().clone();
+    let (file, stat) = match dir.open_file(RULES_FILE) {
+        Ok(opened) => opened,
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) if error.kind() == crate::fs::FsErrorKind::NotAFile => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_RULES_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| RulesError::Content { directory: directory(), source })?;
+    if bytes.len() as u64 > MAX_RULES_BYTES {
+        let reason = format!("more than {MAX_RULES_BYTES} bytes");
+        return Err(RulesError::Unusable { directory: directory(), reason });
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut builder = GitignoreBuilder::new(".");
+    let mut faults = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        if let Err(error) = builder.add_line(None, line) {
+            let at = dir.path().join(rules_name());
+            faults.push(format!("{at}, line {number}: {error}"));
+        }
+    }
+    let rules = builder.build().map_err(|error| RulesError::Unusable {
+        directory: directory(),
+        reason: error.to_string(),
+    })?;
+    Ok(Some(Seen { stat, rules: Arc::new(rules), faults: faults.into() }))
+}
+
+fn rules_name() -> ark_core::Name {
+    ark_core::Name::new(RULES_FILE).expect("a plain name")
+}

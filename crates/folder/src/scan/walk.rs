@@ -1,0 +1,513 @@
+//! The walk: what is there, by stat, against what base has, in one pass over both in order.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+
+use ark_core::{
+    MAX_PATH_DEPTH, MAX_SYMLINK_TARGET, Mtime, Name, NameError, Object, ObjectKind, Permissions,
+    RelPath,
+};
+
+use super::hash::put;
+use super::{
+    Entering, Extent, Found, FoundNode, Kept, MAX_NOTES, Scan, ScanError, ScanResult, Sink,
+};
+use crate::base::{BaseError, BaseRead, Cache, Record, Records};
+use crate::fs::{self, Dir, FsErrorKind, Stat, StatKind};
+use crate::ignore::{RULES_FILE, Scope};
+use crate::watch::Touch;
+
+/// How long after a change a file that was closed after writing is hashed though its stat is
+/// the recorded one: stores into a mapped file are stamped when they first touch a page, and
+/// again only after the page was written back (Linux: within 35 s).
+const MAPPED_WINDOW_NANOS: i128 = 60_000_000_000;
+
+/// A file that has to be hashed.
+pub(super) struct Candidate {
+    pub path: RelPath,
+    pub stat: Stat,
+}
+
+/// A path of base that is no longer there.
+pub(super) struct Gone {
+    pub path: RelPath,
+    pub node: FoundNode,
+    pub cache: Option<Cache>,
+}
+
+/// Walks `extent`. What is found without hashing is in the result already; what is gone is not.
+pub(super) fn walk<B, S, E>(
+    scan: &Scan<'_, B, S, E>,
+    extent: &Extent,
+) -> Result<(ScanResult, Vec<Candidate>, Vec<Gone>), ScanError>
+where
+    B: BaseRead + ?Sized,
+    S: Sink + ?Sized,
+    E: Entering + ?Sized,
+{
+    let mut walk =
+        Walk { scan, result: ScanResult::default(), candidates: Vec::new(), gone: Vec::new() };
+    match extent {
+        Extent::Everything => walk.everything()?,
+        Extent::Paths(touched) => {
+            let touched = with_governed(touched);
+            if touched.contains_key(&RelPath::root()) {
+                walk.everything()?;
+            } else {
+                walk.paths(&touched)?;
+            }
+        }
+    }
+    Ok((walk.result, walk.candidates, walk.gone))
+}
+
+/// `touched` and, where a file of ignore rules is among them, the directory that it governs.
+fn with_governed(touched: &BTreeMap<RelPath, Touch>) -> BTreeMap<RelPath, Touch> {
+    let mut all = touched.clone();
+    for path in touched.keys() {
+        if let Some((directory, name)) = path.split_last()
+            && name.as_bytes() == RULES_FILE
+        {
+            all.insert(directory, Touch::Subtree);
+        }
+    }
+    all
+}
+
+/// The records of base below a directory, taken in step with a walk.
+struct Cursor<'a>(Peekable<Records<'a>>);
+
+impl<'a> Cursor<'a> {
+    fn new(records: Records<'a>) -> Self {
+        Self(records.peekable())
+    }
+
+    /// The next record if its path is `accept`ed.
+    fn next_if(
+        &mut self,
+        accept: impl Fn(&RelPath) -> bool,
+    ) -> Result<Option<(RelPath, Record)>, BaseError> {
+        match self.0.peek() {
+            Some(Ok((path, _))) if !accept(path) => Ok(None),
+            _ => self.0.next().transpose(),
+        }
+    }
+
+    /// Passes over the records of `path` and below it.
+    fn skip(&mut self, path: &RelPath) -> Result<(), BaseError> {
+        while self.next_if(|next| next.starts_with(path))?.is_some() {}
+        Ok(())
+    }
+}
+
+/// A directory that is open on the way to a touched path.
+struct Level<'a> {
+    dir: Dir,
+    scope: Scope<'a>,
+}
+
+struct Walk<'w, 'a, B: ?Sized, S: ?Sized, E: ?Sized> {
+    scan: &'w Scan<'a, B, S, E>,
+    result: ScanResult,
+    candidates: Vec<Candidate>,
+    gone: Vec<Gone>,
+}
+
+impl<'w, 'a, B, S, E> Walk<'w, 'a, B, S, E>
+where
+    B: BaseRead + ?Sized,
+    S: Sink + ?Sized,
+    E: Entering + ?Sized,
+{
+    fn everything(&mut self) -> Result<(), ScanError> {
+        let scope = self.top_scope()?;
+        let mut cursor = Cursor::new(self.scan.base.below(&RelPath::root())?);
+        let top = self.scan.root.top();
+        self.scan.watch.entering(top.path());
+        let entries = top.entries().map_err(ScanError::Root)?;
+        self.directory(top, &scope, entries, &mut cursor)
+    }
+
+    fn top_scope(&mut self) -> Result<Scope<'a>, ScanError> {
+        let scope = self.scan.rules.top(self.scan.root).map_err(ScanError::Rules)?;
+        self.note_all(scope.faults());
+        Ok(scope)
+    }
+
+    /// Takes the entries of `dir` in order, then what base has of it besides.
+    fn directory(
+        &mut self,
+        dir: &Dir,
+        scope: &Scope<'a>,
+        mut entries: Vec<fs::DirEntry>,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), ScanError> {
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        for entry in entries {
+            if self.scan.progress.is_cancelled() {
+                return Err(ScanError::Cancelled);
+            }
+            let name = match Name::new(&entry.name) {
+                Ok(name) => name,
+                Err(NameError::Reserved(_)) => continue,
+                Err(error) => {
+                    self.note(format!("in {:?}: {error}; not synced", dir.path()));
+                    continue;
+                }
+            };
+            let path = dir.path().join(name);
+            self.gone_before(&path, scope, cursor)?;
+            self.entry(dir, scope, path, entry.kind, cursor)?;
+        }
+        while let Some((path, record)) = cursor.next_if(|next| next.starts_with(dir.path()))? {
+            self.is_gone(path, record, scope);
+        }
+        Ok(())
+    }
+
+    /// Takes the records of base that come before `path`: nothing is there any more.
+    fn gone_before(
+        &mut self,
+        path: &RelPath,
+        scope: &Scope<'_>,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), ScanError> {
+        while let Some((gone, record)) = cursor.next_if(|next| next < path)? {
+            self.is_gone(gone, record, scope);
+        }
+        Ok(())
+    }
+
+    /// `path`, of which base has `record` and which is not there: gone, unless it is ignored.
+    /// `scope` is that of the deepest directory on its way that is there.
+    fn is_gone(&mut self, path: RelPath, record: Record, scope: &Scope<'_>) {
+        let is_dir = record.node == FoundNode::Directory;
+        if !scope.ignored_below(&path, is_dir) {
+            self.gone.push(Gone { path, node: record.node, cache: record.cache });
+        }
+    }
+
+    /// One name of a directory that is being walked.
+    fn entry(
+        &mut self,
+        dir: &Dir,
+        scope: &Scope<'a>,
+        path: RelPath,
+        kind: Option<StatKind>,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), ScanError> {
+        let name = last(&path);
+        let is_dir = match kind {
+            Some(kind) => kind == StatKind::Directory,
+            None => dir.stat(name.as_bytes()).is_ok_and(|s| s.kind == StatKind::Directory),
+        };
+        if scope.ignored(&path, is_dir) {
+            return Ok(cursor.skip(&path)?);
+        }
+        if path.names().len() > MAX_PATH_DEPTH {
+            return self.keep(path, Kept::TooDeep, cursor);
+        }
+        if !is_dir {
+            let stat = match dir.stat(name.as_bytes()) {
+                Ok(stat) => stat,
+                Err(error) => return self.failed(path, &error, cursor),
+            };
+            if let StatKind::Other(what) = stat.kind {
+                return self.keep(path, Kept::Special(what), cursor);
+            }
+            if stat.kind != StatKind::Directory {
+                let record = cursor.next_if(|next| *next == path)?.map(|(_, record)| record);
+                return self.leaf(dir, path, &stat, record.as_ref(), Touch::Changed);
+            }
+        }
+        let opened = dir.open_dir(name).and_then(|child| Ok((child.stat_self()?, child)));
+        let (stat, child) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.failed(path, &error, cursor),
+        };
+        let record = cursor.next_if(|next| *next == path)?.map(|(_, record)| record);
+        self.is_directory(&path, &stat, record.as_ref());
+        self.inside(&child, scope, cursor)
+    }
+
+    /// Walks `child`, a directory in that of `above`.
+    fn inside(
+        &mut self,
+        child: &Dir,
+        above: &Scope<'a>,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), ScanError> {
+        let path = child.path();
+        self.scan.watch.entering(path);
+        let known_faults = above.faults().len();
+        let scope = match self.scan.rules.below(above, child) {
+            Ok(scope) => scope,
+            Err(error) => {
+                let why = Kept::Unreadable(in_words(&error));
+                return self.keep(path.clone(), why, cursor);
+            }
+        };
+        self.note_all(&scope.faults()[known_faults..]);
+        match child.entries() {
+            Ok(entries) => self.directory(child, &scope, entries, cursor),
+            Err(error) => self.failed(path.clone(), &error, cursor),
+        }
+    }
+
+    /// A path that was there a moment ago and cannot be looked at now.
+    fn failed(
+        &mut self,
+        path: RelPath,
+        error: &fs::FsError,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), ScanError> {
+        if error.is_absent() {
+            cursor.skip(&path)?;
+            self.result.in_flux.insert(path);
+            return Ok(());
+        }
+        let why = match error.kind() {
+            FsErrorKind::OtherDevice => Kept::MountPoint,
+            _ => Kept::Unreadable(error.source.to_string()),
+        };
+        self.keep(path, why, cursor)
+    }
+
+    fn keep(&mut self, path: RelPath, why: Kept, cursor: &mut Cursor<'_>) -> Result<(), ScanError> {
+        cursor.skip(&path)?;
+        self.result.kept.insert(path, why);
+        Ok(())
+    }
+
+    fn is_directory(&mut self, path: &RelPath, stat: &Stat, record: Option<&Record>) {
+        let is_known = record.is_some_and(|record| {
+            record.node == FoundNode::Directory && record.permissions == stat.permissions()
+        });
+        if is_known {
+            self.result.unchanged += 1;
+            return;
+        }
+        let found = Found {
+            node: FoundNode::Directory,
+            permissions: stat.permissions(),
+            mtime: Mtime::default(),
+            stat: *stat,
+            settled: true,
+        };
+        self.result.found.insert(path.clone(), found);
+    }
+
+    /// A file or symlink.
+    fn leaf(
+        &mut self,
+        dir: &Dir,
+        path: RelPath,
+        stat: &Stat,
+        record: Option<&Record>,
+        touch: Touch,
+    ) -> Result<(), ScanError> {
+        let is_link = stat.kind == StatKind::Symlink;
+        self.scan.progress.saw(if is_link { 0 } else { stat.size });
+        let cache = record.and_then(|record| record.cache.as_ref());
+        if cache.is_some_and(|cache| {
+            cache.settled && stat.unchanged(&cache.stat) && !may_be_mapped(stat, touch)
+        }) {
+            self.result.unchanged += 1;
+        } else if is_link {
+            self.symlink(dir, path, stat)?;
+        } else {
+            self.candidates.push(Candidate { path, stat: *stat });
+        }
+        Ok(())
+    }
+
+    fn symlink(&mut self, dir: &Dir, path: RelPath, stat: &Stat) -> Result<(), ScanError> {
+        let name = last(&path).as_bytes();
+        let begun = fs::now();
+        let read = dir.read_link(name).and_then(|target| Ok((target, dir.stat(name)?)));
+        let (target, after) = match read {
+            Ok(read) => read,
+            Err(error) if error.is_absent() || error.kind() == FsErrorKind::NotRepresentable => {
+                self.result.in_flux.insert(path);
+                return Ok(());
+            }
+            Err(error) => {
+                self.result.kept.insert(path, Kept::Unreadable(error.source.to_string()));
+                return Ok(());
+            }
+        };
+        if !after.unchanged(stat) {
+            self.result.in_flux.insert(path);
+            return Ok(());
+        }
+        let size = target.len() as u64;
+        if size == 0 || size > MAX_SYMLINK_TARGET {
+            self.result.kept.insert(path, Kept::TargetTooLong);
+            return Ok(());
+        }
+        let target = put(self.scan.sink, Object::new(ObjectKind::Raw, target))?;
+        let found = Found {
+            node: FoundNode::Symlink { target, size },
+            permissions: Permissions::from_mode(0o777),
+            mtime: after.mtime,
+            stat: after,
+            settled: self.scan.granularity.settled(&after, begun),
+        };
+        self.result.found.insert(path, found);
+        Ok(())
+    }
+
+    fn note_all(&mut self, notes: &[String]) {
+        for note in notes {
+            self.note(note.clone());
+        }
+    }
+
+    fn note(&mut self, note: String) {
+        if self.result.notes.len() < MAX_NOTES {
+            self.result.notes.push(note);
+        }
+    }
+}
+
+/// Single paths.
+impl<'w, 'a, B, S, E> Walk<'w, 'a, B, S, E>
+where
+    B: BaseRead + ?Sized,
+    S: Sink + ?Sized,
+    E: Entering + ?Sized,
+{
+    /// Looks at the touched paths, in order; none of them is the root.
+    fn paths(&mut self, touched: &BTreeMap<RelPath, Touch>) -> Result<(), ScanError> {
+        let top = self.scan.root.top().clone();
+        top.stat_self().map_err(ScanError::Root)?;
+        let mut levels = vec![Level { dir: top, scope: self.top_scope()? }];
+        let mut done: Option<RelPath> = None;
+        for (path, &touch) in touched {
+            if self.scan.progress.is_cancelled() {
+                return Err(ScanError::Cancelled);
+            }
+            if done.as_ref().is_none_or(|done| !path.starts_with(done)) {
+                done = self.touched(path, touch, &mut levels)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one touched path. Returns the path that was dealt with together with all below
+    /// it, if one was: `path` or a directory on the way to it.
+    fn touched(
+        &mut self,
+        path: &RelPath,
+        touch: Touch,
+        levels: &mut Vec<Level<'a>>,
+    ) -> Result<Option<RelPath>, ScanError> {
+        let names = path.names();
+        let shared = |level: &Level<'_>| path.starts_with(level.dir.path());
+        while levels.len() > 1 && !levels.last().is_some_and(shared) {
+            levels.pop();
+        }
+        loop {
+            let Some(level) = levels.last() else { return Ok(None) };
+            let here = RelPath::from(names[..levels.len()].to_vec());
+            if here.names().len() == names.len() {
+                return self.one(level, here, touch);
+            }
+            if level.scope.ignored(&here, true) {
+                return Ok(Some(here));
+            }
+            let is_known = self.scan.base.get(&here)?;
+            if is_known.is_none_or(|record| record.node != FoundNode::Directory) {
+                return self.one(level, here, Touch::Subtree);
+            }
+            let Ok(dir) = level.dir.open_dir(last(&here)) else {
+                return self.one(level, here, Touch::Subtree);
+            };
+            match self.scan.rules.below(&level.scope, &dir) {
+                Ok(scope) => levels.push(Level { dir, scope }),
+                Err(error) => {
+                    let why = Kept::Unreadable(in_words(&error));
+                    self.result.kept.insert(here.clone(), why);
+                    return Ok(Some(here));
+                }
+            }
+        }
+    }
+
+    /// Looks at `path`, a name in the directory of `level`.
+    fn one(
+        &mut self,
+        level: &Level<'a>,
+        path: RelPath,
+        touch: Touch,
+    ) -> Result<Option<RelPath>, ScanError> {
+        let Level { dir, scope } = level;
+        let record = self.scan.base.get(&path)?;
+        let was_directory = record.as_ref().is_some_and(|r| r.node == FoundNode::Directory);
+        let mut below = Cursor::new(self.scan.base.below(&path)?);
+        let stat = match dir.stat(last(&path).as_bytes()) {
+            Ok(stat) => stat,
+            Err(error) if error.is_absent() => {
+                if let Some(record) = record {
+                    self.is_gone(path.clone(), record, scope);
+                }
+                self.all_gone(&mut below, scope)?;
+                return Ok(Some(path));
+            }
+            Err(error) => {
+                self.failed(path.clone(), &error, &mut below)?;
+                return Ok(Some(path));
+            }
+        };
+        if stat.kind != StatKind::Directory {
+            if scope.ignored(&path, false) {
+                return Ok(Some(path));
+            }
+            if let StatKind::Other(what) = stat.kind {
+                self.keep(path.clone(), Kept::Special(what), &mut below)?;
+            } else {
+                self.leaf(dir, path.clone(), &stat, record.as_ref(), touch)?;
+                self.all_gone(&mut below, scope)?;
+            }
+            return Ok(Some(path));
+        }
+        if touch == Touch::Subtree || !was_directory {
+            let mut with_own = Cursor::new(Box::new(
+                record.map(|record| Ok((path.clone(), record))).into_iter().chain(below.0),
+            ));
+            self.entry(dir, scope, path.clone(), Some(stat.kind), &mut with_own)?;
+            return Ok(Some(path));
+        }
+        if !scope.ignored(&path, true) {
+            self.is_directory(&path, &stat, record.as_ref());
+        }
+        Ok(None)
+    }
+
+    fn all_gone(&mut self, below: &mut Cursor<'_>, scope: &Scope<'_>) -> Result<(), ScanError> {
+        while let Some((path, record)) = below.next_if(|_| true)? {
+            self.is_gone(path, record, scope);
+        }
+        Ok(())
+    }
+}
+
+/// The last name of `path`, which is not the root.
+fn last(path: &RelPath) -> &Name {
+    path.names().last().expect("the path of an entry is not the root")
+}
+
+fn may_be_mapped(stat: &Stat, touch: Touch) -> bool {
+    touch == Touch::Written && fs::since(fs::now(), stat.ctime).abs() < MAPPED_WINDOW_NANOS
+}
+
+/// An error with its causes, for a person.
+fn in_words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}

@@ -1,0 +1,165 @@
+//! What the system's events mean for the paths of a folder.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use ark_core::{Name, RelPath};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
+use notify::{ErrorKind, Event, EventKind};
+
+use super::{FENCE_DIRECTORY, Shared, Signal};
+use crate::ignore::RULES_FILE;
+
+impl Shared {
+    /// Takes one event, on the thread that delivers them; never waits for anything but a lock
+    /// that is held for moments.
+    pub(super) fn event(&self, event: notify::Result<Event>) {
+        match event {
+            Ok(event) if event.need_rescan() => self.everything(),
+            Ok(event) => self.signals(&event),
+            Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
+                self.state().health.refused = Some(in_words(&error));
+                self.everything();
+            }
+            Err(_) => self.everything(),
+        }
+    }
+
+    fn everything(&self) {
+        self.state().debounce.everything();
+        self.wake.notify_one();
+    }
+
+    fn signals(&self, event: &Event) {
+        let paths = event.paths.iter();
+        match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                self.each(paths, Signal::Closed);
+            }
+            // Reading makes events too.
+            EventKind::Access(_) => {}
+            EventKind::Create(CreateKind::Folder) => self.each(paths, Signal::NewDirectory),
+            EventKind::Modify(ModifyKind::Name(mode)) => self.renamed(&event.paths, mode),
+            EventKind::Remove(_) => self.each(paths, Signal::Replaced),
+            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => {
+                self.each(paths, Signal::Modified);
+            }
+        }
+    }
+
+    /// On Linux a rename comes as two halves and then once more as a whole.
+    fn renamed(&self, paths: &[PathBuf], mode: RenameMode) {
+        match mode {
+            RenameMode::From => self.each(paths.iter(), Signal::Replaced),
+            RenameMode::Both if cfg!(target_os = "linux") => {}
+            _ => {
+                for path in paths {
+                    let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+                    let signal = if is_dir { Signal::NewDirectory } else { Signal::Replaced };
+                    self.each(std::iter::once(path), signal);
+                }
+            }
+        }
+    }
+
+    fn each<'a>(&self, paths: impl Iterator<Item = &'a PathBuf>, signal: Signal) {
+        for path in paths {
+            match self.relative(path) {
+                Where::In(path) if path.is_root() => {
+                    // The root was moved or removed: the scan of everything finds out.
+                    if signal == Signal::Replaced {
+                        self.everything();
+                    }
+                }
+                Where::In(path) => self.signal(path, signal),
+                Where::Fence(name) => {
+                    if let Some(fence) = self.state().fences.remove(&name) {
+                        // A fence that nobody waits for any more is no loss.
+                        let _ = fence.send(());
+                    }
+                }
+                Where::Elsewhere => {}
+            }
+        }
+    }
+
+    fn signal(&self, path: RelPath, signal: Signal) {
+        let is_rules = path.names().last().is_some_and(|name| name.as_bytes() == RULES_FILE);
+        let is_dir = signal == Signal::NewDirectory;
+        let ignored = !is_rules && self.rules.ignored_as_seen(&path, is_dir);
+        let now = self.now();
+        let mut state = self.state();
+        if matches!(signal, Signal::Replaced | Signal::NewDirectory) {
+            state.forget(&path);
+        }
+        if !ignored {
+            state.debounce.event(path, signal, now);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// A path of the folder as events name it.
+    pub(super) fn absolute(&self, path: &RelPath) -> PathBuf {
+        crate::fs::to_system_path(&self.path, path)
+    }
+
+    fn relative(&self, path: &Path) -> Where {
+        let Ok(below) = path.strip_prefix(&self.path) else { return Where::Elsewhere };
+        let mut names = Vec::new();
+        for component in below.components() {
+            let Component::Normal(name) = component else { return Where::Elsewhere };
+            match Name::new(name.as_bytes()) {
+                Ok(name) => names.push(name),
+                Err(_) => return Self::reserved(below),
+            }
+        }
+        Where::In(RelPath::from(names))
+    }
+
+    /// A path with a name that is never synced: a fence, or of no interest.
+    fn reserved(below: &Path) -> Where {
+        match below.strip_prefix(FENCE_DIRECTORY) {
+            Ok(name) if !name.as_os_str().is_empty() => {
+                Where::Fence(name.as_os_str().as_bytes().to_vec())
+            }
+            _ => Where::Elsewhere,
+        }
+    }
+}
+
+/// Where a path of an event lies.
+enum Where {
+    In(RelPath),
+    /// In the directory of fences, under this name.
+    Fence(Vec<u8>),
+    Elsewhere,
+}
+
+/// Whether a directory could not be watched because it is not there any more.
+pub(super) fn is_absent(error: &notify::Error) -> bool {
+    match &error.kind {
+        ErrorKind::PathNotFound => true,
+        ErrorKind::Io(error) => {
+            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+        }
+        _ => false,
+    }
+}
+
+/// What is wrong and what to do about it.
+pub(super) fn in_words(error: &notify::Error) -> String {
+    let exhausted = |error: &std::io::Error| {
+        error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
+    };
+    match &error.kind {
+        ErrorKind::MaxFilesWatch => {
+            "the system's limit of watches is reached; raise fs.inotify.max_user_watches".to_owned()
+        }
+        ErrorKind::Io(error) if exhausted(error) => {
+            "the system's limit of watchers is reached; raise fs.inotify.max_user_instances"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
