@@ -1,42 +1,99 @@
 //! What is checked of an object before it is indexed: that it is canonical, and that what it
 //! says of its children is true of them.
+//!
+//! An object is checked when all that it links is indexed. Each indexed object leaves a
+//! [`Summary`], which is all that its parents are checked against: so a whole tree is checked
+//! bottom-up, each object once, and no object is read again.
 
-use crate::chunk::FileNode;
-use crate::entry::Totals;
-use crate::object::{DecodeError, Link, ObjectKind};
+use std::collections::{HashMap, HashSet};
+
+use rkyv::rancor::Error as ArchiveError;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::chunk::{FileNode, MIN_CHUNK, ends_node};
+use crate::codec;
+use crate::dir::node::DirNode;
+use crate::entry::{MAX_RAW_CONTENT, Totals};
+use crate::id::ObjectId;
+use crate::object::{DecodeError, Link, MAX_OBJECT_BYTES, ObjectKind};
 use crate::snapshot::Snapshot;
 
-/// What a parent must know of an indexed child, so that it can be checked without reading the
-/// child again. Kept by the store beside the index entry.
+mod directory;
+
+use directory::{DirectorySummary, check_directory, check_snapshot};
+
+/// What a parent must know of an indexed child. Kept by the store beside the index entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Summary(About);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum About {
     Raw { length: u64 },
-    Snapshot,
+    File(FileSummary),
+    Directory(DirectorySummary),
+    Snapshot(Totals),
+}
+
+/// Of a node of a content's tree.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+struct FileSummary {
+    level: u8,
+    length: u64,
+    /// The last chunk below it: decides where the levels above are cut.
+    last: ObjectId,
+    /// Whether another node may stand after it on its level.
+    is_closed: bool,
+    /// Whether it may be the root of a tree: the lowest node that has everything below it.
+    is_root: bool,
+}
+
+/// The first byte of a summary: what it is of, in which version.
+mod tag {
+    pub(super) const RAW: u8 = 0;
+    pub(super) const FILE: u8 = 1;
+    pub(super) const DIRECTORY: u8 = 2;
+    pub(super) const SNAPSHOT: u8 = 3;
 }
 
 impl Summary {
-    /// Its one encoding, for the index.
+    /// Its one encoding, for the index. 9 bytes for a raw object.
     pub fn to_bytes(&self) -> Vec<u8> {
-        match self.0 {
-            About::Raw { length } => length.to_le_bytes().to_vec(),
-            About::Snapshot => Vec::new(),
-        }
+        let (tag, rest) = match &self.0 {
+            About::Raw { length } => (tag::RAW, length.to_le_bytes().to_vec()),
+            About::File(file) => (tag::FILE, codec::archive(file).to_vec()),
+            About::Directory(directory) => (tag::DIRECTORY, codec::archive(directory).to_vec()),
+            About::Snapshot(Totals { files, bytes, aside }) => {
+                (tag::SNAPSHOT, codec::archive(&(*files, *bytes, *aside)).to_vec())
+            }
+        };
+        [vec![tag], rest].concat()
     }
 
     /// Reads what [`Summary::to_bytes`] made; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(|bytes| Self(About::Raw { length: u64::from_le_bytes(bytes) }))
+        let (&tag, rest) = bytes.split_first()?;
+        let about = match tag {
+            tag::RAW => About::Raw { length: u64::from_le_bytes(rest.try_into().ok()?) },
+            tag::FILE => About::File(rkyv::from_bytes::<_, ArchiveError>(rest).ok()?),
+            tag::DIRECTORY => About::Directory(rkyv::from_bytes::<_, ArchiveError>(rest).ok()?),
+            tag::SNAPSHOT => {
+                let (files, bytes, aside) = rkyv::from_bytes::<_, ArchiveError>(rest).ok()?;
+                About::Snapshot(Totals { files, bytes, aside })
+            }
+            _ => return None,
+        };
+        Some(Self(about))
     }
 
     /// Files and bytes below the object: of a directory all that is in it, of content its
     /// bytes as one file, of a snapshot its root directory's.
     pub fn totals(&self) -> Totals {
-        match self.0 {
-            About::Raw { length } => Totals { files: 1, bytes: length, aside: 0 },
-            About::Snapshot => Totals::default(),
+        match &self.0 {
+            About::Raw { length } | About::File(FileSummary { length, .. }) => {
+                Totals { files: 1, bytes: *length, aside: 0 }
+            }
+            About::Directory(directory) => directory.totals(),
+            About::Snapshot(totals) => *totals,
         }
     }
 }
@@ -55,15 +112,7 @@ pub enum Checked {
 /// # Errors
 /// Bytes that are not a canonical object of that kind.
 pub fn links(link: Link, bytes: &[u8]) -> Result<Vec<Link>, DecodeError> {
-    match link.kind {
-        ObjectKind::Raw => Ok(Vec::new()),
-        ObjectKind::File => {
-            let node = FileNode::decode(bytes)?;
-            Ok(node.children.iter().map(|child| node.link(child)).collect())
-        }
-        ObjectKind::Snapshot => Ok(vec![Snapshot::decode(bytes)?.link()]),
-        ObjectKind::Directory => Ok(Vec::new()),
-    }
+    Ok(Decoded::new(link.kind, bytes)?.links())
 }
 
 /// Checks an object whose hash was verified against `link`. `child` gives the summary of an
@@ -77,11 +126,140 @@ pub fn check(
     bytes: &[u8],
     mut child: impl FnMut(Link) -> Option<Summary>,
 ) -> Result<Checked, DecodeError> {
-    let missing: Vec<Link> =
-        links(link, bytes)?.into_iter().filter(|&link| child(link).is_none()).collect();
-    Ok(if missing.is_empty() {
-        Checked::Complete(Summary(About::Snapshot))
-    } else {
-        Checked::Missing(missing)
-    })
+    let decoded = Decoded::new(link.kind, bytes)?;
+    let mut children = Children(HashMap::new());
+    let mut missing = Vec::new();
+    for link in decoded.links() {
+        match child(link) {
+            Some(Summary(about)) => drop(children.0.insert(link, about)),
+            None => missing.push(link),
+        }
+    }
+    if !missing.is_empty() {
+        return Ok(Checked::Missing(missing));
+    }
+    let about = match &decoded {
+        Decoded::Raw { length } => Ok(About::Raw { length: *length }),
+        Decoded::File(node) => check_file(node, &children).map(About::File),
+        Decoded::Directory(node) => check_directory(node, &children).map(About::Directory),
+        Decoded::Snapshot(snapshot) => check_snapshot(snapshot, &children).map(About::Snapshot),
+    };
+    match about {
+        Ok(about) => Ok(Checked::Complete(Summary(about))),
+        Err(reason) => Err(DecodeError::Invalid { kind: link.kind, reason }),
+    }
 }
+
+enum Decoded {
+    Raw { length: u64 },
+    File(FileNode),
+    Directory(DirNode),
+    Snapshot(Snapshot),
+}
+
+impl Decoded {
+    fn new(kind: ObjectKind, bytes: &[u8]) -> Result<Self, DecodeError> {
+        match kind {
+            ObjectKind::Raw if bytes.len() > MAX_OBJECT_BYTES => {
+                Err(DecodeError::TooLarge { kind, length: bytes.len() })
+            }
+            ObjectKind::Raw => Ok(Self::Raw { length: bytes.len() as u64 }),
+            ObjectKind::File => FileNode::decode(bytes).map(Self::File),
+            ObjectKind::Directory => DirNode::decode(bytes).map(Self::Directory),
+            ObjectKind::Snapshot => Snapshot::decode(bytes).map(Self::Snapshot),
+        }
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let mut links = match self {
+            Self::Raw { .. } => Vec::new(),
+            Self::File(node) => node.children.iter().map(|child| node.link(child)).collect(),
+            Self::Directory(node) => {
+                let versions = node.entries().iter().flat_map(|entry| &entry.versions);
+                let children = node.children().iter().map(|child| Link::directory(child.id));
+                versions.map(|version| version.node.link()).chain(children).collect()
+            }
+            Self::Snapshot(snapshot) => vec![snapshot.link()],
+        };
+        let mut seen = HashSet::new();
+        links.retain(|&link| seen.insert(link));
+        links
+    }
+}
+
+/// The summaries of all that an object links. A summary of another kind than the link's is a
+/// fault of the index; it reads as a child that is not what its parent says.
+struct Children(HashMap<Link, About>);
+
+impl Children {
+    fn raw_length(&self, id: ObjectId) -> Result<u64, String> {
+        match self.0.get(&Link::raw(id)) {
+            Some(About::Raw { length }) => Ok(*length),
+            _ => Err(format!("no raw object {id}")),
+        }
+    }
+
+    fn file(&self, id: ObjectId) -> Result<&FileSummary, String> {
+        match self.0.get(&Link::file(id)) {
+            Some(About::File(summary)) => Ok(summary),
+            _ => Err(format!("no file node {id}")),
+        }
+    }
+
+    fn directory(&self, id: ObjectId) -> Result<&DirectorySummary, String> {
+        match self.0.get(&Link::directory(id)) {
+            Some(About::Directory(summary)) => Ok(summary),
+            _ => Err(format!("no directory node {id}")),
+        }
+    }
+
+    /// That `id` is the root of a content of `size` bytes.
+    fn check_content(&self, id: ObjectId, size: u64) -> Result<(), String> {
+        let found = self.file(id)?;
+        ensure(found.length == size && size > MAX_RAW_CONTENT && found.is_root, || {
+            format!("file node {id} is not the root of a content of {size} bytes")
+        })
+    }
+}
+
+fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(reason()) }
+}
+
+fn check_file(node: &FileNode, children: &Children) -> Result<FileSummary, String> {
+    let summary = |last: ObjectId, may_go_on: bool| FileSummary {
+        level: node.level,
+        length: node.length(),
+        last,
+        is_closed: may_go_on && ends_node(node.level, node.children.len(), &last),
+        is_root: node.level == 0 || node.children.len() > 1,
+    };
+    if node.level == 0 {
+        for chunk in &node.children {
+            let (id, length) = (chunk.id, children.raw_length(chunk.id)?);
+            ensure(length == chunk.length, || format!("chunk {id} has {length} bytes"))?;
+        }
+        let last = node.children.last().ok_or("no chunks")?;
+        return Ok(summary(last.id, last.length >= MIN_CHUNK as u64));
+    }
+    let mut last: Option<&FileSummary> = None;
+    for (count, child) in node.children.iter().enumerate() {
+        if let Some(before) = last {
+            ensure(before.is_closed, || format!("the node before {} is not closed", child.id))?;
+            ensure(!ends_node(node.level, count, &before.last), || {
+                "it goes on where it should have ended".into()
+            })?;
+        }
+        let found = children.file(child.id)?;
+        ensure(
+            found.length == child.length && found.level.checked_add(1) == Some(node.level),
+            || format!("node {} is of level {} and {} bytes", child.id, found.level, found.length),
+        )?;
+        last = Some(found);
+    }
+    let last = last.ok_or("no children")?;
+    Ok(summary(last.last, last.is_closed))
+}
+
+#[cfg(test)]
+mod tests;

@@ -185,7 +185,7 @@ impl FileNode {
         self.children.iter().fold(0, |sum, child| sum.saturating_add(child.length))
     }
 
-    fn encode(&self) -> Object {
+    pub(crate) fn encode(&self) -> Object {
         Object::new(ObjectKind::File, codec::encode(self))
     }
 
