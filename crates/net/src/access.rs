@@ -112,9 +112,10 @@ impl Access {
     fn refuse(&self, device: DeviceId) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let known = refused.iter().position(|one| one.device == device);
-        match known {
-            Some(at) => drop(refused.remove(at)),
-            None => info!(device = %device, "refused a device that no repo lists"),
+        if let Some(at) = known {
+            refused.remove(at);
+        } else {
+            info!(device = %device, "refused a device that no repo lists");
         }
         if refused.len() == MAX_REFUSED {
             refused.pop_front();

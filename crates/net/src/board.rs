@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use ark_core::{DeviceId, TopicId};
-use iroh::endpoint::{Connection, WeakConnectionHandle};
+use ark_core::DeviceId;
+use iroh::endpoint::{Connection, Path, WeakConnectionHandle};
 use tokio::sync::watch;
 
 use crate::access::Access;
@@ -135,8 +135,8 @@ impl PeerBoard {
 /// The path that carries the data of `connection`, and its round-trip time.
 fn path_of(connection: &Connection) -> (PathKind, Option<f64>) {
     let paths = connection.paths();
-    let Some(path) = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())
-    else {
+    let selected = paths.iter().find(Path::is_selected);
+    let Some(path) = selected.or_else(|| paths.iter().next()) else {
         return (PathKind::None, None);
     };
     let kind = if path.is_relay() { PathKind::Relay } else { PathKind::Direct };
@@ -202,10 +202,5 @@ impl Board {
             repos: self.repos.iter().map(|repo| repo.status()).collect(),
             refused: self.access.refused(),
         }
-    }
-
-    /// The status of one repo.
-    pub(crate) fn repo(&self, topic: TopicId) -> Option<RepoStatus> {
-        self.repos.iter().map(|repo| repo.status()).find(|repo| repo.topic == topic)
     }
 }

@@ -9,14 +9,26 @@
 //! - With relay disabled, no discovery, no port mapping and loopback binds, nothing leaves the
 //!   machine.
 
+mod accept;
 mod access;
+mod backoff;
 mod board;
 mod endpoint;
 mod error;
+mod frame;
+mod gossip;
+mod lane;
 mod net;
+mod objects;
 mod options;
+mod peer;
+mod repo;
+mod seal;
+mod session;
+mod shared;
 mod status;
 
+pub use ark_sync::Counters;
 pub use error::StartError;
 pub use net::Net;
 pub use options::{Discovery, Options, Relay, Remote, RepoOptions, Role};

@@ -2,27 +2,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use ark_core::{DeviceId, TopicId, Writer};
-use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
-use tokio::sync::watch;
-use tracing::warn;
+use ark_sync::View;
+use iroh::endpoint::Connection;
+use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher};
+use n0_future::StreamExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::board::{Bell, Board, PeerBoard, RepoBoard};
-use crate::endpoint;
 use crate::error::StartError;
+use crate::gossip::{self, GossipTask};
+use crate::lane::Lane;
+use crate::objects::fetch;
 use crate::options::{Options, RepoOptions};
-use crate::status::{Behind, NetStatus, RemoteStatus, RepoStatus};
+use crate::repo::{self, FolderNews, RepoInput, RepoTask, show};
+use crate::seal::Sealer;
+use crate::shared::{PeerHandle, RepoHandle, Shared};
+use crate::status::NetStatus;
+use crate::{accept, endpoint, peer};
 
+/// How long a shutdown waits for the tasks: they end at once, unless the disk hangs.
+const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a shutdown waits for peers to acknowledge that connections are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The running network side. Dropping it without [`Net::shutdown`] closes the endpoint rudely.
+/// The running network side. Dropping it without [`Net::shutdown`] stops it rudely.
 #[derive(Debug)]
 pub struct Net {
-    endpoint: Endpoint,
+    shared: Arc<Shared>,
     board: Arc<Board>,
     bell: Bell,
 }
@@ -36,37 +51,61 @@ impl Net {
         let device = DeviceId::from_bytes(*options.secret_key.public().as_bytes());
         let hints = check(device, &repos)?;
         let bell = Bell::new();
-        let listed: Vec<(TopicId, Vec<DeviceId>)> = repos
-            .iter()
-            .map(|repo| (repo.topic, repo.remotes.iter().map(|remote| remote.device).collect()))
-            .collect();
-        let listed = listed.iter().map(|(topic, devices)| (*topic, &devices[..]));
-        let access = Arc::new(Access::new(listed, bell.clone()));
+        let access = Arc::new(access(&repos, &bell));
         let endpoint = endpoint::open(&options, &access, hints).await?;
+        info!(device = %device, addrs = ?endpoint.bound_sockets(), "listening");
 
-        let peers = peer_boards(&repos, &bell);
-        let boards = repos
+        let (peers, accepted) = peers(&repos, &endpoint, &bell);
+        let (handles, ends): (BTreeMap<_, _>, Vec<_>) = repos
             .iter()
-            .map(|repo| Arc::new(RepoBoard::new(first_status(repo), bell.clone())))
-            .collect();
-        let board = Arc::new(Board::new(device, access, peers, boards));
-        Ok(Self { endpoint, board, bell })
+            .map(|repo| {
+                let (handle, ends) = repo_ends(repo);
+                ((repo.topic, handle), ends)
+            })
+            .unzip();
+        let boards: Vec<Arc<RepoBoard>> =
+            repos.iter().map(|repo| Arc::new(repo_board(repo, &bell))).collect();
+        let peer_boards =
+            peers.iter().map(|(&device, peer)| (device, peer.board.clone())).collect();
+        let board = Arc::new(Board::new(device, access.clone(), peer_boards, boards.clone()));
+        let shared = Arc::new(Shared {
+            device,
+            endpoint,
+            access,
+            peers,
+            repos: handles,
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            lose_gossip: AtomicBool::new(false),
+        });
+        spawn_repos(&shared, repos, ends, boards, options.resync_interval);
+        spawn_peers(&shared, accepted);
+        shared.tasks.spawn(accept::accept_loop(shared.clone()));
+        Ok(Self { shared, board, bell })
     }
 
     /// Per writer the revision that is applied to the folder of `topic` here, to be told to the
-    /// remotes. Later calls replace earlier ones.
+    /// remotes. Writers that are not named keep theirs.
     pub fn applied(&self, topic: TopicId, applied: BTreeMap<Writer, u64>) {
-        let _ = (topic, applied);
+        self.tell(topic, |news| news.applied.extend(applied));
     }
 
-    /// The first scan of the folder of `topic` is done.
+    /// The first scan of the folder of `topic` is done, and what it found is published.
     pub fn scanned(&self, topic: TopicId) {
-        let _ = topic;
+        self.tell(topic, |news| news.scanned = true);
+    }
+
+    fn tell(&self, topic: TopicId, news: impl FnOnce(&mut FolderNews)) {
+        if let Some(repo) = self.shared.repos.get(&topic) {
+            repo.folder.send_modify(news);
+        } else {
+            warn!(topic = %topic.short(), "news of a repo that is not here");
+        }
     }
 
     /// The picture of now.
     pub fn status(&self) -> NetStatus {
-        self.board.status(self.endpoint.bound_sockets())
+        self.board.status(self.shared.endpoint.bound_sockets())
     }
 
     /// Changes whenever [`Net::status`] may have changed in more than byte counts.
@@ -74,11 +113,30 @@ impl Net {
         self.bell.watch()
     }
 
-    /// Stops accepting, tells the peers, closes the endpoint. Bounded in time.
+    /// Stops accepting and asking, tells the peers, closes the endpoint. Bounded in time. The
+    /// store may be closed afterwards.
     pub async fn shutdown(self) {
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.close()).await.is_err() {
+        let shared = &self.shared;
+        shared.cancel.cancel();
+        shared.tasks.close();
+        if timeout(TASKS_TIMEOUT, shared.tasks.wait()).await.is_err() {
+            warn!(tasks = shared.tasks.len(), "some tasks of the network did not end in time");
+        }
+        if timeout(CLOSE_TIMEOUT, shared.endpoint.close()).await.is_err() {
             warn!("the endpoint did not close in time");
         }
+    }
+
+    /// For tests: from now on, whether gossip that arrives is dropped.
+    #[doc(hidden)]
+    pub fn lose_gossip(&self, lose: bool) {
+        self.shared.lose_gossip.store(lose, Relaxed);
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.shared.cancel.cancel();
     }
 }
 
@@ -105,42 +163,112 @@ fn check(device: DeviceId, repos: &[RepoOptions]) -> Result<Vec<EndpointAddr>, S
     Ok(hints.into_values().filter(|hint| !hint.addrs.is_empty()).collect())
 }
 
-/// A board per listed device, under the name that the first repo gives it.
-fn peer_boards(repos: &[RepoOptions], bell: &Bell) -> BTreeMap<DeviceId, Arc<PeerBoard>> {
-    let mut boards = BTreeMap::new();
-    for remote in repos.iter().flat_map(|repo| &repo.remotes) {
-        boards.entry(remote.device).or_insert_with(|| {
-            Arc::new(PeerBoard::new(remote.device, remote.name.clone(), bell.clone()))
-        });
-    }
-    boards
+fn access(repos: &[RepoOptions], bell: &Bell) -> Access {
+    let listed: Vec<(TopicId, Vec<DeviceId>)> = repos
+        .iter()
+        .map(|repo| (repo.topic, repo.remotes.iter().map(|remote| remote.device).collect()))
+        .collect();
+    Access::new(listed.iter().map(|(topic, devices)| (*topic, &devices[..])), bell.clone())
 }
 
-/// The status of a repo of which nothing is known yet.
-fn first_status(repo: &RepoOptions) -> RepoStatus {
-    let mut remotes: Vec<RemoteStatus> = repo
-        .remotes
-        .iter()
-        .map(|remote| RemoteStatus {
-            device: remote.device,
-            name: remote.name.clone(),
-            connected: false,
-            scanned: false,
-            has_folder: false,
-            durable: BTreeMap::new(),
-            applied: BTreeMap::new(),
-            unlisted: Vec::new(),
-            behind: Behind::default(),
-        })
-        .collect();
-    remotes.sort_by_key(|remote| remote.device);
-    RepoStatus {
-        id: repo.id.clone(),
-        topic: repo.topic,
-        remotes,
-        known: BTreeMap::new(),
-        durable: BTreeMap::new(),
-        behind: Behind::default(),
-        problems: Vec::new(),
+/// A device and the sync connections accepted from it.
+type PeerQueue = (DeviceId, mpsc::Receiver<Connection>);
+
+/// A handle per listed device, under the name that the first repo gives it, and the queues of
+/// their tasks.
+fn peers(
+    repos: &[RepoOptions],
+    endpoint: &Endpoint,
+    bell: &Bell,
+) -> (BTreeMap<DeviceId, PeerHandle>, Vec<PeerQueue>) {
+    let mut peers = BTreeMap::new();
+    let mut queues = Vec::new();
+    for remote in repos.iter().flat_map(|repo| &repo.remotes) {
+        let device = remote.device;
+        peers.entry(device).or_insert_with(|| {
+            let (accepted, queue) = mpsc::channel(peer::ACCEPTED_CAPACITY);
+            queues.push((device, queue));
+            PeerHandle {
+                board: Arc::new(PeerBoard::new(device, remote.name.clone(), bell.clone())),
+                lane: Arc::new(Lane::new(device, endpoint.clone())),
+                accepted,
+            }
+        });
     }
+    (peers, queues)
+}
+
+/// The queues of a repo's tasks, from their side.
+struct RepoEnds {
+    input: mpsc::Receiver<RepoInput>,
+    gossip: mpsc::Receiver<Connection>,
+    folder: watch::Receiver<FolderNews>,
+}
+
+fn repo_ends(repo: &RepoOptions) -> (RepoHandle, RepoEnds) {
+    let (input, input_end) = mpsc::channel(repo::INPUT_CAPACITY);
+    let (gossip, gossip_end) = mpsc::channel(gossip::ACCEPTED_CAPACITY);
+    let (folder, folder_end) = watch::channel(FolderNews::default());
+    let handle = RepoHandle { input, gossip, folder, store: repo.repo.clone() };
+    (handle, RepoEnds { input: input_end, gossip: gossip_end, folder: folder_end })
+}
+
+/// The board of a repo of which nothing is known yet.
+fn repo_board(repo: &RepoOptions, bell: &Bell) -> RepoBoard {
+    RepoBoard::new(show::status(repo, &View::default(), |_| false), bell.clone())
+}
+
+fn spawn_repos(
+    shared: &Arc<Shared>,
+    repos: Vec<RepoOptions>,
+    ends: Vec<RepoEnds>,
+    boards: Vec<Arc<RepoBoard>>,
+    resync_interval: Duration,
+) {
+    let budget = fetch::budget();
+    for ((options, ends), board) in repos.into_iter().zip(ends).zip(boards) {
+        let (hints, commands) = mpsc::channel(gossip::COMMAND_CAPACITY);
+        let gossip = GossipTask {
+            shared: shared.clone(),
+            topic: options.topic,
+            sealer: Sealer::new(&options.sealing),
+            accepted: ends.gossip,
+            commands,
+            met: BTreeSet::new(),
+            joined: BTreeMap::new(),
+            heal_at: Instant::now(),
+        };
+        shared.tasks.spawn(gossip.run());
+        let task = RepoTask {
+            shared: shared.clone(),
+            board,
+            input: ends.input,
+            folder: ends.folder,
+            gossip: hints,
+            budget: budget.clone(),
+            resync_interval,
+        };
+        shared.tasks.spawn(repo::run(options, task));
+    }
+}
+
+fn spawn_peers(shared: &Arc<Shared>, queues: Vec<PeerQueue>) {
+    let (changed, network) = watch::channel(());
+    for (device, queue) in queues {
+        shared.tasks.spawn(peer::run(shared.clone(), device, queue, network.clone()));
+    }
+    let (mut addrs, cancel) =
+        (shared.endpoint.watch_addr().stream_updates_only(), shared.cancel.clone());
+    shared.tasks.spawn(async move {
+        // Ends with the endpoint, too.
+        let watch = async {
+            while addrs.next().await.is_some() {
+                changed.send_replace(());
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = watch => {}
+        }
+    });
 }

@@ -7,13 +7,7 @@ use std::time::Duration;
 use ark_core::{DeviceId, SealingKey, TopicId};
 use iroh::{RelayUrl, SecretKey};
 
-/// What a remote may do in a repo.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[non_exhaustive]
-pub enum Role {
-    /// Reads and writes.
-    Peer,
-}
+pub use ark_sync::Role;
 
 /// How the endpoint is opened. Only what is named here is opened, and with [`Relay::Disabled`],
 /// no discovery, no port mapping and loopback binds nothing leaves the machine.

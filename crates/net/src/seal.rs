@@ -53,18 +53,18 @@ mod tests {
 
     #[test]
     fn opens_what_it_sealed_and_nothing_else() {
-        let sealer = Sealer::new(&SealingKey::derive("repo", None));
-        let sealed = sealer.seal(b"payload").unwrap();
+        let ours = Sealer::new(&SealingKey::derive("repo", None));
+        let sealed = ours.seal(b"payload").unwrap();
         assert_eq!(sealed.len(), 7 + SEAL_OVERHEAD);
-        assert_eq!(sealer.open(&sealed).as_deref(), Some(&b"payload"[..]));
+        assert_eq!(ours.open(&sealed).as_deref(), Some(&b"payload"[..]));
 
         let other = Sealer::new(&SealingKey::derive("repo", Some("secret")));
         assert_eq!(other.open(&sealed), None);
         for at in 0..sealed.len() {
             let mut damaged = sealed.clone();
             damaged[at] ^= 1;
-            assert_eq!(sealer.open(&damaged), None);
-            assert_eq!(sealer.open(&sealed[..at]), None);
+            assert_eq!(ours.open(&damaged), None);
+            assert_eq!(ours.open(&sealed[..at]), None);
         }
     }
 }

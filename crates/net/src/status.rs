@@ -1,10 +1,11 @@
 //! What is known of peers and progress at a moment: all that `ark status` and `ark wait` ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use ark_core::{DeviceId, TopicId, Writer};
+use ark_sync::Counters;
 
 /// A picture of the network side. Cheap to take; taken as a whole, so its parts agree.
 #[derive(Clone, PartialEq, Debug)]
@@ -65,40 +66,66 @@ pub struct RepoStatus {
     pub topic: TopicId,
     /// The remotes of the repo, in order of device id.
     pub remotes: Vec<RemoteStatus>,
-    /// Newest revision held here of every writer, staged states included.
+    /// Newest revision known of every listed writer, whether joined or not.
     pub known: BTreeMap<Writer, u64>,
     /// Newest revision joined (durable) here of every writer.
     pub durable: BTreeMap<Writer, u64>,
-    /// What is known to be missing here.
+    /// Newest revision applied here of every writer, as [`Net::applied`](crate::Net::applied)
+    /// was told.
+    pub applied: BTreeMap<Writer, u64>,
+    /// States that are staged, or wait to be.
+    pub staged: usize,
+    /// Requests for objects under way.
+    pub requests: usize,
+    /// What is known to be missing here; bytes are estimated.
     pub behind: Behind,
+    /// What was received since the start.
+    pub received: Behind,
+    /// How often something was ignored since the start: forged, stale, unlisted and so on.
+    pub ignored: Counters,
     /// Sentences to show, each naming what would help; bounded.
     pub problems: Vec<String>,
 }
 
-/// One remote of one repo: what it said and how far it is.
+/// One remote of one repo: what it said and how far it is. What it said last stays when it
+/// disconnects.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, shown as such")]
 pub struct RemoteStatus {
     /// The device.
     pub device: DeviceId,
     /// Its name in the config.
     pub name: String,
-    /// Whether its stream for this repo stands: it is connected and lists this device too.
+    /// Its stream for this repo stands and it has said hello: it lists this device too.
     pub connected: bool,
-    /// Whether it has said that its first scan is done.
+    /// Both sides know each other's states, and it has said what it has. A peer that is
+    /// connected and not in touch is owed an answer yet.
+    pub in_touch: bool,
+    /// It is connected, but does not list this device for this repo.
+    pub refuses_us: bool,
+    /// Whether it has said that its first scan is done, or it has no folder to scan.
     pub scanned: bool,
     /// Whether it has a folder for the repo, and so owes `applied`.
     pub has_folder: bool,
-    /// Per writer that it lists, the newest revision durable there.
+    /// The devices whose states it takes, itself included; `None` until it said. It owes nothing
+    /// for others.
+    pub listed: Option<BTreeSet<DeviceId>>,
+    /// Per writer the newest revision durable there.
     pub durable: BTreeMap<Writer, u64>,
-    /// Per writer that it lists, the newest revision applied there.
+    /// Per writer the newest revision applied there.
     pub applied: BTreeMap<Writer, u64>,
-    /// Writers that it has said it does not list: it owes nothing for them.
-    pub unlisted: Vec<Writer>,
     /// What it is known to lack.
     pub behind: Behind,
 }
 
-/// An amount of missing data, as far as it is known.
+impl RemoteStatus {
+    /// Whether it takes states of this writer. Until it said, it is taken to.
+    pub fn lists(&self, writer: Writer) -> bool {
+        self.listed.as_ref().is_none_or(|listed| listed.contains(&writer.device))
+    }
+}
+
+/// An amount of data, as far as it is known.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Behind {
     /// Objects.

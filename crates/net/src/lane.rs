@@ -1,0 +1,162 @@
+//! The connections with one device that carry objects. Either side's is used by both for
+//! requests, so it suffices that one of them can dial.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ark_core::DeviceId;
+use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use iroh::{Endpoint, EndpointId};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{Instrument, debug, error_span};
+
+use crate::access::OBJECTS_ALPN;
+use crate::objects::serve;
+use crate::shared::{CODE_REPLACED, Shared};
+
+/// Dialling for objects takes no longer: the sync connection stands, so the way is known.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections kept with one device; one of each direction is the rule.
+const MAX_CONNECTIONS: usize = 4;
+/// Requests of one device that are answered at once; more wait. A puller keeps a few under way.
+const MAX_SERVED_STREAMS: usize = 16;
+
+/// Why no stream for a request could be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaneError {
+    /// The device could not be dialled.
+    #[error("cannot connect: {0}")]
+    Dial(String),
+    /// The connection broke.
+    #[error("the connection broke")]
+    Connection(#[from] ConnectionError),
+}
+
+/// The object connections with one device.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    device: DeviceId,
+    endpoint: Endpoint,
+    /// Newest last; the newest open one carries new requests.
+    connections: Mutex<Vec<Connection>>,
+    /// Held while dialling, so that several requests dial once.
+    dialling: tokio::sync::Mutex<()>,
+    /// Bounds the requests of the device that are answered at once.
+    served: Arc<Semaphore>,
+}
+
+impl Lane {
+    /// No connection yet.
+    pub(crate) fn new(device: DeviceId, endpoint: Endpoint) -> Self {
+        Self {
+            device,
+            endpoint,
+            connections: Mutex::default(),
+            dialling: tokio::sync::Mutex::default(),
+            served: Arc::new(Semaphore::new(MAX_SERVED_STREAMS)),
+        }
+    }
+
+    /// Opens a stream for one request; dials if there is no connection.
+    pub(crate) async fn open(
+        &self,
+        shared: &Arc<Shared>,
+    ) -> Result<(Connection, SendStream, RecvStream), LaneError> {
+        let connection = match self.newest() {
+            Some(connection) => connection,
+            None => self.dial(shared).await?,
+        };
+        let (send, recv) = connection.open_bi().await?;
+        Ok((connection, send, recv))
+    }
+
+    /// Closes everything: the device started anew, or is gone, or this one ends.
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for connection in connections.drain(..) {
+            connection.close(code, reason);
+        }
+    }
+
+    fn newest(&self) -> Option<Connection> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|connection| connection.close_reason().is_none());
+        connections.last().cloned()
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|connection| connection.close_reason().is_none());
+        if connections.len() == MAX_CONNECTIONS {
+            connections.remove(0).close(CODE_REPLACED, b"too many connections");
+        }
+        connections.push(connection);
+    }
+
+    async fn dial(&self, shared: &Arc<Shared>) -> Result<Connection, LaneError> {
+        let _one_dial = self.dialling.lock().await;
+        if let Some(connection) = self.newest() {
+            return Ok(connection);
+        }
+        let id = EndpointId::from_bytes(self.device.as_bytes())
+            .map_err(|error| LaneError::Dial(error.to_string()))?;
+        let connection = match timeout(DIAL_TIMEOUT, self.endpoint.connect(id, OBJECTS_ALPN)).await
+        {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(LaneError::Dial(format!("{error:#}"))),
+            Err(_) => return Err(LaneError::Dial("no answer".to_owned())),
+        };
+        self.serve(shared, connection.clone());
+        self.keep(connection.clone());
+        Ok(connection)
+    }
+
+    /// Answers what the device asks on `connection`, until it closes.
+    fn serve(&self, shared: &Arc<Shared>, connection: Connection) {
+        let (shared, device, served) = (shared.clone(), self.device, self.served.clone());
+        let tasks = shared.tasks.clone();
+        let span = error_span!("serve", peer = %device.short());
+        tasks.spawn(
+            async move {
+                let cancel = shared.cancel.clone();
+                loop {
+                    let stream = tokio::select! {
+                        () = cancel.cancelled() => return,
+                        stream = async {
+                            let stream = connection.accept_bi().await;
+                            (stream, served.clone().acquire_owned().await)
+                        } => stream,
+                    };
+                    let (Ok((send, recv)), Ok(permit)) = stream else {
+                        debug!("no more requests on this connection");
+                        return;
+                    };
+                    let (shared, connection) = (shared.clone(), connection.clone());
+                    let tasks = shared.tasks.clone();
+                    tasks.spawn(
+                        async move {
+                            let cancel = shared.cancel.clone();
+                            let answer = serve::answer(&shared, device, &connection, send, recv);
+                            tokio::select! {
+                                () = cancel.cancelled() => {}
+                                () = answer => {}
+                            }
+                            drop(permit);
+                        }
+                        .in_current_span(),
+                    );
+                }
+            }
+            .instrument(span),
+        );
+    }
+}
+
+/// Takes an object connection that `device` dialled.
+pub(crate) fn accepted(shared: &Arc<Shared>, device: DeviceId, connection: Connection) {
+    if let Some(peer) = shared.peers.get(&device) {
+        peer.lane.serve(shared, connection.clone());
+        peer.lane.keep(connection);
+    }
+}

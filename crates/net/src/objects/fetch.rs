@@ -1,0 +1,351 @@
+//! The asking side: reads an answer, checks every object, hands them to the store in batches
+//! while reading on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ark_core::{DeviceId, Link, MAX_OBJECT_BYTES, Object};
+use ark_store::{ReceiveError, Received, Repo};
+use ark_sync::{
+    AnswerCheck, AnswerViolation, Expected, ITEM_HEADER_BYTES, Input, ItemHeader, ItemHeaderError,
+    MAX_AHEAD_OBJECTS, ObjectsRequest, RequestId,
+};
+use iroh::endpoint::RecvStream;
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::MAX_AHEAD_BYTES;
+use crate::board::Traffic;
+use crate::frame::write_frame;
+use crate::lane::LaneError;
+use crate::repo::Done;
+use crate::shared::{CODE_PROTOCOL, Shared};
+
+/// A provider that sends no byte for this long is given up and another one asked.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Objects handed to the store at once: they share one barrier.
+const BATCH_OBJECTS: usize = 1024;
+/// Bytes handed to the store at once.
+const BATCH_BYTES: usize = 4 << 20;
+/// Objects wait no longer than this for their batch to fill, so that a slow transfer that is cut
+/// off has kept nearly all that arrived.
+const BATCH_DELAY: Duration = Duration::from_millis(500);
+/// Batches of one request that the store works on at once.
+const BATCHES_AT_ONCE: usize = 3;
+/// Checked objects on their way from the reader to a batch.
+const CHECKED_CAPACITY: usize = 64;
+/// Larger objects are hashed on a thread that may block: a megabyte takes a fraction of a
+/// millisecond, too long to hold up every stream's reading.
+const HASH_INLINE_BYTES: usize = 64 << 10;
+/// Links remembered of one answer: more than a provider may follow, so that an honest one never
+/// meets this bound.
+const MAX_LINKED: usize = 4 * MAX_AHEAD_OBJECTS;
+/// Read from the stream at a time.
+const READ_BUFFER: usize = 64 << 10;
+/// A permit of the byte budget stands for so many bytes.
+const BUDGET_UNIT: usize = 1 << 10;
+/// Bytes of received objects that the whole of ark holds in memory at once.
+const BUDGET_BYTES: usize = 64 << 20;
+
+/// Bounds the bytes of received objects that wait for the store, over all requests.
+pub(crate) fn budget() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(BUDGET_BYTES / BUDGET_UNIT))
+}
+
+/// Why a request was not answered whole. What was stored before, stays.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// No stream to the provider.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+    /// The stream or its connection broke.
+    #[error("the stream broke: {0}")]
+    Stream(String),
+    /// The provider sent nothing for too long.
+    #[error("the provider stalled")]
+    Stalled,
+    /// The provider broke the protocol; its connection was closed.
+    #[error("the provider broke the protocol")]
+    Protocol(#[from] ProtocolError),
+    /// This side's disk failed.
+    #[error("the store failed")]
+    Store(#[from] ReceiveError),
+    /// A task of this side ended early: shutdown.
+    #[error("a task ended early")]
+    Task(#[from] JoinError),
+}
+
+/// How an answer breaks the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProtocolError {
+    /// Not an item.
+    #[error(transparent)]
+    Header(#[from] ItemHeaderError),
+    /// An item that may not come.
+    #[error(transparent)]
+    Item(#[from] AnswerViolation),
+    /// Streamed ahead, but nothing that came before links it.
+    #[error("object {} was sent ahead of nothing", .0.id.short())]
+    Unlinked(Link),
+    /// More bytes streamed ahead than any answer may.
+    #[error("more than {MAX_AHEAD_BYTES} bytes were sent ahead")]
+    TooMuchAhead,
+    /// The bytes hash to something else.
+    #[error("the bytes sent for object {} are not it", .0.id.short())]
+    Hash(Link),
+}
+
+/// Where objects are asked for and where they go.
+pub(crate) struct Fetch {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) provider: DeviceId,
+    pub(crate) store: Repo,
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) request: RequestId,
+}
+
+impl Fetch {
+    /// Asks for `request.links`; every batch that is durable is told as [`Input::Stored`]. Returns
+    /// the asked links that the provider does not have.
+    pub(crate) async fn run(
+        self,
+        request: ObjectsRequest,
+        told: mpsc::Sender<Done>,
+    ) -> Result<Vec<Link>, FetchError> {
+        let Some(peer) = self.shared.peers.get(&self.provider) else {
+            return Err(FetchError::Lane(LaneError::Dial("not listed".to_owned())));
+        };
+        let (connection, mut send, recv) = peer.lane.open(&self.shared).await?;
+        let traffic = &peer.board.traffic;
+        write_frame(&mut send, &request.encode(), traffic)
+            .await
+            .map_err(|error| FetchError::Stream(error.to_string()))?;
+        // The stream may be stopped already: reading will say so.
+        let _ = send.finish();
+
+        let (checked_tx, checked_rx) = mpsc::channel(CHECKED_CAPACITY);
+        let reader = Reader::new(recv, traffic, self.budget.clone(), &request);
+        let read = reader.run(checked_tx);
+        let keep = keep(&self, checked_rx, told);
+        // The reader's end, good or bad, ends `keep` after it kept what was read.
+        let (read, kept) = tokio::join!(read, keep);
+        if let Err(FetchError::Protocol(_)) = read {
+            connection.close(CODE_PROTOCOL, b"the answer breaks the protocol");
+        }
+        kept?;
+        read
+    }
+}
+
+/// An object whose hash was checked, and its share of the budget.
+struct Checked {
+    object: Object,
+    permit: OwnedSemaphorePermit,
+}
+
+struct Reader<'a> {
+    stream: BufReader<RecvStream>,
+    traffic: &'a Traffic,
+    budget: Arc<Semaphore>,
+    check: AnswerCheck,
+    /// Where objects may be streamed ahead: those that earlier items link.
+    linked: Option<HashSet<Link>>,
+    ahead_bytes: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(
+        stream: RecvStream,
+        traffic: &'a Traffic,
+        budget: Arc<Semaphore>,
+        request: &ObjectsRequest,
+    ) -> Self {
+        Self {
+            stream: BufReader::with_capacity(READ_BUFFER, stream),
+            traffic,
+            budget,
+            check: AnswerCheck::new(request),
+            linked: request.ahead.then(HashSet::new),
+            ahead_bytes: 0,
+        }
+    }
+
+    /// Reads the answer to its end; returns what is missing there.
+    async fn run(mut self, checked: mpsc::Sender<Checked>) -> Result<Vec<Link>, FetchError> {
+        let mut missing = Vec::new();
+        while let Some(header) = self.header().await? {
+            let expected = self.check.expect(&header).map_err(ProtocolError::from)?;
+            let link = header.link();
+            if matches!(header, ItemHeader::Missing { .. }) {
+                missing.push(link);
+                continue;
+            }
+            if expected == Expected::Ahead {
+                self.take_ahead(link, header.length())?;
+            }
+            let Some(object) = self.object(link, header.length()).await? else { break };
+            if checked.send(object).await.is_err() {
+                // The store failed, and says so itself.
+                return Ok(missing);
+            }
+        }
+        if self.check.is_complete() {
+            return Ok(missing);
+        }
+        Err(FetchError::Stream("it ended before every question was answered".to_owned()))
+    }
+
+    /// The next item's header; `None` where the answer ended in order.
+    async fn header(&mut self) -> Result<Option<ItemHeader>, FetchError> {
+        let mut header = [0; ITEM_HEADER_BYTES];
+        let read = self.read(&mut header).await?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.fill(&mut header[read..]).await?;
+        Ok(Some(ItemHeader::decode(&header).map_err(ProtocolError::from)?))
+    }
+
+    async fn read(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
+        let read = timeout(STALL_TIMEOUT, self.stream.read(bytes))
+            .await
+            .map_err(|_| FetchError::Stalled)?
+            .map_err(|error| FetchError::Stream(error.to_string()))?;
+        self.traffic.received(read);
+        Ok(read)
+    }
+
+    /// Fills `bytes`; any progress restarts the stall timeout.
+    async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let read = self.read(&mut bytes[filled..]).await?;
+            if read == 0 {
+                return Err(FetchError::Stream("it ended within an item".to_owned()));
+            }
+            filled += read;
+        }
+        Ok(())
+    }
+
+    /// An object streamed ahead must be linked by what came before, so that no peer can fill the
+    /// store with what nothing needs.
+    fn take_ahead(&mut self, link: Link, length: usize) -> Result<(), ProtocolError> {
+        if !self.linked.as_mut().is_some_and(|linked| linked.remove(&link)) {
+            return Err(ProtocolError::Unlinked(link));
+        }
+        self.ahead_bytes += length;
+        // The one that passed the bound is complete, so one more object's bytes may come.
+        if self.ahead_bytes > MAX_AHEAD_BYTES + MAX_OBJECT_BYTES {
+            return Err(ProtocolError::TooMuchAhead);
+        }
+        Ok(())
+    }
+
+    /// Reads and checks the bytes of `link`. `None`: shutdown.
+    async fn object(&mut self, link: Link, length: usize) -> Result<Option<Checked>, FetchError> {
+        let units = u32::try_from(length.div_ceil(BUDGET_UNIT)).expect("a bounded length");
+        let Ok(permit) = self.budget.clone().acquire_many_owned(units).await else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; length];
+        self.fill(&mut bytes).await?;
+        let object = if length <= HASH_INLINE_BYTES {
+            Object::new(link.kind, bytes)
+        } else {
+            tokio::task::spawn_blocking(move || Object::new(link.kind, bytes)).await?
+        };
+        if object.link() != link {
+            return Err(ProtocolError::Hash(link).into());
+        }
+        if let Some(linked) = self.linked.as_mut().filter(|_| link.kind.is_structured()) {
+            // What does not decode links nothing; the store rejects it.
+            let children = ark_core::links(link, object.bytes()).unwrap_or_default();
+            let room = MAX_LINKED.saturating_sub(linked.len());
+            let structured = children.into_iter().filter(|child| child.kind.is_structured());
+            linked.extend(structured.take(room));
+        }
+        Ok(Some(Checked { object, permit }))
+    }
+}
+
+/// Gathers checked objects into batches and has the store keep them, several batches at a time.
+async fn keep(
+    fetch: &Fetch,
+    mut checked: mpsc::Receiver<Checked>,
+    told: mpsc::Sender<Done>,
+) -> Result<(), FetchError> {
+    let mut working: JoinSet<Result<(), ReceiveError>> = JoinSet::new();
+    let mut batch = Batch::default();
+    loop {
+        let due = batch.since.map(|since| since + BATCH_DELAY);
+        tokio::select! {
+            object = checked.recv() => match object {
+                Some(object) => batch.push(object),
+                None => break,
+            },
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                batch.full = true;
+            }
+            Some(done) = working.join_next() => done??,
+        }
+        if batch.full {
+            while working.len() >= BATCHES_AT_ONCE {
+                if let Some(done) = working.join_next().await {
+                    done??;
+                }
+            }
+            working.spawn(std::mem::take(&mut batch).keep(
+                fetch.store.clone(),
+                fetch.request,
+                told.clone(),
+            ));
+        }
+    }
+    if !batch.objects.is_empty() {
+        working.spawn(batch.keep(fetch.store.clone(), fetch.request, told));
+    }
+    while let Some(done) = working.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Batch {
+    objects: Vec<Object>,
+    permits: Vec<OwnedSemaphorePermit>,
+    bytes: usize,
+    since: Option<Instant>,
+    full: bool,
+}
+
+impl Batch {
+    fn push(&mut self, Checked { object, permit }: Checked) {
+        self.since.get_or_insert_with(Instant::now);
+        self.bytes += object.bytes().len();
+        self.objects.push(object);
+        self.permits.push(permit);
+        self.full |= self.objects.len() >= BATCH_OBJECTS || self.bytes >= BATCH_BYTES;
+    }
+
+    async fn keep(
+        self,
+        store: Repo,
+        request: RequestId,
+        told: mpsc::Sender<Done>,
+    ) -> Result<(), ReceiveError> {
+        let length = |object: &Object| u32::try_from(object.bytes().len()).unwrap_or(u32::MAX);
+        let received = self.objects.iter().map(|object| (object.link(), length(object))).collect();
+        let Received { next, rejected } = store.receive(self.objects).await?;
+        let rejected =
+            rejected.into_iter().map(|(link, error)| (link, error.to_string())).collect();
+        let stored = Input::Stored { request, received, next, rejected };
+        // Nobody listens any more only at shutdown.
+        let _ = told.send(Done::Input(stored)).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! The serving side: reads objects from the store and streams them.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ark_core::{DeviceId, Link};
+use ark_store::{ReadError, Repo};
+use ark_sync::{
+    ITEM_HEADER_BYTES, ItemHeader, MAX_AHEAD_OBJECTS, MAX_REQUEST_BYTES, ObjectsRequest, WireError,
+};
+use bytes::Bytes;
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use n0_future::{FuturesOrdered, StreamExt};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::MAX_AHEAD_BYTES;
+use crate::access::CODE_NOT_LISTED;
+use crate::board::Traffic;
+use crate::frame::{ReadFrameError, read_frame};
+use crate::shared::{CODE_PROTOCOL, CODE_TOO_SLOW, Shared};
+
+/// A request must be here, whole, this soon after its stream was opened.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// A reader that takes nothing for this long is given up: longer than a disk stalls.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
+/// Bytes that are written under one timeout.
+const WRITE_SLICE: usize = 256 << 10;
+/// Reads under way at once per request: hides the latency of small objects.
+const MAX_READS: usize = 32;
+/// Bytes read and not yet written per request, by the mean size of late: bounds large objects.
+const READ_AHEAD_BYTES: usize = 8 << 20;
+
+/// Why an answer ended early.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("no request came in time")]
+    NoRequest,
+    #[error("the request is broken")]
+    Request(#[from] ReadFrameError),
+    #[error("the request is not one: {0}")]
+    Malformed(#[from] WireError),
+    #[error("the peer went away")]
+    Write(#[from] iroh::endpoint::WriteError),
+    #[error("the peer does not read")]
+    Stalled,
+}
+
+/// Answers one request. Closes the connection where the request breaks the protocol.
+pub(crate) async fn answer(
+    shared: &Arc<Shared>,
+    device: DeviceId,
+    connection: &Connection,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
+    let Some(peer) = shared.peers.get(&device) else { return };
+    let traffic = &peer.board.traffic;
+    let result = async {
+        let request = read_request(&mut recv, traffic).await?;
+        answer_request(shared, device, request, &mut send, traffic).await
+    };
+    match result.await {
+        Ok(()) => {}
+        Err(
+            error
+            @ (ServeError::Request(ReadFrameError::TooLong { .. }) | ServeError::Malformed(_)),
+        ) => {
+            debug!(%error, "closing: a request breaks the protocol");
+            connection.close(CODE_PROTOCOL, b"the request breaks the protocol");
+        }
+        Err(error) => {
+            debug!(%error, "a request was not answered whole");
+            // The stream may be closed already: then there is nobody to tell.
+            let _ = send.reset(CODE_TOO_SLOW);
+        }
+    }
+}
+
+async fn read_request(
+    recv: &mut RecvStream,
+    traffic: &Traffic,
+) -> Result<ObjectsRequest, ServeError> {
+    let frame = timeout(REQUEST_TIMEOUT, read_frame(recv, MAX_REQUEST_BYTES, traffic))
+        .await
+        .map_err(|_| ServeError::NoRequest)??;
+    Ok(ObjectsRequest::decode(&frame.ok_or(ServeError::NoRequest)?)?)
+}
+
+async fn answer_request(
+    shared: &Shared,
+    device: DeviceId,
+    request: ObjectsRequest,
+    send: &mut SendStream,
+    traffic: &Traffic,
+) -> Result<(), ServeError> {
+    let repo = shared.repos.get(&request.topic);
+    let Some(repo) = repo.filter(|_| shared.access.may_see(device, request.topic)) else {
+        // Another repo's object and one that nobody has are told apart by nothing.
+        debug!(topic = %request.topic.short(), "asked for a repo that does not list the device");
+        for &link in &request.links {
+            write(send, &ItemHeader::Missing { link }.encode(), traffic).await?;
+        }
+        finish(send);
+        return Ok(());
+    };
+    let indexed = match repo.store.indexed(&request.links).await {
+        Ok(indexed) => indexed,
+        Err(error) => {
+            warn!(%error, "cannot tell which objects are here");
+            let _ = send.reset(CODE_NOT_LISTED);
+            return Ok(());
+        }
+    };
+    let asked = request.links.iter().copied().zip(indexed);
+    let mut answer = Answer {
+        store: repo.store.clone(),
+        seen: request.links.iter().copied().collect(),
+        queue: asked.map(|(link, here)| Wanted::Asked { link, here }).collect(),
+        ahead: request.ahead,
+        ahead_bytes: 0,
+        ahead_objects: 0,
+        mean_bytes: 0,
+    };
+    answer.stream(send, traffic).await?;
+    finish(send);
+    Ok(())
+}
+
+/// Ends the answer; a stream that is gone has nobody to tell.
+fn finish(send: &mut SendStream) {
+    let _ = send.finish();
+}
+
+/// What is still to be sent.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Asked { link: Link, here: bool },
+    Ahead { link: Link },
+}
+
+struct Answer {
+    store: Repo,
+    seen: HashSet<Link>,
+    queue: VecDeque<Wanted>,
+    ahead: bool,
+    ahead_bytes: usize,
+    ahead_objects: usize,
+    mean_bytes: usize,
+}
+
+impl Answer {
+    /// Reads in parallel, writes in order.
+    async fn stream(&mut self, send: &mut SendStream, traffic: &Traffic) -> Result<(), ServeError> {
+        let mut reads = FuturesOrdered::new();
+        loop {
+            while reads.len() < self.depth() {
+                let Some(wanted) = self.queue.pop_front() else { break };
+                let store = self.store.clone();
+                reads.push_back(async move { (wanted, read(&store, wanted).await) });
+            }
+            let Some((wanted, bytes)) = reads.next().await else { return Ok(()) };
+            self.write(wanted, bytes, send, traffic).await?;
+        }
+    }
+
+    /// How many objects may be on their way from the disk.
+    fn depth(&self) -> usize {
+        (READ_AHEAD_BYTES / self.mean_bytes.max(1)).clamp(2, MAX_READS)
+    }
+
+    async fn write(
+        &mut self,
+        wanted: Wanted,
+        bytes: Option<Bytes>,
+        send: &mut SendStream,
+        traffic: &Traffic,
+    ) -> Result<(), ServeError> {
+        let (link, bytes) = match (wanted, bytes) {
+            (Wanted::Asked { link, .. }, None) => {
+                return write(send, &ItemHeader::Missing { link }.encode(), traffic).await;
+            }
+            (Wanted::Ahead { .. }, None) => return Ok(()),
+            (Wanted::Asked { link, .. }, Some(bytes)) => (link, bytes),
+            (Wanted::Ahead { link }, Some(bytes)) => {
+                self.ahead_bytes += bytes.len();
+                (link, bytes)
+            }
+        };
+        self.mean_bytes = (self.mean_bytes * 7 + bytes.len()) / 8;
+        let length = u32::try_from(bytes.len()).expect("objects are bounded by MAX_OBJECT_BYTES");
+        let header = ItemHeader::Present { link, length }.encode();
+        if self.ahead && link.kind.is_structured() {
+            self.queue_children(link, &bytes);
+        }
+        // Small ones in one write: the stream is locked for each.
+        if bytes.len() <= WRITE_SLICE {
+            let mut item = Vec::with_capacity(ITEM_HEADER_BYTES + bytes.len());
+            item.extend_from_slice(&header);
+            item.extend_from_slice(&bytes);
+            return write(send, &item, traffic).await;
+        }
+        write(send, &header, traffic).await?;
+        write(send, &bytes, traffic).await
+    }
+
+    fn queue_children(&mut self, link: Link, bytes: &[u8]) {
+        let children = match ark_core::links(link, bytes) {
+            Ok(children) => children,
+            Err(error) => {
+                warn!(%error, "an indexed object does not decode");
+                return;
+            }
+        };
+        for child in children.into_iter().filter(|child| child.kind.is_structured()) {
+            if self.ahead_objects == MAX_AHEAD_OBJECTS || self.ahead_bytes >= MAX_AHEAD_BYTES {
+                return;
+            }
+            if self.seen.insert(child) {
+                self.ahead_objects += 1;
+                self.queue.push_back(Wanted::Ahead { link: child });
+            }
+        }
+    }
+}
+
+/// The bytes of what is wanted; `None` where it is missing or not readable here.
+async fn read(store: &Repo, wanted: Wanted) -> Option<Bytes> {
+    let link = match wanted {
+        Wanted::Asked { here: false, .. } => return None,
+        // What an indexed object links is indexed.
+        Wanted::Asked { link, .. } | Wanted::Ahead { link } => link,
+    };
+    match store.read(link).await {
+        Ok(bytes) => Some(bytes),
+        Err(ReadError::Absent { .. }) => None,
+        Err(error) => {
+            warn!(%error, "an object cannot be served");
+            None
+        }
+    }
+}
+
+async fn write(send: &mut SendStream, bytes: &[u8], traffic: &Traffic) -> Result<(), ServeError> {
+    for slice in bytes.chunks(WRITE_SLICE + ITEM_HEADER_BYTES) {
+        timeout(WRITE_TIMEOUT, send.write_all(slice)).await.map_err(|_| ServeError::Stalled)??;
+        traffic.sent(slice.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! One task per repo: drives its engine.
+//!
+//! Everything that happens comes in through one bounded queue and becomes an input of the engine;
+//! its effects are carried out here or in tasks whose results come back as inputs. The task itself
+//! waits for nothing but its queues, so no peer and no disk holds it up.
+
+mod outcome;
+pub(crate) mod show;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ark_core::{DeviceId, SignedState, Writer};
+use ark_store::Change;
+use ark_sync::{
+    Announcement, Effect, Engine, EngineOptions, Failure, Input, Known, Message, ObjectsRequest,
+    RequestId, StoreStep,
+};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error_span, warn};
+
+use crate::board::RepoBoard;
+use crate::gossip;
+use crate::objects::fetch::{Fetch, FetchError};
+use crate::options::RepoOptions;
+use crate::session::{Link, SessionId};
+use crate::shared::Shared;
+
+/// Inputs that wait for the task. Streams that are faster wait for room, which their peer sees
+/// as flow control.
+pub(crate) const INPUT_CAPACITY: usize = 256;
+/// Results of effects that wait for the task.
+const RESULT_CAPACITY: usize = 256;
+/// While much happens, the status is brought up to date this often.
+const SHOW_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What happened to a repo.
+#[derive(Debug)]
+pub(crate) enum RepoInput {
+    /// A stream with a device stands.
+    Connected {
+        /// The device.
+        device: DeviceId,
+        /// This task's end.
+        link: Link,
+    },
+    /// A message came.
+    Received {
+        /// From whom.
+        device: DeviceId,
+        /// On which stream.
+        session: SessionId,
+        /// What.
+        message: Message,
+    },
+    /// A stream ended.
+    Disconnected {
+        /// With whom.
+        device: DeviceId,
+        /// Which.
+        session: SessionId,
+        /// The device does not list this one for the repo.
+        refused: bool,
+    },
+    /// Gossip brought an announcement.
+    Announced {
+        /// Who delivered it.
+        from: DeviceId,
+        /// What it says.
+        announcement: Announcement,
+    },
+    /// Gossip lost something.
+    GossipLagged,
+}
+
+/// What a folder says of itself; only the newest counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FolderNews {
+    /// The revisions that it shows.
+    pub(crate) applied: BTreeMap<Writer, u64>,
+    /// Its first scan is done.
+    pub(crate) scanned: bool,
+}
+
+/// What the task needs beside its options.
+pub(crate) struct RepoTask {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) board: Arc<RepoBoard>,
+    pub(crate) input: mpsc::Receiver<RepoInput>,
+    pub(crate) folder: watch::Receiver<FolderNews>,
+    pub(crate) gossip: mpsc::Sender<gossip::Command>,
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) resync_interval: Duration,
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    options: RepoOptions,
+    engine: Engine,
+    began: Instant,
+    links: BTreeMap<DeviceId, Link>,
+    /// Remotes that said that they do not list this device for the repo.
+    refused_by: BTreeMap<DeviceId, bool>,
+    requests: HashMap<RequestId, CancellationToken>,
+    /// States being staged here, per writer: those staged by the store itself are told apart.
+    staging: BTreeMap<Writer, usize>,
+    results: mpsc::Sender<Done>,
+    gossip: mpsc::Sender<gossip::Command>,
+    budget: Arc<Semaphore>,
+    board: Arc<RepoBoard>,
+    shown_at: Option<Instant>,
+}
+
+/// A result of an effect.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// To be told to the engine.
+    Input(Input),
+    /// A request came to its end.
+    Request { id: RequestId, last: Input },
+    /// A state was staged.
+    Staged { writer: Writer, input: Input },
+}
+
+/// Runs until shutdown.
+pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
+    let span = error_span!("repo", repo = %options.id);
+    let RepoTask { shared, board, mut input, mut folder, gossip, budget, resync_interval } = task;
+    // Before the states are read, so that nothing falls between.
+    let mut changes = options.repo.subscribe();
+    let (results, mut done) = mpsc::channel(RESULT_CAPACITY);
+    let mut driver = Driver {
+        engine: engine(&options),
+        began: Instant::now(),
+        links: BTreeMap::new(),
+        refused_by: BTreeMap::new(),
+        requests: HashMap::new(),
+        staging: BTreeMap::new(),
+        results,
+        gossip,
+        budget,
+        board,
+        shown_at: None,
+        shared,
+        options,
+    };
+    async {
+        driver.feed(Input::Timer);
+        let cancel = driver.shared.cancel.clone();
+        let mut resync_at = Instant::now() + jittered(resync_interval);
+        loop {
+            let wake_at =
+                driver.engine.wake_at().map(|ms| driver.began + Duration::from_millis(ms));
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(result) = done.recv() => driver.done(result),
+                Some(input) = input.recv() => driver.input(input),
+                Ok(()) = folder.changed() => {
+                    let news = folder.borrow_and_update().clone();
+                    driver.folder(news);
+                }
+                change = changes.recv() => match change {
+                    Ok(change) => driver.change(change),
+                    Err(RecvError::Lagged(_)) => driver.changes_lost(),
+                    // The store is closed: nothing more can be kept or served.
+                    Err(RecvError::Closed) => break,
+                },
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
+                    driver.feed(Input::Timer);
+                }
+                () = sleep_until(resync_at) => {
+                    // As if gossip had lost something: all states are compared again.
+                    resync_at = Instant::now() + jittered(resync_interval);
+                    driver.feed(Input::Lagged);
+                }
+            }
+            driver.show(input.is_empty() && done.is_empty());
+        }
+        // Requests end with this token; what they have checked is kept by their last batch.
+        for (_, cancel) in driver.requests.drain() {
+            cancel.cancel();
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+/// `interval`, give or take a quarter, so that devices do not all ask at once.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(0.75 + rand::random::<f64>() / 2.0)
+}
+
+fn engine(options: &RepoOptions) -> Engine {
+    let states = options.repo.states();
+    let known = Known {
+        joined: states.joined.values().cloned().collect(),
+        staged: states.staged.values().cloned().collect(),
+        pending: !states.staged.is_empty(),
+        applied: BTreeMap::new(),
+        scanned: false,
+    };
+    let remotes =
+        options.remotes.iter().map(|remote| (remote.device, remote.name.clone())).collect();
+    let engine_options = EngineOptions {
+        topic: options.topic,
+        kind: options.repo.kind(),
+        writer: options.repo.writer(),
+        folder: options.has_folder,
+        remotes,
+        seed: rand::random(),
+    };
+    Engine::new(engine_options, known)
+}
+
+impl Driver {
+    /// Tells the engine and carries out what it wants.
+    fn feed(&mut self, input: Input) {
+        let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for effect in self.engine.handle(input, now_ms) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn input(&mut self, input: RepoInput) {
+        match input {
+            RepoInput::Connected { device, link } => self.connected(device, link),
+            RepoInput::Disconnected { device, session, refused } => {
+                if self.is_current(device, session) {
+                    self.links.remove(&device);
+                    self.refused_by.insert(device, refused);
+                    self.hint(gossip::Command::Lost(device));
+                    self.feed(Input::PeerDisconnected { peer: device });
+                }
+            }
+            RepoInput::Received { device, session, message } => {
+                if self.is_current(device, session) {
+                    if matches!(message, Message::Hello(_)) {
+                        self.hint(gossip::Command::Met(device));
+                    }
+                    self.feed(Input::Message { peer: device, message });
+                }
+            }
+            RepoInput::Announced { from, announcement } => {
+                self.feed(Input::Announced { from, announcement });
+            }
+            RepoInput::GossipLagged => self.feed(Input::Lagged),
+        }
+    }
+
+    fn folder(&mut self, news: FolderNews) {
+        if news.scanned {
+            self.feed(Input::Scanned);
+        }
+        self.feed(Input::Applied { revisions: news.applied });
+    }
+
+    fn is_current(&self, device: DeviceId, session: SessionId) -> bool {
+        self.links.get(&device).is_some_and(|link| link.id == session)
+    }
+
+    fn connected(&mut self, device: DeviceId, link: Link) {
+        if self.links.insert(device, link).is_some() {
+            self.feed(Input::PeerDisconnected { peer: device });
+        }
+        self.refused_by.remove(&device);
+        self.feed(Input::PeerConnected { peer: device });
+    }
+
+    fn done(&mut self, done: Done) {
+        let input = match done {
+            Done::Input(input) => input,
+            Done::Request { id, last } => {
+                if self.requests.remove(&id).is_none() {
+                    // Cancelled: nobody waits for its end.
+                    return;
+                }
+                last
+            }
+            Done::Staged { writer, input } => {
+                if let Some(count) = self.staging.get_mut(&writer) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.staging.remove(&writer);
+                    }
+                }
+                input
+            }
+        };
+        self.feed(input);
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Published { state, new } => {
+                self.feed(Input::Published { state, new: new.to_vec() });
+            }
+            Change::Incarnation { new, .. } => self.feed(Input::Renewed { writer: new }),
+            // A state that waited in the store was staged when the one before it was joined.
+            Change::Staged { writer } if !self.staging.contains_key(&writer) => {
+                let task = outcome::staged(self.options.repo.clone(), writer);
+                self.spawn(async move { task.await.map(Done::Input) });
+            }
+            // The others are results of this task's own effects.
+            _ => {}
+        }
+    }
+
+    /// The store's changes came faster than they were read: the states say what was missed.
+    fn changes_lost(&mut self) {
+        let states = self.options.repo.states();
+        let own = self.options.repo.writer();
+        self.feed(Input::Renewed { writer: own });
+        if let Some(state) = states.joined.get(&own) {
+            self.feed(Input::Published { state: state.clone(), new: Vec::new() });
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { peer, message } => self.send(peer, message),
+            Effect::Announce(announcement) => self.hint(gossip::Command::Announce(announcement)),
+            Effect::Lookup { writer, revision, links } => {
+                let task = outcome::lookup(self.options.repo.clone(), writer, revision, links);
+                self.spawn(async move { Some(Done::Input(task.await)) });
+            }
+            Effect::Stage { state, replacing } => self.stage(state, replacing),
+            Effect::Join { writer } => {
+                let task = outcome::join(self.options.repo.clone(), writer);
+                self.spawn(async move { Some(Done::Input(task.await)) });
+            }
+            Effect::Request { id, peer, request } => self.request(id, peer, request),
+            Effect::Cancel { id } => {
+                if let Some(cancel) = self.requests.remove(&id) {
+                    cancel.cancel();
+                }
+            }
+            Effect::Misbehaved { peer, violation } => {
+                warn!(peer = %peer.short(), %violation, "closing: the peer misbehaves");
+                if let Some(link) = self.links.get(&peer) {
+                    link.end.violation();
+                }
+            }
+            Effect::Problem(problem) => warn!("{problem}"),
+            _ => debug!("an effect that this version does not know"),
+        }
+    }
+
+    fn send(&mut self, peer: DeviceId, message: Message) {
+        let Some(link) = self.links.get(&peer) else { return };
+        if let Err(mpsc::error::TrySendError::Full(_)) = link.outbox.try_send(message) {
+            warn!(peer = %peer.short(), "closing: the peer does not read its messages");
+            link.end.too_slow();
+        }
+    }
+
+    /// Gossip is a hint: what does not fit is lost.
+    fn hint(&self, command: gossip::Command) {
+        if self.gossip.try_send(command).is_err() {
+            debug!("gossip does not keep up");
+        }
+    }
+
+    fn stage(&mut self, state: SignedState, replacing: bool) {
+        let writer = state.state().writer;
+        *self.staging.entry(writer).or_insert(0) += 1;
+        let task = outcome::stage(self.options.repo.clone(), state, replacing);
+        self.spawn(async move { Some(Done::Staged { writer, input: task.await }) });
+    }
+
+    fn request(&mut self, id: RequestId, peer: DeviceId, request: ObjectsRequest) {
+        let cancel = self.shared.cancel.child_token();
+        self.requests.insert(id, cancel.clone());
+        let fetch = Fetch {
+            shared: self.shared.clone(),
+            provider: peer,
+            store: self.options.repo.clone(),
+            budget: self.budget.clone(),
+            request: id,
+        };
+        let results = self.results.clone();
+        self.spawn(async move {
+            let result = tokio::select! {
+                () = cancel.cancelled() => return None,
+                result = fetch.run(request, results) => result,
+            };
+            let last = match result {
+                Ok(missing) => Input::RequestEnded { request: id, missing },
+                Err(FetchError::Store(error)) => Input::StoreFailed {
+                    step: StoreStep::Receive { request: id },
+                    reason: outcome::chain(&error),
+                },
+                Err(error) => {
+                    debug!(peer = %peer.short(), error = %outcome::chain(&error), "a request failed");
+                    let violation = matches!(error, FetchError::Protocol(_));
+                    let failure = if violation { Failure::Violation } else { Failure::Broken };
+                    Input::RequestFailed { request: id, failure }
+                }
+            };
+            Some(Done::Request { id, last })
+        });
+    }
+
+    /// Runs an effect beside the task; its result comes back through the queue of results.
+    fn spawn(&self, task: impl Future<Output = Option<Done>> + Send + 'static) {
+        let results = self.results.clone();
+        self.shared.tasks.spawn(
+            async move {
+                if let Some(done) = task.await {
+                    // Nobody listens any more only at shutdown.
+                    let _ = results.send(done).await;
+                }
+            }
+            .in_current_span(),
+        );
+    }
+}

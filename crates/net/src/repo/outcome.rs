@@ -1,0 +1,129 @@
+//! What the store says, as the engine takes it.
+
+use std::error::Error;
+
+use ark_core::{Link, SignedState, Writer};
+use ark_store::{Join, MAX_MISSING, Repo, StageError, Staged};
+use ark_sync::{Input, JoinOutcome, StageOutcome, StoreStep};
+use tracing::warn;
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        // Transparent errors repeat their cause's words.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Which of `links` are not indexed.
+pub(super) async fn lookup(repo: Repo, writer: Writer, revision: u64, links: Vec<Link>) -> Input {
+    match repo.indexed(&links).await {
+        Ok(indexed) => {
+            let absent =
+                links.into_iter().zip(indexed).filter(|(_, here)| !here).map(|(link, _)| link);
+            Input::LookedUp { writer, revision, absent: absent.collect() }
+        }
+        Err(error) => failed(StoreStep::Lookup { writer }, &error),
+    }
+}
+
+/// Stages a state; if `replacing`, in the place of the one that is staged.
+pub(super) async fn stage(repo: Repo, state: SignedState, replacing: bool) -> Input {
+    let writer = state.state().writer;
+    let result = async {
+        if replacing {
+            repo.abandon(writer).await?;
+        }
+        let staged = repo.stage(state.clone()).await?;
+        known_as_staged(&repo, &state, staged).await
+    };
+    match result.await {
+        Ok(staged) => Input::Staged { writer, outcome: stage_outcome(staged) },
+        Err(error) => failed(StoreStep::Stage { writer }, &error),
+    }
+}
+
+/// A state that the store has staged already is old to it, but the engine wants to know what it
+/// still needs.
+async fn known_as_staged(
+    repo: &Repo,
+    state: &SignedState,
+    staged: Staged,
+) -> Result<Staged, StageError> {
+    let writer = state.state().writer;
+    let is_staged = repo.states().staged.get(&writer).is_some_and(|one| one == state);
+    if !matches!(staged, Staged::Old) || !is_staged {
+        return Ok(staged);
+    }
+    Ok(match repo.staged_missing(writer, MAX_MISSING).await? {
+        Some(missing) if missing.is_empty() => Staged::Complete,
+        Some(missing) => Staged::Staged { missing },
+        None => Staged::Old,
+    })
+}
+
+/// What the state that the store staged by itself still needs; `None` if it is staged no more.
+pub(super) async fn staged(repo: Repo, writer: Writer) -> Option<Input> {
+    match repo.staged_missing(writer, MAX_MISSING).await {
+        Ok(None) => None,
+        Ok(Some(missing)) => {
+            let outcome = if missing.is_empty() {
+                StageOutcome::Complete
+            } else {
+                StageOutcome::Staged { missing }
+            };
+            Some(Input::Staged { writer, outcome })
+        }
+        Err(error) => Some(failed(StoreStep::Stage { writer }, &error)),
+    }
+}
+
+fn stage_outcome(staged: Staged) -> StageOutcome {
+    match staged {
+        Staged::Staged { missing } => StageOutcome::Staged { missing },
+        Staged::Complete => StageOutcome::Complete,
+        Staged::Waiting => StageOutcome::Waiting,
+        Staged::Equivocation { stands, .. } => {
+            StageOutcome::Equivocation { then: Box::new(stage_outcome(*stands)) }
+        }
+        Staged::OwnFork { then } => StageOutcome::OwnFork { then: Box::new(stage_outcome(*then)) },
+        Staged::WrongKind { found } => StageOutcome::WrongKind { found },
+        Staged::WrongTopic => StageOutcome::WrongTopic,
+        Staged::Invalid => StageOutcome::Invalid,
+        Staged::Old => StageOutcome::Old,
+        other => {
+            warn!(?other, "an outcome of staging that this version does not know");
+            StageOutcome::Old
+        }
+    }
+}
+
+/// Joins the staged state of a writer.
+pub(super) async fn join(repo: Repo, writer: Writer) -> Input {
+    let outcome = match repo.join(writer).await {
+        Ok(Join::Joined(state)) => JoinOutcome::Joined(state),
+        Ok(Join::Missing(missing)) => JoinOutcome::Missing(missing),
+        Ok(Join::NothingStaged) => JoinOutcome::NothingStaged,
+        Ok(Join::Invalid { link, error }) => {
+            JoinOutcome::Invalid { link, reason: error.to_string() }
+        }
+        Ok(other) => {
+            warn!(?other, "an outcome of joining that this version does not know");
+            JoinOutcome::NothingStaged
+        }
+        Err(error) => return failed(StoreStep::Join { writer }, &error),
+    };
+    Input::JoinResult { writer, outcome }
+}
+
+fn failed(step: StoreStep, error: &(dyn Error + 'static)) -> Input {
+    Input::StoreFailed { step, reason: chain(error) }
+}
