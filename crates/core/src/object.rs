@@ -82,7 +82,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// Names `bytes`. It does not check that structured bytes decode: see [`check`](crate::check).
+    /// Names `bytes`. It does not check that structured bytes decode: see [`check`](crate::check()) and [`links`](crate::links).
     pub fn new(kind: ObjectKind, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self { link: Link { kind, id: ObjectId::of(&bytes) }, bytes }

@@ -16,9 +16,11 @@ pub(super) struct Index(HashMap<Link, Vec<u8>>);
 
 impl Index {
     pub(in crate::check) fn check(&self, object: &Object) -> Result<Checked, DecodeError> {
-        check(object.link(), object.bytes(), |link| {
-            self.0.get(&link).map(|bytes| Summary::from_bytes(bytes).expect("what was written"))
-        })
+        check(object.link(), object.bytes(), |link| self.get(link))
+    }
+
+    pub(in crate::check) fn get(&self, link: Link) -> Option<Summary> {
+        self.0.get(&link).map(|bytes| Summary::from_bytes(bytes).expect("what was written"))
     }
 
     /// Indexes an object that must be fit for it.

@@ -1,15 +1,18 @@
 //! Directories and snapshots of honest makers pass from the bottom up; what says something
 //! untrue of its children does not.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::check::tests::{Index, imagined};
 use crate::check::{About, Checked, FileSummary, Summary, links};
 use crate::chunk::FileTree;
+use crate::dir::{edit, empty_directory};
 use crate::entry::{Entry, MAX_RAW_CONTENT, Mtime, Permissions};
 use crate::id::{DeviceId, Incarnation, Writer};
-use crate::object::{Link, Object, ObjectKind};
+use crate::object::{Link, Object, ObjectKind, Overlay, Read};
 
 fn id(text: &str) -> ObjectId {
     ObjectId::of(text.as_bytes())
@@ -282,6 +285,60 @@ fn a_snapshot_has_taken_in_every_dot_of_its_tree() {
     // A directory is not a snapshot, whatever the link says.
     let misnamed = Object::new(ObjectKind::Snapshot, top.bytes().clone());
     index.refuses(&misnamed);
+}
+
+/// Reads nothing: whatever an edit needs, it has made itself or it is the empty directory.
+struct Nothing;
+
+impl Read for Nothing {
+    type Error = std::io::Error;
+    fn read(&self, link: Link) -> Result<bytes::Bytes, Self::Error> {
+        let empty = empty_directory();
+        let is_empty = link == empty.link();
+        is_empty.then(|| empty.into_bytes()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_edits_make_is_fit_to_be_indexed(
+        first in prop::collection::btree_map(0u32..2_000, 0u64..100, 0..700),
+        second in prop::collection::btree_map(0u32..2_000, prop::option::of(0u64..100), 0..60),
+    ) {
+        let mut index = Index::default();
+        let named = |number: &u32, size| file(&format!("file {number}"), size);
+        let mut all = BTreeMap::new();
+        let mut overlay = Overlay::new(Nothing);
+        let mut root = empty_directory().id();
+        index.add(&empty_directory());
+        for edits in [first.into_iter().map(|(n, size)| (n, Some(size))).collect(), second] {
+            let edits: BTreeMap<_, _> = edits.iter()
+                .map(|(n, size)| (named(n, 0).name, size.map(|size| named(n, size))))
+                .collect();
+            for (name, entry) in &edits {
+                match entry {
+                    Some(entry) => all.insert(name.clone(), entry.clone()),
+                    None => all.remove(name),
+                };
+            }
+            root = edit(&mut overlay, root, edits).unwrap().0;
+            let entries: Vec<_> = all.values().cloned().collect();
+            prop_assert_eq!(root, tree(&entries).last().unwrap().id());
+        }
+        for node in overlay.into_made() {
+            let links = links(node.link(), node.bytes()).unwrap();
+            let decoded = DirNode::decode(node.bytes()).unwrap();
+            imagine(&mut index, decoded.entries());
+            let absent = links.iter().filter(|link| index.get(**link).is_none()).count();
+            prop_assert_eq!(absent, 0, "children come before parents");
+            index.add(&node);
+        }
+        let expected = all.values().map(|entry| entry.versions[0].totals());
+        let expected = expected.fold(Totals::default(), Totals::plus);
+        prop_assert_eq!(index.get(Link::directory(root)).unwrap().totals(), expected);
+    }
 }
 
 proptest! {
