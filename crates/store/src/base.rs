@@ -1,12 +1,26 @@
 //! The records of what was last applied to a repo's folder: opaque bytes by opaque keys.
 
+use std::sync::Arc;
+
+use redb::ReadOnlyTable;
+
 use crate::error::IndexError;
+use crate::index::{BASE, BASE_META, TopicNumber, base_key};
+use crate::repo::RepoInner;
+
+type Records = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// The base of a repo. Keys and values are the folder's; keys sort by bytes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Base {}
+pub struct Base {
+    repo: Arc<RepoInner>,
+}
 
 impl Base {
+    pub(crate) fn new(repo: Arc<RepoInner>) -> Self {
+        Self { repo }
+    }
+
     /// Sets (`Some`) and removes (`None`) records, and small named ones with them, in one
     /// durable transaction. Of equal keys the last counts.
     ///
@@ -14,10 +28,24 @@ impl Base {
     /// The index failed; nothing was changed.
     pub async fn apply(
         &self,
-        _changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-        _meta: Vec<(String, Option<Vec<u8>>)>,
+        mut changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+        meta: Vec<(String, Option<Vec<u8>>)>,
     ) -> Result<(), IndexError> {
-        todo!()
+        let number = self.repo.number;
+        // In order of key, neighbours share pages. Stable: of equal keys the last stays last.
+        changes.sort_by(|a, b| a.0.cmp(&b.0));
+        let applied = self.repo.store.index.write(move |transaction| {
+            let mut table = transaction.open_table(BASE)?;
+            for (key, value) in changes {
+                set(&mut table, &base_key(number, &key), value.as_deref())?;
+            }
+            let mut table = transaction.open_table(BASE_META)?;
+            for (key, value) in meta {
+                set(&mut table, &base_key(number, key.as_bytes()), value.as_deref())?;
+            }
+            Ok(())
+        });
+        applied.await
     }
 
     /// The records as they are now, unmoved by later changes. Holding it long keeps the space of
@@ -26,15 +54,18 @@ impl Base {
     /// # Errors
     /// The index failed.
     pub fn snapshot(&self) -> Result<BaseSnapshot, IndexError> {
-        todo!()
+        let read = self.repo.store.index.begin_read()?;
+        let records = read.open_table(BASE)?;
+        let meta = read.open_table(BASE_META)?;
+        Ok(BaseSnapshot { number: self.repo.number, records, meta })
     }
 
     /// A small named record (applied root, marker, first scan done). A tiny blocking read.
     ///
     /// # Errors
     /// The index failed.
-    pub fn meta(&self, _key: &str) -> Result<Option<Vec<u8>>, IndexError> {
-        todo!()
+    pub fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, IndexError> {
+        self.snapshot()?.meta(key)
     }
 
     /// Sets or removes a small named record, durably.
@@ -46,44 +77,87 @@ impl Base {
     }
 }
 
+fn set(
+    table: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Result<(), IndexError> {
+    match value {
+        Some(value) => drop(table.insert(key, value)?),
+        None => drop(table.remove(key)?),
+    }
+    Ok(())
+}
+
+fn get(table: &Records, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+    Ok(table.get(key)?.map(|value| value.value().to_vec()))
+}
+
 /// The base as of one moment. Blocking reads of a local database.
-#[derive(Debug)]
-pub struct BaseSnapshot {}
+pub struct BaseSnapshot {
+    number: TopicNumber,
+    records: Records,
+    meta: Records,
+}
 
 impl BaseSnapshot {
     /// The record of `key`.
     ///
     /// # Errors
     /// The index failed.
-    pub fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        todo!()
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        get(&self.records, &base_key(self.number, key))
     }
 
     /// The records whose key begins with `prefix`, in order of key. Empty: all.
     ///
     /// # Errors
     /// The index failed.
-    pub fn range(&self, _prefix: &[u8]) -> Result<BaseRange, IndexError> {
-        todo!()
+    pub fn range(&self, prefix: &[u8]) -> Result<BaseRange, IndexError> {
+        let prefix = base_key(self.number, prefix);
+        let rows = self.records.range(prefix.as_slice()..)?;
+        Ok(BaseRange { prefix, rows })
     }
 
     /// A small named record, as of the same moment.
     ///
     /// # Errors
     /// The index failed.
-    pub fn meta(&self, _key: &str) -> Result<Option<Vec<u8>>, IndexError> {
-        todo!()
+    pub fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, IndexError> {
+        get(&self.meta, &base_key(self.number, key.as_bytes()))
+    }
+}
+
+impl std::fmt::Debug for BaseSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BaseSnapshot").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
 /// Records in order of key.
-#[derive(Debug)]
-pub struct BaseRange {}
+pub struct BaseRange {
+    prefix: Vec<u8>,
+    rows: redb::Range<'static, &'static [u8], &'static [u8]>,
+}
 
 impl Iterator for BaseRange {
     type Item = Result<(Vec<u8>, Vec<u8>), IndexError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        todo!()
+        let (key, value) = match self.rows.next()? {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error.into())),
+        };
+        if !key.value().starts_with(&self.prefix) {
+            return None;
+        }
+        let key = key.value().get(size_of::<TopicNumber>()..).unwrap_or_default().to_vec();
+        Some(Ok((key, value.value().to_vec())))
+    }
+}
+
+impl std::fmt::Debug for BaseRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BaseRange").finish_non_exhaustive()
     }
 }

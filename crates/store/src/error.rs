@@ -3,11 +3,12 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ark_core::{DecodeError, Link};
 
-/// A failure of the blob store.
-#[derive(Debug, thiserror::Error)]
+/// A failure of the blob store. Cheap to clone: callers that share a sync share its failure.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlobError {
     /// The disk is full, or nearly: the store refuses imports before it is, because its
@@ -26,14 +27,14 @@ pub enum BlobError {
         what: &'static str,
         /// Why it failed.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The blob store ended, after an error that it logged; only opening the store again helps.
     #[error("the blob store has stopped; ark must be started again")]
     Stopped {
         /// What it said.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The blob store named the bytes differently than they were named before.
     #[error("the blob store hashed {} differently: memory or disk is failing", .link.id)]
@@ -49,12 +50,20 @@ pub enum BlobError {
 pub enum IndexError {
     /// The database failed. Shared, because one transaction serves many callers.
     #[error("the store's index failed")]
-    Database(#[source] std::sync::Arc<redb::Error>),
+    Database(#[source] Arc<redb::Error>),
     /// A record that no version of ark wrote.
     #[error("the store's index has a damaged record in {table}")]
     Damaged {
         /// The table.
         table: &'static str,
+    },
+    /// The disk is full, or nearly: nothing is committed before there is room.
+    #[error("no space left for the store at {path}: {available} bytes are free")]
+    NoSpace {
+        /// The store.
+        path: PathBuf,
+        /// Bytes that were free when it was asked.
+        available: u64,
     },
     /// The store was closed.
     #[error("the store is closed")]

@@ -10,15 +10,30 @@
 //!
 //! Nothing is ever collected by this version.
 
+mod barrier;
 mod base;
 mod batch;
+mod blobs;
+mod cache;
+mod closure;
 mod counters;
 mod error;
+mod failpoint;
+mod importer;
+mod index;
+mod join;
+mod open;
 mod publish;
 mod reader;
+mod rebuild;
+mod receive;
 mod repo;
+mod rollback;
+mod space;
+mod stage;
 mod states;
 mod store;
+mod tags;
 
 pub use base::{Base, BaseRange, BaseSnapshot};
 pub use batch::Batch;
@@ -27,9 +42,13 @@ pub use error::{
     AddError, BlobError, CommitError, IndexError, JoinError, OpenError, PublishError, ReadError,
     ReceiveError, RepoError, StageError,
 };
+#[cfg(feature = "failpoints")]
+pub use failpoint::FailpointHook;
+pub use join::Join;
 pub use publish::Publisher;
 pub use reader::Reader;
-pub use repo::{Join, Received, Repo};
+pub use receive::Received;
+pub use repo::Repo;
 pub use states::{Change, Equivocation, Staged, States};
 pub use store::{DEFAULT_INDEX_CACHE_BYTES, NewIncarnation, Options, Recovery, Store};
 

@@ -1,34 +1,151 @@
 //! Publishing a state of this device's own: durable before told.
 
-use ark_core::{Dot, Head, SignedState, Vector};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::batch::Batch;
-use crate::error::PublishError;
+use ark_core::{Dot, Head, Object, ObjectKind, SignedState, State, Vector};
+use redb::ReadableTable;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::batch::{Batch, NewLinks, Ready};
+use crate::counters::count;
+use crate::error::{CommitError, IndexError, PublishError};
+use crate::index::{ISSUED, STATES, Slot, insert_objects, issued_key, state_key};
+use crate::repo::{Issued, RepoInner};
+use crate::rollback::living_incarnation;
+use crate::states::Change;
+use crate::tags::StateTag;
 
 /// The right to publish in a repo, held by one at a time. Dropping it gives it back; its dot is
 /// then free for the next.
 #[derive(Debug)]
-pub struct Publisher {}
+pub struct Publisher {
+    repo: Arc<RepoInner>,
+    next: Issued,
+    _turn: OwnedMutexGuard<()>,
+}
 
 impl Publisher {
+    /// Waits for the repo's turn.
+    pub(crate) async fn acquire(repo: Arc<RepoInner>) -> Self {
+        let turn = Arc::clone(&repo.publishing).lock_owned().await;
+        let issued = repo.issued();
+        let next = Issued {
+            incarnation: issued.incarnation,
+            revision: issued.revision + 1,
+            sequence: issued.sequence + 1,
+        };
+        Self { repo, next, _turn: turn }
+    }
+
     /// The dot of what will be published: never used before.
     pub fn dot(&self) -> Dot {
-        todo!()
+        let device = self.repo.store.device;
+        let writer = ark_core::Writer { device, incarnation: self.next.incarnation };
+        Dot { writer, sequence: self.next.sequence }
     }
 
     /// Publishes the state with these heads (a new one under [`Publisher::dot`], those that stay
     /// under their own sequences): makes the batch and the state durable, then tells
-    /// [`Change::Published`](crate::Change::Published).
+    /// [`Change::Published`](crate::Change::Published). The batch must be of the same repo.
     ///
     /// # Errors
     /// Nothing was told. See [`PublishError`] for what to do.
     pub async fn publish(
         self,
-        _batch: Batch,
-        _heads: Vec<Head>,
-        _vector: Vector,
-        _held: Vec<Dot>,
+        batch: Batch,
+        heads: Vec<Head>,
+        vector: Vector,
+        held: Vec<Dot>,
     ) -> Result<SignedState, PublishError> {
-        todo!()
+        let Self { repo, next, .. } = &self;
+        let store = &repo.store;
+        if store.key_elsewhere.load(Ordering::Relaxed) {
+            return Err(PublishError::KeyInUseElsewhere);
+        }
+        let Dot { writer, sequence } = self.dot();
+        let (topic, kind, revision) = (repo.topic, repo.kind, next.revision);
+        let state = State { topic, kind, writer, revision, heads, vector, held };
+        let links = state.head_links();
+        if !batch.is_of(repo) {
+            return Err(CommitError::NotClosed { missing: links }.into());
+        }
+        let signed = SignedState::sign(state, &store.key)?;
+        let ready = batch.finish(&links).await?;
+        hit(repo, "publish")?;
+        // From here on the state may reach the disk: whatever happens, it was issued.
+        if !repo.issue(*next) {
+            return Err(PublishError::Incarnation);
+        }
+        let tag = StateTag::new(&signed, sequence).name();
+        match self.commit(&signed, &tag, ready).await {
+            Ok(new) => {
+                self.told(&signed, new).await;
+                Ok(signed)
+            }
+            Err(error) => {
+                // Nobody was told; if this fails too, the next opening removes it.
+                drop(store.blobs.untag(&tag).await);
+                Err(error)
+            }
+        }
     }
+
+    /// The barrier: state tagged, everything durable, index committed.
+    async fn commit(
+        &self,
+        signed: &SignedState,
+        tag: &str,
+        ready: Ready,
+    ) -> Result<NewLinks, PublishError> {
+        let (repo, store) = (&self.repo, &self.repo.store);
+        let Ready { objects, mut imports, mut new } = ready;
+        let object = Object::new(ObjectKind::Raw, signed.bytes().clone());
+        let (import, _) = store.blobs.tag(tag, object).await?;
+        imports.push(import);
+        hit(repo, "tagged")?;
+        let (number, next, bytes) = (repo.number, self.next, signed.bytes().clone());
+        let (writer, counts) = (signed.state().writer, Arc::clone(&store.counts));
+        let committed = store.barrier.pass(imports, true, move |transaction| {
+            if living_incarnation(transaction)? != Some(next.incarnation) {
+                return Ok(None);
+            }
+            let new = insert_objects(transaction, number, &objects)?;
+            count(&counts.indexed, new.len());
+            let mut states = transaction.open_table(STATES)?;
+            states.insert(&state_key(number, Slot::Joined, writer), bytes.as_ref())?;
+            let mut issued = transaction.open_table(ISSUED)?;
+            let key = issued_key(number, writer);
+            let before = issued.get(&key)?.map_or((0, 0), |value| value.value());
+            if before >= (next.revision, next.sequence) {
+                return Err(IndexError::Damaged { table: "issued" });
+            }
+            issued.insert(&key, (next.revision, next.sequence))?;
+            Ok(Some(new))
+        });
+        new.extend(committed.await?.ok_or(PublishError::Incarnation)?);
+        hit(repo, "committed")?;
+        Ok(new)
+    }
+
+    /// Tells what is durable now, and lets the previous state's tag go.
+    async fn told(&self, signed: &SignedState, new: NewLinks) {
+        let repo = &self.repo;
+        let writer = signed.state().writer;
+        let mut replaced = None;
+        repo.update_states(|states| replaced = states.joined.insert(writer, signed.clone()));
+        let new = new.into_links().into();
+        repo.tell(Change::Published { state: signed.clone(), new });
+        if let Some(replaced) = replaced {
+            // A tag too many is removed at the next opening.
+            let prefix = StateTag::revision_prefix(&replaced);
+            drop(repo.store.blobs.untag_all(&prefix).await);
+        }
+    }
+}
+
+fn hit(repo: &RepoInner, name: &'static str) -> Result<(), PublishError> {
+    repo.store.failpoints.hit(name).map_err(|source| {
+        crate::error::BlobError::Io { what: name, source: Arc::new(source) }.into()
+    })
 }

@@ -1,99 +1,143 @@
 //! One repo of a store: its objects, states and base.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use ark_core::{DecodeError, Link, Object, RepoKind, SignedState, TopicId, Writer};
+use ark_core::{Incarnation, Link, Object, ObjectId, RepoKind, SignedState, TopicId, Writer};
 use bytes::Bytes;
+use redb::ReadableTable;
 use tokio::sync::broadcast;
 
 use crate::base::Base;
 use crate::batch::Batch;
-use crate::error::{IndexError, JoinError, ReadError, ReceiveError, StageError};
+use crate::closure::{self, Fetched};
+use crate::counters::count;
+use crate::error::{IndexError, JoinError, ReadError, ReceiveError, RepoError, StageError};
+use crate::index::{
+    EQUIVOCATIONS, ISSUED, PENDING, STATES, Slot, TOPICS, TopicNumber, View, equivocation_key,
+    issued_key, number_topic, object_key,
+};
+use crate::join::Join;
 use crate::publish::Publisher;
 use crate::reader::Reader;
-use crate::states::{Change, Equivocation, Staged, States};
+use crate::receive::Received;
+use crate::states::{Change, Equivocation, Staged, StateRow, States};
+use crate::store::Inner;
 
-/// What became of received objects.
-#[derive(Clone, Debug, Default)]
-pub struct Received {
-    /// What the structured ones link that is neither indexed nor pending here: to be fetched.
-    /// Distinct.
-    pub next: Vec<Link>,
-    /// Structured ones that are not what their link says: not kept.
-    pub rejected: Vec<(Link, DecodeError)>,
-}
-
-/// The outcome of [`Repo::join`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Join {
-    /// Joined, durably. If a newer state of the writer waited, it is staged now.
-    Joined(SignedState),
-    /// Not all of its closure is here: some of what is missing.
-    Missing(Vec<Link>),
-    /// No state of this writer is staged.
-    NothingStaged,
-    /// An object of its closure is not what its link says. The state was dropped and will not be
-    /// staged again; a newer one that waited is staged now.
-    Invalid {
-        /// The object, or the head whose snapshot says other than the state.
-        link: Link,
-        /// What is wrong with it.
-        error: DecodeError,
-    },
-}
+/// Changes that a subscriber may lag behind before it must re-read the states.
+const CHANGES: usize = 256;
 
 /// A repo in the store. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Repo {}
+pub struct Repo {
+    pub(crate) inner: Arc<RepoInner>,
+}
+
+/// A repo that is open.
+#[derive(Debug)]
+pub(crate) struct RepoInner {
+    pub(crate) store: Arc<Inner>,
+    pub(crate) topic: TopicId,
+    pub(crate) number: TopicNumber,
+    pub(crate) kind: RepoKind,
+    states: RwLock<Arc<States>>,
+    changes: broadcast::Sender<Change>,
+    /// What this device issued under its living incarnation.
+    issued: Mutex<Issued>,
+    /// Held while a state is staged or joined.
+    pub(crate) deciding: tokio::sync::Mutex<Pulls>,
+    /// Held by the publisher.
+    pub(crate) publishing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The highest revision and sequence issued or burnt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Issued {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) revision: u64,
+    pub(crate) sequence: u64,
+}
+
+/// What is remembered of states being pulled, while the process lives.
+#[derive(Debug, Default)]
+pub(crate) struct Pulls {
+    /// Writers whose staged state is being pulled: it is not replaced by a newer one.
+    pub(crate) begun: HashSet<Writer>,
+    /// Staged states found invalid: not to be pulled again.
+    pub(crate) invalid: HashMap<Writer, ObjectId>,
+    /// Up to which tag the blob store must be synced for the staged state's tag to be durable.
+    pub(crate) tagged: HashMap<Writer, u64>,
+}
 
 impl Repo {
+    pub(crate) fn with_kind(inner: Arc<RepoInner>, asked: RepoKind) -> Result<Self, RepoError> {
+        match inner.kind {
+            found if found == asked => Ok(Self { inner }),
+            found => Err(RepoError::OtherKind { found, asked }),
+        }
+    }
+
     /// Its topic.
     pub fn topic(&self) -> TopicId {
-        todo!()
+        self.inner.topic
     }
 
     /// Its kind.
     pub fn kind(&self) -> RepoKind {
-        todo!()
+        self.inner.kind
     }
 
     /// This device as a writer, in its incarnation of now: it may be renewed, see
     /// [`Change::Incarnation`].
     pub fn writer(&self) -> Writer {
-        todo!()
+        self.inner.store.writer()
     }
 
-    /// Reads objects for the merge and its like. Blocking: only from threads that may block
-    /// (`spawn_blocking`, own threads). Must be called within a tokio runtime.
+    /// Reads objects for the merge and its like. Blocking: only for threads that may block
+    /// (`spawn_blocking`, own threads).
     pub fn reader(&self) -> Reader {
-        todo!()
+        Reader::new(Arc::clone(&self.inner))
     }
 
     /// The bytes of an object that this repo has indexed or pending, checked against its id.
     ///
     /// # Errors
     /// It is not here, or not readable.
-    pub async fn read(&self, _link: Link) -> Result<Bytes, ReadError> {
-        todo!()
+    pub async fn read(&self, link: Link) -> Result<Bytes, ReadError> {
+        let inner = &self.inner;
+        if let Some(bytes) = inner.cached(link) {
+            return Ok(bytes);
+        }
+        if !inner.has(&inner.store.index.view()?, link)? {
+            return Err(ReadError::Absent { link });
+        }
+        let bytes = inner.store.blobs.read(link).await?;
+        inner.store.cache.insert(inner.number, link, bytes.clone());
+        Ok(bytes)
     }
 
     /// Which of `links` are indexed here: their closure is, too, and durable. In the same order.
     ///
     /// # Errors
     /// The index failed.
-    pub async fn indexed(&self, _links: &[Link]) -> Result<Vec<bool>, IndexError> {
-        todo!()
+    pub async fn indexed(&self, links: &[Link]) -> Result<Vec<bool>, IndexError> {
+        let (inner, links) = (Arc::clone(&self.inner), links.to_vec());
+        blocking(move || {
+            let view = inner.store.index.view()?;
+            links.iter().map(|&link| view.is_indexed(inner.number, link)).collect()
+        })
+        .await
     }
 
     /// A batch of new objects.
     pub fn batch(&self) -> Batch {
-        todo!()
+        Batch::new(Arc::clone(&self.inner))
     }
 
     /// Waits for the right to publish, one at a time per repo.
     pub async fn publisher(&self) -> Publisher {
-        todo!()
+        Publisher::acquire(Arc::clone(&self.inner)).await
     }
 
     /// Takes a verified state from a peer: decides whether it is news and, if so, stages it.
@@ -101,8 +145,8 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn stage(&self, _state: SignedState) -> Result<Staged, StageError> {
-        todo!()
+    pub async fn stage(&self, state: SignedState) -> Result<Staged, StageError> {
+        crate::stage::stage(&self.inner, state).await
     }
 
     /// Every provider of the staged state of `writer` answered *missing*: drops it. The one that
@@ -110,20 +154,21 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn abandon(&self, _writer: Writer) -> Result<Option<Staged>, StageError> {
-        todo!()
+    pub async fn abandon(&self, writer: Writer) -> Result<Option<Staged>, StageError> {
+        crate::stage::abandon(&self.inner, writer).await
     }
 
     /// What the staged state of `writer` still needs, at most `limit`. `None`: nothing is staged.
+    /// From now on its pull has begun: it is finished before a newer one.
     ///
     /// # Errors
     /// The disk failed.
     pub async fn staged_missing(
         &self,
-        _writer: Writer,
-        _limit: usize,
+        writer: Writer,
+        limit: usize,
     ) -> Result<Option<Vec<Link>>, StageError> {
-        todo!()
+        crate::stage::staged_missing(&self.inner, writer, limit).await
     }
 
     /// Keeps objects that were asked for: those whose closure is indexed are indexed, the others
@@ -132,8 +177,8 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed or is full. Some objects may have been kept.
-    pub async fn receive(&self, _objects: Vec<Object>) -> Result<Received, ReceiveError> {
-        todo!()
+    pub async fn receive(&self, objects: Vec<Object>) -> Result<Received, ReceiveError> {
+        crate::receive::receive(&self.inner, objects).await
     }
 
     /// Walks the closure of `links`, stops at what is indexed, goes through what is pending:
@@ -141,8 +186,8 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn missing(&self, _links: &[Link], _limit: usize) -> Result<Vec<Link>, ReadError> {
-        todo!()
+    pub async fn missing(&self, links: &[Link], limit: usize) -> Result<Vec<Link>, ReadError> {
+        self.inner.missing(links.to_vec(), limit).await
     }
 
     /// Joins the staged state of `writer` if the closure of its heads is here: indexes what is
@@ -150,18 +195,18 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn join(&self, _writer: Writer) -> Result<Join, JoinError> {
-        todo!()
+    pub async fn join(&self, writer: Writer) -> Result<Join, JoinError> {
+        crate::join::join(&self.inner, writer).await
     }
 
     /// The states of now.
     pub fn states(&self) -> Arc<States> {
-        todo!()
+        self.inner.states()
     }
 
     /// What happens from now on. A receiver that lags re-reads [`Repo::states`].
     pub fn subscribe(&self) -> broadcast::Receiver<Change> {
-        todo!()
+        self.inner.changes.subscribe()
     }
 
     /// Writers that made two states of one revision, ever. Bounded.
@@ -169,11 +214,231 @@ impl Repo {
     /// # Errors
     /// The index failed.
     pub async fn equivocations(&self) -> Result<Vec<Equivocation>, IndexError> {
-        todo!()
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let read = inner.store.index.begin_read()?;
+            let table = read.open_table(EQUIVOCATIONS)?;
+            let (first, last) = equivocation_bounds(inner.number);
+            let row = |row: Result<(redb::AccessGuard<'_, _>, redb::AccessGuard<'_, _>), _>| {
+                let (key, hashes) = row?;
+                Ok(Equivocation::read(key.value(), hashes.value()))
+            };
+            table.range::<&[u8; 52]>(&first..=&last)?.map(row).collect()
+        })
+        .await
     }
 
     /// The records of what was last applied to the folder.
     pub fn base(&self) -> Base {
-        todo!()
+        Base::new(Arc::clone(&self.inner))
     }
+}
+
+/// The first and the last key that a topic's equivocations may have.
+pub(crate) fn equivocation_bounds(number: TopicNumber) -> ([u8; 52], [u8; 52]) {
+    let mut last = [u8::MAX; 52];
+    last[..4].copy_from_slice(&number.to_be_bytes());
+    let mut first = [0; 52];
+    first[..4].copy_from_slice(&number.to_be_bytes());
+    (first, last)
+}
+
+impl RepoInner {
+    /// Opens the repo: gives it a number if it has none, reads its states.
+    pub(crate) async fn open(
+        store: Arc<Inner>,
+        topic: TopicId,
+        kind: RepoKind,
+    ) -> Result<Arc<Self>, RepoError> {
+        let known = store.index.begin_read()?;
+        let known = known.open_table(TOPICS).map_err(IndexError::from)?;
+        let known = known.get(topic.as_bytes()).map_err(IndexError::from)?;
+        let (number, found) = match known.map(|value| value.value()) {
+            Some(known) => known,
+            None => {
+                let made = store.index.write(move |write| number_topic(write, topic, kind as u8));
+                let made = made.await?;
+                store.topics.fetch_max(made.0 + 1, Ordering::AcqRel);
+                made
+            }
+        };
+        let kind = RepoKind::from_u8(found).ok_or(IndexError::Damaged { table: "topics" })?;
+        let writer = store.writer();
+        let (states, (revision, sequence)) = load(&store, number, writer)?;
+        let issued = Issued { incarnation: writer.incarnation, revision, sequence };
+        Ok(Arc::new(Self {
+            store,
+            topic,
+            number,
+            kind,
+            states: RwLock::new(Arc::new(states)),
+            changes: broadcast::Sender::new(CHANGES),
+            issued: Mutex::new(issued),
+            deciding: tokio::sync::Mutex::default(),
+            publishing: Arc::default(),
+        }))
+    }
+
+    pub(crate) fn states(&self) -> Arc<States> {
+        Arc::clone(&self.states.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the states in memory. What is joined was committed before.
+    pub(crate) fn update_states(&self, change: impl FnOnce(&mut States)) {
+        let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut states));
+    }
+
+    pub(crate) fn tell(&self, change: Change) {
+        // Nobody may be listening.
+        drop(self.changes.send(change));
+    }
+
+    /// What was issued under the living incarnation.
+    pub(crate) fn issued(&self) -> Issued {
+        let incarnation = self.store.incarnation();
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        if issued.incarnation != incarnation {
+            *issued = Issued { incarnation, revision: 0, sequence: 0 };
+        }
+        *issued
+    }
+
+    /// Takes a revision and a sequence as issued: from here on they are never given out again.
+    /// `false` if the incarnation is no longer that.
+    pub(crate) fn issue(&self, next: Issued) -> bool {
+        if self.issued().incarnation != next.incarnation {
+            return false;
+        }
+        *self.issued.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        true
+    }
+
+    /// Whether the repo has the object, indexed or pending.
+    pub(crate) fn has(&self, view: &View, link: Link) -> Result<bool, IndexError> {
+        Ok(view.is_indexed(self.number, link)? || view.is_pending(self.number, link)?)
+    }
+
+    /// The object from the cache.
+    pub(crate) fn cached(&self, link: Link) -> Option<Bytes> {
+        let bytes = self.store.cache.get(self.number, link)?;
+        count(&self.store.counts.cache_hits, 1);
+        Some(bytes)
+    }
+
+    /// Reads an object that is recorded as being here. Blocking.
+    pub(crate) fn read_stored(&self, link: Link) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = self.cached(link) {
+            return Ok(bytes);
+        }
+        let bytes = self.store.blobs.read_blocking(&self.store.runtime, link)?;
+        self.store.cache.insert(self.number, link, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// The bytes of a pending object. Blocking.
+    pub(crate) fn fetch_pending(&self, view: &View, link: Link) -> Result<Fetched, ReadError> {
+        if !view.is_pending(self.number, link)? {
+            return Ok(Fetched::Absent);
+        }
+        match self.read_stored(link) {
+            Ok(bytes) => Ok(Fetched::Here(bytes)),
+            Err(ReadError::Damaged { reason, .. }) => {
+                tracing::warn!(?link, reason, "a pending object is lost and fetched again");
+                Ok(Fetched::Lost)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// See [`Repo::missing`].
+    pub(crate) async fn missing(
+        self: &Arc<Self>,
+        links: Vec<Link>,
+        limit: usize,
+    ) -> Result<Vec<Link>, ReadError> {
+        let inner = Arc::clone(self);
+        let walked = tokio::task::spawn_blocking(move || {
+            let view = inner.store.index.view()?;
+            let mut lost = Vec::new();
+            let fetch = |view: &View, link| {
+                let fetched = inner.fetch_pending(view, link)?;
+                if matches!(fetched, Fetched::Lost) {
+                    lost.push(link);
+                }
+                Ok(fetched)
+            };
+            let missing = closure::missing(inner.number, &view, fetch, &links, limit)?;
+            Ok::<_, ReadError>((missing, lost))
+        });
+        let (missing, lost) = walked.await.map_err(|_| IndexError::Closed)??;
+        self.forget_pending(lost).await?;
+        Ok(missing)
+    }
+
+    /// Takes lost objects out of the pending table, so that they are taken in again.
+    pub(crate) async fn forget_pending(&self, links: Vec<Link>) -> Result<(), IndexError> {
+        if links.is_empty() {
+            return Ok(());
+        }
+        let number = self.number;
+        let forgotten = self.store.index.write(move |transaction| {
+            let mut table = transaction.open_table(PENDING)?;
+            for link in links {
+                table.remove(&object_key(number, link))?;
+            }
+            Ok(())
+        });
+        forgotten.await
+    }
+
+    /// Records an equivocation, up to a bound.
+    pub(crate) async fn record_equivocation(&self, seen: Equivocation) -> Result<(), IndexError> {
+        let number = self.number;
+        let recorded = self.store.index.write(move |transaction| {
+            let mut table = transaction.open_table(EQUIVOCATIONS)?;
+            let (first, last) = equivocation_bounds(number);
+            if table.range::<&[u8; 52]>(&first..=&last)?.count() < MAX_EQUIVOCATIONS {
+                let key = equivocation_key(number, seen.writer, seen.revision);
+                table.insert(&key, &seen.hashes())?;
+            }
+            Ok(())
+        });
+        recorded.await
+    }
+}
+
+/// Equivocations kept per repo: each is a broken writer, and a hostile one could make any number.
+const MAX_EQUIVOCATIONS: usize = 256;
+
+/// The states of a topic, and the highest revision and sequence that `writer` issued.
+fn load(
+    store: &Inner,
+    number: TopicNumber,
+    writer: Writer,
+) -> Result<(States, (u64, u64)), IndexError> {
+    let read = store.index.begin_read()?;
+    let mut states = States::default();
+    let mut first = [0; 45];
+    first[..4].copy_from_slice(&number.to_be_bytes());
+    let mut last = [u8::MAX; 45];
+    last[..4].copy_from_slice(&number.to_be_bytes());
+    for row in read.open_table(STATES)?.range::<&[u8; 45]>(&first..=&last)? {
+        let (key, value) = row?;
+        let StateRow { slot, state } = StateRow::read(key.value(), value.value())?;
+        let slot: &mut BTreeMap<_, _> = match slot {
+            Slot::Joined => &mut states.joined,
+            Slot::Staged => &mut states.staged,
+        };
+        slot.insert(state.state().writer, state);
+    }
+    let issued = read.open_table(ISSUED)?.get(&issued_key(number, writer))?;
+    Ok((states, issued.map_or((0, 0), |value| value.value())))
+}
+
+/// Runs a read of the index where blocking is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    tokio::task::spawn_blocking(f).await.map_err(|_| IndexError::Closed)?
 }

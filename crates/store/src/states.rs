@@ -3,7 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ark_core::{DecodeError, Link, ObjectId, RepoKind, SignedState, Writer};
+use ark_core::{
+    DecodeError, DeviceId, Incarnation, Link, ObjectId, RepoKind, SignedState, Snapshot, State,
+    Writer, heads,
+};
+
+use crate::error::IndexError;
+use crate::index::Slot;
 
 /// The newest states of all writers of a repo.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +81,33 @@ pub struct Equivocation {
     pub dropped: ObjectId,
 }
 
+impl Equivocation {
+    /// The hashes as a row of the index has them.
+    pub(crate) fn hashes(&self) -> [u8; 64] {
+        let mut hashes = [0; 64];
+        hashes[..32].copy_from_slice(self.stands.as_bytes());
+        hashes[32..].copy_from_slice(self.dropped.as_bytes());
+        hashes
+    }
+
+    /// Reads a row of the index: topic, device, incarnation and revision are its key.
+    pub(crate) fn read(key: &[u8; 52], hashes: &[u8; 64]) -> Self {
+        let mut device = [0; 32];
+        device.copy_from_slice(&key[4..36]);
+        let number = |at: usize| {
+            key[at..at + 8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+        };
+        let id = |at: usize| {
+            let mut id = [0; 32];
+            id.copy_from_slice(&hashes[at..at + 32]);
+            ObjectId::from_bytes(id)
+        };
+        let device = DeviceId::from_bytes(device);
+        let writer = Writer { device, incarnation: Incarnation::new(number(36)) };
+        Self { writer, revision: number(44), stands: id(0), dropped: id(32) }
+    }
+}
+
 /// What happened in a repo.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -114,4 +147,62 @@ pub enum Change {
         /// The writer that it is now.
         new: Writer,
     },
+}
+
+/// The objects that must be here whole for `state` to be joined beside `joined`: the heads that
+/// there are then. A head that a joined state has taken in without holding is not among them. One
+/// that comes back to life, because a broken writer takes in less than it did, is.
+pub(crate) fn roots_with(joined: &BTreeMap<Writer, SignedState>, state: &SignedState) -> Vec<Link> {
+    let after = states_with(joined, state);
+    heads(after).into_iter().filter_map(|head| head_link(state.state().kind, head.id)).collect()
+}
+
+/// The joined states with `state` in its writer's place.
+fn states_with<'a>(
+    joined: &'a BTreeMap<Writer, SignedState>,
+    state: &'a SignedState,
+) -> impl Iterator<Item = &'a State> {
+    let writer = state.state().writer;
+    let others = joined.values().filter(move |other| other.state().writer != writer);
+    others.chain([state]).map(SignedState::state)
+}
+
+/// Whether each head that there would be with `state` says what its writer's state says.
+pub(crate) fn check_heads(
+    joined: &BTreeMap<Writer, SignedState>,
+    state: &SignedState,
+    snapshots: &BTreeMap<ObjectId, Snapshot>,
+) -> Result<(), (Link, DecodeError)> {
+    for state in states_with(joined, state) {
+        for link in state.head_links() {
+            if let Some(snapshot) = snapshots.get(&link.id) {
+                state.check_snapshot(snapshot).map_err(|error| (link, error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The object of a head of a repo of this kind, if objects of its kind are known.
+fn head_link(kind: RepoKind, id: ObjectId) -> Option<Link> {
+    match kind {
+        RepoKind::Folder => Some(Link::snapshot(id)),
+        RepoKind::Jj => None,
+    }
+}
+
+/// A state as a row of the index.
+pub(crate) struct StateRow {
+    pub(crate) slot: Slot,
+    pub(crate) state: SignedState,
+}
+
+impl StateRow {
+    /// Reads a row; what the disk returns is verified like what a peer sends.
+    pub(crate) fn read(key: &[u8], value: &[u8]) -> Result<Self, IndexError> {
+        let damaged = IndexError::Damaged { table: "states" };
+        let slot = key.get(4).and_then(|&number| Slot::from_u8(number)).ok_or(damaged.clone())?;
+        let state = SignedState::decode(value).map_err(|_| damaged)?;
+        Ok(Self { slot, state })
+    }
 }

@@ -1,16 +1,30 @@
-//! The store of a device: opening, closing, and the repos in it.
+//! The store of a device: its options, its life, and the repos in it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
-use ark_core::{DeviceId, Incarnation, RepoKind, TopicId};
+use ark_core::{DeviceId, Incarnation, RepoKind, TopicId, Writer};
 use ed25519_dalek::SigningKey;
 
-use crate::counters::Counters;
-use crate::error::{OpenError, RepoError};
-use crate::repo::Repo;
+use crate::barrier::Barrier;
+use crate::blobs::Blobs;
+use crate::cache::Cache;
+use crate::counters::{Counters, Counts};
+use crate::error::{BlobError, IndexError, OpenError, RepoError};
+use crate::failpoint::Failpoints;
+use crate::index::Index;
+use crate::repo::{Repo, RepoInner};
+use crate::rollback::{draw_incarnation, set_incarnation};
+use crate::states::Change;
 
 /// The index keeps this many bytes of its file in memory unless told otherwise.
 pub const DEFAULT_INDEX_CACHE_BYTES: usize = 32 << 20;
+/// So many new states by other incarnations of this device, within one run, and the key is taken
+/// to be running elsewhere. A store restored from a backup meets a few, of before the restore:
+/// one for each peer and earlier incarnation at most.
+const KEY_ELSEWHERE_STATES: u64 = 64;
 
 /// Where a store is and whose it is.
 #[derive(Clone, Debug)]
@@ -62,13 +76,43 @@ pub enum NewIncarnation {
     OtherFile,
     /// The key of the device is another.
     OtherDevice,
-    /// A state of this device was found whose sequence cannot be told.
-    UnknownSequence,
+    /// A state of this device was found in a repo that the index does not know.
+    UnknownRepo,
 }
 
 /// The store of a device. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Store {}
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the store and its repos share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) device: DeviceId,
+    pub(crate) key: SigningKey,
+    pub(crate) blobs: Blobs,
+    pub(crate) index: Index,
+    pub(crate) barrier: Barrier,
+    pub(crate) cache: Cache,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) failpoints: Failpoints,
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// How many topics have numbers: those below.
+    pub(crate) topics: AtomicU32,
+    /// The living incarnation.
+    pub(crate) incarnation: RwLock<Incarnation>,
+    /// Held while a new incarnation is taken.
+    pub(crate) renewal: tokio::sync::Mutex<()>,
+    /// Open repos. Weak: a repo holds the store.
+    pub(crate) repos: Mutex<HashMap<TopicId, Weak<RepoInner>>>,
+    /// Held while a repo is opened, so that it is opened once.
+    pub(crate) opening: tokio::sync::Mutex<()>,
+    /// New states by other incarnations of this device.
+    pub(crate) foreign: AtomicU64,
+    pub(crate) key_elsewhere: AtomicBool,
+    pub(crate) recovery: Recovery,
+}
 
 impl Store {
     /// Opens the store, or makes it; decides whether the incarnation goes on; rebuilds a lost
@@ -76,43 +120,118 @@ impl Store {
     ///
     /// # Errors
     /// It is in use, of a newer format, or its files cannot be read.
-    pub async fn open(_options: Options) -> Result<Self, OpenError> {
-        todo!()
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        crate::open::open(options, Failpoints::default()).await
+    }
+
+    /// As [`Store::open`], with a hook that is called at named places of the durability barrier
+    /// and may fail or end the process: `import`, `publish`, `tagged`, `sync-db`, `sync-files`,
+    /// `index`, `committed`, `witness`, `rebuild`.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    #[cfg(feature = "failpoints")]
+    pub async fn open_with_failpoints(
+        options: Options,
+        hook: crate::failpoint::FailpointHook,
+    ) -> Result<Self, OpenError> {
+        crate::open::open(options, Failpoints { hook: Some(hook) }).await
     }
 
     /// The device.
     pub fn device(&self) -> DeviceId {
-        todo!()
+        self.inner.device
     }
 
     /// The incarnation of now.
     pub fn incarnation(&self) -> Incarnation {
-        todo!()
+        self.inner.incarnation()
     }
 
     /// What opening found.
     pub fn recovered(&self) -> Recovery {
-        todo!()
+        self.inner.recovery.clone()
+    }
+
+    /// Whether this device's key keeps writing on another machine: nothing is published any more
+    /// until the store is opened again.
+    pub fn key_in_use_elsewhere(&self) -> bool {
+        self.inner.key_elsewhere.load(Ordering::Relaxed)
     }
 
     /// The repo `topic`, made if it is not there.
     ///
     /// # Errors
     /// The store has it as another kind, or the index failed.
-    pub async fn repo(&self, _topic: TopicId, _kind: RepoKind) -> Result<Repo, RepoError> {
-        todo!()
+    pub async fn repo(&self, topic: TopicId, kind: RepoKind) -> Result<Repo, RepoError> {
+        let _opening = self.inner.opening.lock().await;
+        if let Some(repo) = self.inner.open_repo(topic) {
+            return Repo::with_kind(repo, kind);
+        }
+        let repo = RepoInner::open(Arc::clone(&self.inner), topic, kind).await?;
+        self.inner.repos().insert(topic, Arc::downgrade(&repo));
+        Repo::with_kind(repo, kind)
     }
 
     /// Counts since it was opened.
     pub fn counters(&self) -> Counters {
-        todo!()
+        self.inner.counts.snapshot()
     }
 
-    /// Ends the store cleanly. Operations under way fail; other clones are dead after this.
+    /// Ends the store cleanly, after what was given to it before; other clones are dead after
+    /// this. The files are released when it returns.
     ///
     /// # Errors
-    /// What was not yet durable could not be made so; nothing that was told is lost.
-    pub async fn close(self) -> Result<(), crate::error::BlobError> {
-        todo!()
+    /// What nobody was told of may not have become durable.
+    pub async fn close(self) -> Result<(), BlobError> {
+        self.inner.barrier.close().await;
+        self.inner.index.writer().close().await;
+        self.inner.blobs.close().await
+    }
+}
+
+impl Inner {
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        *self.incarnation.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This device as a writer, now.
+    pub(crate) fn writer(&self) -> Writer {
+        Writer { device: self.device, incarnation: self.incarnation() }
+    }
+
+    fn repos(&self) -> std::sync::MutexGuard<'_, HashMap<TopicId, Weak<RepoInner>>> {
+        self.repos.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_repo(&self, topic: TopicId) -> Option<Arc<RepoInner>> {
+        self.repos().get(&topic).and_then(Weak::upgrade)
+    }
+
+    /// Takes a new incarnation in place of `old`, durably, and tells every open repo. If `old`
+    /// is not the living one, another did it meanwhile.
+    pub(crate) async fn renew_incarnation(&self, old: Writer) -> Result<(), IndexError> {
+        let _renewal = self.renewal.lock().await;
+        if self.writer() != old {
+            return Ok(());
+        }
+        let incarnation = draw_incarnation();
+        self.index.write(move |transaction| set_incarnation(transaction, incarnation)).await?;
+        *self.incarnation.write().unwrap_or_else(PoisonError::into_inner) = incarnation;
+        let new = self.writer();
+        tracing::warn!(%old, %new, "taking a new incarnation: the old one was seen elsewhere");
+        let repos: Vec<_> = self.repos().values().filter_map(Weak::upgrade).collect();
+        for repo in repos {
+            repo.tell(Change::Incarnation { old, new });
+        }
+        Ok(())
+    }
+
+    /// Notes a new state by an incarnation of this device that is not the living one.
+    pub(crate) fn note_foreign_state(&self, writer: Writer) {
+        let seen = self.foreign.fetch_add(1, Ordering::Relaxed) + 1;
+        if seen >= KEY_ELSEWHERE_STATES && !self.key_elsewhere.swap(true, Ordering::Relaxed) {
+            tracing::error!(%writer, "this device's key keeps publishing on another machine");
+        }
     }
 }

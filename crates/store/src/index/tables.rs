@@ -1,0 +1,166 @@
+//! The tables of the index and their keys. Every name carries the version of its table.
+
+use ark_core::{Link, ObjectId, TopicId, Writer};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+
+use crate::error::IndexError;
+
+/// The format of the store as a whole: raised when an older ark must not touch it.
+pub(crate) const FORMAT_VERSION: u64 = 1;
+/// The key of the one record of [`FORMAT`].
+const FORMAT_KEY: &str = "store";
+
+/// A topic's number in the index: shorter than its id, because it stands in every key.
+pub(crate) type TopicNumber = u32;
+
+/// The format record. This table never changes its shape: every version of ark must be able to
+/// read it.
+pub(crate) const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
+/// Small records of the store: see [`crate::rollback`].
+pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta/1");
+/// Topic id -> number and kind of repo.
+pub(crate) const TOPICS: TableDefinition<&[u8; 32], (TopicNumber, u8)> =
+    TableDefinition::new("topics/1");
+/// What a repo has indexed -> the object's summary.
+pub(crate) const OBJECTS: TableDefinition<&ObjectKey, &[u8]> = TableDefinition::new("objects/1");
+/// What a repo has received and cannot index yet; the bytes are in the blob store.
+pub(crate) const PENDING: TableDefinition<&ObjectKey, ()> = TableDefinition::new("pending/1");
+/// Signed states, verbatim, by topic, slot and writer.
+pub(crate) const STATES: TableDefinition<&StateKey, &[u8]> = TableDefinition::new("states/1");
+/// Topic and incarnation -> the highest revision and sequence that this device issued or burnt.
+pub(crate) const ISSUED: TableDefinition<&IssuedKey, (u64, u64)> = TableDefinition::new("issued/1");
+/// Topic, writer, revision -> the hash that stands, the hash that was dropped.
+pub(crate) const EQUIVOCATIONS: TableDefinition<&EquivocationKey, &[u8; 64]> =
+    TableDefinition::new("equivocations/1");
+/// The folder's base: topic, then the folder's key.
+pub(crate) const BASE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("base/1");
+/// Small named records beside the base: topic, then the name.
+pub(crate) const BASE_META: TableDefinition<&[u8], &[u8]> = TableDefinition::new("base_meta/1");
+
+/// Topic number, id, kind.
+pub(crate) type ObjectKey = [u8; 4 + 32 + 1];
+/// Topic number, slot, device, incarnation.
+pub(crate) type StateKey = [u8; 4 + 1 + 32 + 8];
+/// Topic number, incarnation.
+pub(crate) type IssuedKey = [u8; 4 + 8];
+/// Topic number, device, incarnation, revision.
+pub(crate) type EquivocationKey = [u8; 4 + 32 + 8 + 8];
+
+/// Which of a writer's states a row of [`STATES`] is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Slot {
+    Joined = 0,
+    Staged = 1,
+}
+
+impl Slot {
+    pub(crate) fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Joined),
+            1 => Some(Self::Staged),
+            _ => None,
+        }
+    }
+}
+
+/// Joins fixed parts into a fixed key. Numbers are big-endian, so that keys sort by them.
+fn joined<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut key = [0; N];
+    let mut at = 0;
+    for part in parts {
+        key[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    debug_assert_eq!(at, N);
+    key
+}
+
+pub(crate) fn object_key(topic: TopicNumber, link: Link) -> ObjectKey {
+    joined(&[&topic.to_be_bytes(), link.id.as_bytes(), &[link.kind as u8]])
+}
+
+/// The keys that `id` may have in a topic, as whatever kind.
+pub(crate) fn object_keys(topic: TopicNumber, id: ObjectId) -> (ObjectKey, ObjectKey) {
+    let key = |kind: u8| joined(&[&topic.to_be_bytes(), id.as_bytes(), &[kind]]);
+    (key(0), key(u8::MAX))
+}
+
+pub(crate) fn state_key(topic: TopicNumber, slot: Slot, writer: Writer) -> StateKey {
+    joined(&[
+        &topic.to_be_bytes(),
+        &[slot as u8],
+        writer.device.as_bytes(),
+        &writer.incarnation.get().to_be_bytes(),
+    ])
+}
+
+pub(crate) fn issued_key(topic: TopicNumber, writer: Writer) -> IssuedKey {
+    joined(&[&topic.to_be_bytes(), &writer.incarnation.get().to_be_bytes()])
+}
+
+pub(crate) fn equivocation_key(
+    topic: TopicNumber,
+    writer: Writer,
+    revision: u64,
+) -> EquivocationKey {
+    joined(&[
+        &topic.to_be_bytes(),
+        writer.device.as_bytes(),
+        &writer.incarnation.get().to_be_bytes(),
+        &revision.to_be_bytes(),
+    ])
+}
+
+pub(crate) fn base_key(topic: TopicNumber, key: &[u8]) -> Vec<u8> {
+    [&topic.to_be_bytes(), key].concat()
+}
+
+/// Makes every table, so that reads find them, and the format record where there is none.
+pub(crate) fn create_tables(transaction: &WriteTransaction) -> Result<(), IndexError> {
+    {
+        let mut format = transaction.open_table(FORMAT)?;
+        if format.get(FORMAT_KEY)?.is_none() {
+            format.insert(FORMAT_KEY, FORMAT_VERSION)?;
+        }
+    }
+    transaction.open_table(META)?;
+    transaction.open_table(TOPICS)?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(PENDING)?;
+    transaction.open_table(STATES)?;
+    transaction.open_table(ISSUED)?;
+    transaction.open_table(EQUIVOCATIONS)?;
+    transaction.open_table(BASE)?;
+    transaction.open_table(BASE_META)?;
+    Ok(())
+}
+
+/// The format that the store says it has; `None` if it says nothing, as a new file does.
+pub(crate) fn newest_format(
+    transaction: &redb::ReadTransaction,
+) -> Result<Option<u64>, IndexError> {
+    match transaction.open_table(FORMAT) {
+        Ok(table) => Ok(table.get(FORMAT_KEY)?.map(|value| value.value())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The number of `topic`, given now if it had none; its kind as recorded.
+pub(crate) fn number_topic(
+    transaction: &WriteTransaction,
+    topic: TopicId,
+    kind: u8,
+) -> Result<(TopicNumber, u8), IndexError> {
+    let mut table = transaction.open_table(TOPICS)?;
+    if let Some(found) = table.get(topic.as_bytes())? {
+        return Ok(found.value());
+    }
+    let mut next = 0;
+    for row in table.iter()? {
+        next = next.max(row?.1.value().0 + 1);
+    }
+    table.insert(topic.as_bytes(), (next, kind))?;
+    Ok((next, kind))
+}

@@ -1,0 +1,176 @@
+//! The one thread that writes the index. Changes that wait together share a transaction, since
+//! each commit costs the disk's syncs whatever is in it.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use redb::{Database, Durability, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::counters::{Counts, count};
+use crate::error::IndexError;
+
+use super::Handle;
+
+/// Changes that may wait for the thread: more make their callers wait.
+const QUEUE: usize = 256;
+/// The most changes in one transaction: bounds what one failed commit takes with it.
+const MAX_GROUP: usize = 128;
+
+/// A change of the index, run inside a transaction.
+type Apply = Box<dyn FnOnce(&WriteTransaction) -> Result<(), IndexError> + Send>;
+
+struct Job {
+    apply: Apply,
+    done: oneshot::Sender<Result<(), IndexError>>,
+}
+
+/// Changes that must be in one transaction, each with its own caller: what one barrier made
+/// durable together.
+#[derive(Default)]
+pub(crate) struct Group {
+    jobs: Vec<Job>,
+    held: Option<Box<dyn Send>>,
+}
+
+impl Group {
+    /// No changes yet; `held` is dropped once they are durable, or failed.
+    pub(crate) fn holding(held: impl Send + 'static) -> Self {
+        Self { jobs: Vec::new(), held: Some(Box::new(held)) }
+    }
+
+    /// Adds a change; the receiver hears when it is durable.
+    pub(crate) fn push(&mut self, apply: Apply, done: oneshot::Sender<Result<(), IndexError>>) {
+        self.jobs.push(Job { apply, done });
+    }
+}
+
+enum Command {
+    Group(Group),
+    Close(oneshot::Sender<()>),
+}
+
+/// The way to the writing thread. Cheap to clone; the thread ends with its last clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Writer {
+    /// Starts the thread. `lock` is held until it has ended and the file is closed.
+    pub(super) fn start(
+        handle: Arc<Handle>,
+        counts: Arc<Counts>,
+        lock: Arc<File>,
+    ) -> std::io::Result<Self> {
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        std::thread::Builder::new().name("ark-index".into()).spawn(move || {
+            run(&handle, &counts, receiver);
+            handle.close();
+            drop(lock);
+        })?;
+        Ok(Self { commands })
+    }
+
+    /// Hands a group over; each caller hears for itself.
+    pub(crate) async fn submit(&self, group: Group) {
+        // When the thread has ended the jobs are dropped, and their callers hear `Closed`.
+        drop(self.commands.send(Command::Group(group)).await);
+    }
+
+    /// Runs a change and waits until it is durable.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let (apply, result) = with_result(change);
+        let (done, heard) = oneshot::channel();
+        let mut group = Group::default();
+        group.push(apply, done);
+        self.submit(group).await;
+        heard.await.map_err(|_| IndexError::Closed)??;
+        result.await.map_err(|_| IndexError::Closed)
+    }
+
+    /// Ends the thread after what was handed over before, and closes the file.
+    pub(crate) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            drop(closed.await);
+        }
+    }
+}
+
+/// Splits a change into one without a result, and the way to its result.
+pub(crate) fn with_result<T: Send + 'static>(
+    change: impl FnOnce(&WriteTransaction) -> Result<T, IndexError> + Send + 'static,
+) -> (Apply, oneshot::Receiver<T>) {
+    let (send, receive) = oneshot::channel();
+    let apply: Apply = Box::new(move |transaction| {
+        // Sent before the commit, read only after its success was heard.
+        drop(send.send(change(transaction)?));
+        Ok(())
+    });
+    (apply, receive)
+}
+
+fn run(handle: &Handle, counts: &Counts, mut commands: mpsc::Receiver<Command>) {
+    let mut failed = false;
+    while let Some(first) = commands.blocking_recv() {
+        let mut jobs = Vec::new();
+        let mut held = Vec::new();
+        let mut close = None;
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                Command::Group(group) => {
+                    jobs.extend(group.jobs);
+                    held.extend(group.held);
+                }
+                Command::Close(done) => close = Some(done),
+            }
+            next = (close.is_none() && jobs.len() < MAX_GROUP)
+                .then(|| commands.try_recv().ok())
+                .flatten();
+        }
+        if !jobs.is_empty() {
+            failed = serve(handle, counts, jobs, failed);
+        }
+        drop(held);
+        if let Some(done) = close {
+            handle.close();
+            let _ = done.send(());
+            return;
+        }
+    }
+}
+
+/// Commits `jobs` together. Returns whether the database failed, so that it is to be opened
+/// again before the next.
+fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, reopen: bool) -> bool {
+    let (applies, dones): (Vec<_>, Vec<_>) =
+        jobs.into_iter().map(|job| (job.apply, job.done)).unzip();
+    let outcome = if reopen { handle.reopen() } else { Ok(()) }
+        .and_then(|()| handle.check_space())
+        .and_then(|()| handle.with(|database| commit(database, applies)));
+    if let Err(error) = &outcome {
+        tracing::error!(%error, source = ?std::error::Error::source(error), "index commit failed");
+    }
+    count(&counts.commits, 1);
+    for done in dones {
+        drop(done.send(outcome.clone()));
+    }
+    matches!(outcome, Err(IndexError::Database(_)))
+}
+
+fn commit(database: &Database, applies: Vec<Apply>) -> Result<(), IndexError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    // The store must open at once after a crash, whatever its size.
+    transaction.set_quick_repair(true);
+    for apply in applies {
+        apply(&transaction)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}

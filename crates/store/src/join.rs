@@ -1,0 +1,189 @@
+//! Joining a staged state: its closure is checked from the leaves up and indexed, and the state
+//! moves, in one transaction.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ark_core::{DecodeError, Link, ObjectId, SignedState, Snapshot, Summary, Writer};
+
+use crate::MAX_MISSING;
+use crate::closure::{Closure, Fetched, Source, close};
+use crate::counters::count;
+use crate::error::{BlobError, IndexError, JoinError, StageError};
+use crate::index::{STATES, Slot, View, insert_objects, state_key};
+use crate::repo::{Pulls, RepoInner};
+use crate::stage;
+use crate::states::{Change, check_heads, roots_with};
+use crate::tags::StateTag;
+
+/// The outcome of [`Repo::join`](crate::Repo::join).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Join {
+    /// Joined, durably. If a newer state of the writer waited, it is staged now.
+    Joined(SignedState),
+    /// Not all of its closure is here: some of what is missing.
+    Missing(Vec<Link>),
+    /// No state of this writer is staged.
+    NothingStaged,
+    /// An object of its closure is not what its link says. The state was dropped and will not be
+    /// staged again; a newer one that waited is staged now.
+    Invalid {
+        /// The object, or the head whose snapshot says other than the state.
+        link: Link,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+}
+
+/// What the walk over the closure found.
+enum Walked {
+    Whole(Vec<(Link, Summary)>),
+    Missing { links: Vec<Link>, lost: Vec<Link> },
+    Invalid { link: Link, error: DecodeError },
+}
+
+/// See [`Repo::join`](crate::Repo::join).
+pub(crate) async fn join(repo: &Arc<RepoInner>, writer: Writer) -> Result<Join, JoinError> {
+    let mut pulls = repo.deciding.lock().await;
+    let states = repo.states();
+    let Some(state) = states.staged.get(&writer).cloned() else { return Ok(Join::NothingStaged) };
+    let (inner, given) = (Arc::clone(repo), state.clone());
+    let walked = tokio::task::spawn_blocking(move || walk(&inner, &states.joined, &given));
+    let stopped = |error| JoinError::Blob(BlobError::Stopped { source: Arc::new(error) });
+    match walked.await.map_err(stopped)?? {
+        Walked::Whole(objects) => {
+            commit(repo, &pulls, &state, objects).await?;
+            settle(repo, &mut pulls, &state).await?;
+            Ok(Join::Joined(state))
+        }
+        Walked::Missing { links, lost } => {
+            repo.forget_pending(lost).await?;
+            pulls.begun.insert(writer);
+            Ok(Join::Missing(links))
+        }
+        Walked::Invalid { link, error } => {
+            tracing::warn!(%writer, ?link, %error, "dropping a state whose closure is invalid");
+            pulls.invalid.insert(writer, state.hash());
+            stage::drop_staged(repo, &mut pulls, writer).await.map_err(from_stage)?;
+            repo.tell(Change::Invalid { writer, link, error: error.clone() });
+            stage::promote(repo, &mut pulls, writer).await.map_err(from_stage)?;
+            Ok(Join::Invalid { link, error })
+        }
+    }
+}
+
+/// Checks the closure of every head that there will be.
+fn walk(
+    repo: &RepoInner,
+    joined: &BTreeMap<Writer, SignedState>,
+    state: &SignedState,
+) -> Result<Walked, JoinError> {
+    let roots = roots_with(joined, state);
+    let mut source = Pending { repo, lost: Vec::new() };
+    let view = repo.store.index.view()?;
+    let objects = match close(repo.number, view, &mut source, &roots, MAX_MISSING)? {
+        Closure::Whole(objects) => objects,
+        Closure::Missing(links) => return Ok(Walked::Missing { links, lost: source.lost }),
+        Closure::Invalid { link, error } => return Ok(Walked::Invalid { link, error }),
+    };
+    let mut snapshots = BTreeMap::<ObjectId, Snapshot>::new();
+    for link in roots {
+        match Snapshot::decode(&repo.read_stored(link)?) {
+            Ok(snapshot) => drop(snapshots.insert(link.id, snapshot)),
+            Err(error) => return Ok(Walked::Invalid { link, error }),
+        }
+    }
+    if let Err((link, error)) = check_heads(joined, state, &snapshots) {
+        return Ok(Walked::Invalid { link, error });
+    }
+    Ok(Walked::Whole(objects))
+}
+
+/// Indexes the rest of the closure and moves the state, durably. The objects' bytes were durable
+/// when they became pending.
+async fn commit(
+    repo: &RepoInner,
+    pulls: &Pulls,
+    state: &SignedState,
+    objects: Vec<(Link, Summary)>,
+) -> Result<(), JoinError> {
+    let (number, writer) = (repo.number, state.state().writer);
+    let (bytes, counts) = (state.bytes().clone(), Arc::clone(&repo.store.counts));
+    let change = move |transaction: &redb::WriteTransaction| {
+        let new = insert_objects(transaction, number, &objects)?;
+        count(&counts.indexed, new.len());
+        let mut table = transaction.open_table(STATES)?;
+        table.remove(&state_key(number, Slot::Staged, writer))?;
+        table.insert(&state_key(number, Slot::Joined, writer), bytes.as_ref())?;
+        Ok(())
+    };
+    let tag = pulls.tagged.get(&writer).copied().unwrap_or(0);
+    if repo.store.blobs.is_tag_durable(tag) {
+        repo.store.index.write(change).await?;
+    } else {
+        repo.store.barrier.pass(Vec::new(), true, change).await?;
+    }
+    Ok(())
+}
+
+/// Brings memory and tags after a commit, and stages what waited.
+async fn settle(
+    repo: &Arc<RepoInner>,
+    pulls: &mut Pulls,
+    state: &SignedState,
+) -> Result<(), JoinError> {
+    let writer = state.state().writer;
+    let mut replaced = None;
+    repo.update_states(|states| {
+        states.staged.remove(&writer);
+        replaced = states.joined.insert(writer, state.clone());
+    });
+    pulls.begun.remove(&writer);
+    pulls.tagged.remove(&writer);
+    pulls.invalid.remove(&writer);
+    repo.tell(Change::Joined { writer });
+    if let Some(replaced) = replaced {
+        repo.store.blobs.untag(&StateTag::of(&replaced).name()).await?;
+    }
+    stage::promote(repo, pulls, writer).await.map_err(from_stage)?;
+    Ok(())
+}
+
+fn from_stage(error: StageError) -> JoinError {
+    match error {
+        StageError::Blob(error) => error.into(),
+        StageError::Index(error) => error.into(),
+        StageError::Read(error) => error.into(),
+    }
+}
+
+/// What is pending in a repo, as the source of a walk.
+struct Pending<'a> {
+    repo: &'a RepoInner,
+    lost: Vec<Link>,
+}
+
+impl Source for Pending<'_> {
+    type Error = JoinError;
+
+    fn fetch(&mut self, view: &View, link: Link) -> Result<Fetched, JoinError> {
+        let fetched = self.repo.fetch_pending(view, link)?;
+        if matches!(fetched, Fetched::Lost) {
+            self.lost.push(link);
+        }
+        Ok(fetched)
+    }
+
+    fn flush(&mut self, objects: Vec<(Link, Summary)>) -> Result<View, JoinError> {
+        let (store, number) = (&self.repo.store, self.repo.number);
+        let counts = Arc::clone(&store.counts);
+        let flushed = store.index.write(move |transaction| {
+            let new = insert_objects(transaction, number, &objects)?;
+            count(&counts.indexed, new.len());
+            Ok::<_, IndexError>(())
+        });
+        store.runtime.block_on(flushed)?;
+        Ok(store.index.view()?)
+    }
+}

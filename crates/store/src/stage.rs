@@ -1,0 +1,208 @@
+//! Deciding what a state from a peer is: news, known, a fork of this device, or nonsense.
+
+use std::sync::Arc;
+
+use ark_core::{Link, Object, ObjectKind, SignedState, Writer};
+
+use crate::MAX_MISSING;
+use crate::error::{IndexError, StageError};
+use crate::index::{STATES, Slot, state_key};
+use crate::repo::{Pulls, RepoInner};
+use crate::states::{Change, Equivocation, Staged, roots_with};
+use crate::tags::StateTag;
+
+/// See [`Repo::stage`](crate::Repo::stage).
+pub(crate) async fn stage(repo: &Arc<RepoInner>, given: SignedState) -> Result<Staged, StageError> {
+    let state = given.state();
+    if state.topic != repo.topic {
+        return Ok(Staged::WrongTopic);
+    }
+    if state.kind != repo.kind {
+        return Ok(Staged::WrongKind { found: state.kind });
+    }
+    let mut pulls = repo.deciding.lock().await;
+    if !is_fork(repo, &given) {
+        return decide(repo, &mut pulls, given).await;
+    }
+    repo.store.renew_incarnation(repo.store.writer()).await?;
+    let then = Box::new(decide(repo, &mut pulls, given).await?);
+    Ok(Staged::OwnFork { then })
+}
+
+/// Whether the state shows what the living incarnation of this device never issued.
+fn is_fork(repo: &RepoInner, given: &SignedState) -> bool {
+    let (state, own, issued) = (given.state(), repo.store.writer(), repo.issued());
+    if state.vector.get(own) > issued.sequence {
+        return true;
+    }
+    if state.writer != own || state.revision < issued.revision {
+        return false;
+    }
+    let states = repo.states();
+    let known = states.joined.get(&own).is_some_and(|joined| joined == given);
+    // What was issued last is either what is joined, or was burnt and told nobody.
+    !known && (state.revision > issued.revision || states.joined.contains_key(&own))
+}
+
+/// Stages the state unless it is known, older, or has to wait.
+async fn decide(
+    repo: &Arc<RepoInner>,
+    pulls: &mut Pulls,
+    given: SignedState,
+) -> Result<Staged, StageError> {
+    let writer = given.state().writer;
+    let states = repo.states();
+    for known in [states.joined.get(&writer), states.staged.get(&writer)].into_iter().flatten() {
+        if let Some(seen) = equivocation(known, &given) {
+            repo.record_equivocation(seen).await?;
+            let stands = match seen.stands == given.hash() {
+                true => place(repo, pulls, given).await?,
+                false => Staged::Old,
+            };
+            return Ok(Staged::Equivocation { seen, stands: Box::new(stands) });
+        }
+        if !given.replaces(known) {
+            return Ok(Staged::Old);
+        }
+    }
+    place(repo, pulls, given).await
+}
+
+fn equivocation(known: &SignedState, given: &SignedState) -> Option<Equivocation> {
+    let (writer, revision) = (given.state().writer, given.state().revision);
+    let (a, b) = (known.hash(), given.hash());
+    (known.state().revision == revision && a != b).then(|| Equivocation {
+        writer,
+        revision,
+        stands: a.max(b),
+        dropped: a.min(b),
+    })
+}
+
+/// Stages news, or lets it wait for the state of its writer that is being pulled.
+async fn place(
+    repo: &Arc<RepoInner>,
+    pulls: &mut Pulls,
+    given: SignedState,
+) -> Result<Staged, StageError> {
+    let writer = given.state().writer;
+    if pulls.invalid.get(&writer) == Some(&given.hash()) {
+        return Ok(Staged::Invalid);
+    }
+    let states = repo.states();
+    if states.waiting.get(&writer).is_some_and(|waiting| !given.replaces(waiting)) {
+        return Ok(Staged::Old);
+    }
+    if writer.device == repo.store.device && writer != repo.store.writer() {
+        repo.store.note_foreign_state(writer);
+    }
+    if states.staged.contains_key(&writer) && pulls.begun.contains(&writer) {
+        repo.update_states(|states| drop(states.waiting.insert(writer, given)));
+        return Ok(Staged::Waiting);
+    }
+    put_staged(repo, pulls, given).await
+}
+
+/// Puts a state into the staged slot, whatever was there.
+pub(crate) async fn put_staged(
+    repo: &Arc<RepoInner>,
+    pulls: &mut Pulls,
+    given: SignedState,
+) -> Result<Staged, StageError> {
+    let writer = given.state().writer;
+    let tag = StateTag::of(&given).name();
+    let object = Object::new(ObjectKind::Raw, given.bytes().clone());
+    let (_import, tagged) = repo.store.blobs.tag(&tag, object).await?;
+    let replaced = repo.states().staged.get(&writer).cloned();
+    let (number, bytes) = (repo.number, given.bytes().clone());
+    // Not waited for: a staged state that a crash forgets is sent again.
+    repo.store
+        .index
+        .write_unheard(move |transaction| {
+            let mut table = transaction.open_table(STATES)?;
+            table.insert(&state_key(number, Slot::Staged, writer), bytes.as_ref())?;
+            Ok(())
+        })
+        .await;
+    repo.update_states(|states| {
+        states.waiting.remove(&writer);
+        states.staged.insert(writer, given.clone());
+    });
+    pulls.begun.remove(&writer);
+    pulls.tagged.insert(writer, tagged);
+    if let Some(replaced) = replaced.filter(|replaced| *replaced != given) {
+        repo.store.blobs.untag(&StateTag::of(&replaced).name()).await?;
+    }
+    repo.tell(Change::Staged { writer });
+    let missing = missing(repo, &given, MAX_MISSING).await?;
+    if missing.is_empty() {
+        return Ok(Staged::Complete);
+    }
+    pulls.begun.insert(writer);
+    Ok(Staged::Staged { missing })
+}
+
+/// What a state still needs to be joined beside what is joined now.
+async fn missing(
+    repo: &Arc<RepoInner>,
+    state: &SignedState,
+    limit: usize,
+) -> Result<Vec<Link>, StageError> {
+    let roots = roots_with(&repo.states().joined, state);
+    Ok(repo.missing(roots, limit).await?)
+}
+
+/// See [`Repo::staged_missing`](crate::Repo::staged_missing).
+pub(crate) async fn staged_missing(
+    repo: &Arc<RepoInner>,
+    writer: Writer,
+    limit: usize,
+) -> Result<Option<Vec<Link>>, StageError> {
+    let mut pulls = repo.deciding.lock().await;
+    let Some(state) = repo.states().staged.get(&writer).cloned() else { return Ok(None) };
+    pulls.begun.insert(writer);
+    missing(repo, &state, limit).await.map(Some)
+}
+
+/// See [`Repo::abandon`](crate::Repo::abandon).
+pub(crate) async fn abandon(
+    repo: &Arc<RepoInner>,
+    writer: Writer,
+) -> Result<Option<Staged>, StageError> {
+    let mut pulls = repo.deciding.lock().await;
+    drop_staged(repo, &mut pulls, writer).await?;
+    promote(repo, &mut pulls, writer).await
+}
+
+/// Empties the staged slot.
+pub(crate) async fn drop_staged(
+    repo: &Arc<RepoInner>,
+    pulls: &mut Pulls,
+    writer: Writer,
+) -> Result<(), StageError> {
+    let Some(state) = repo.states().staged.get(&writer).cloned() else { return Ok(()) };
+    let number = repo.number;
+    let removed = repo.store.index.write(move |transaction| {
+        let mut table = transaction.open_table(STATES)?;
+        table.remove(&state_key(number, Slot::Staged, writer))?;
+        Ok::<_, IndexError>(())
+    });
+    removed.await?;
+    repo.update_states(|states| drop(states.staged.remove(&writer)));
+    pulls.begun.remove(&writer);
+    pulls.tagged.remove(&writer);
+    repo.store.blobs.untag(&StateTag::of(&state).name()).await?;
+    Ok(())
+}
+
+/// Stages the state that waited for the slot.
+pub(crate) async fn promote(
+    repo: &Arc<RepoInner>,
+    pulls: &mut Pulls,
+    writer: Writer,
+) -> Result<Option<Staged>, StageError> {
+    match repo.states().waiting.get(&writer).cloned() {
+        Some(waiting) => put_staged(repo, pulls, waiting).await.map(Some),
+        None => Ok(None),
+    }
+}
