@@ -140,6 +140,9 @@ impl Rules {
     /// Good enough to drop hints early: a scan that reads changed rules walks what they govern.
     pub fn ignored_as_seen(&self, path: &RelPath, is_dir: bool) -> bool {
         let seen = self.locked();
+        if seen.is_empty() && self.config.is_empty() {
+            return false;
+        }
         let mut scope = Scope {
             config: &self.config,
             layers: Vec::new(),
@@ -177,16 +180,14 @@ impl Rules {
         let known = self.locked().get(&scope.directory).cloned();
         let seen = match known {
             Some(seen) if seen.stat.unchanged(&stat) => seen,
-            _ => match dir.map(read_rules).transpose()?.flatten() {
-                Some(seen) => {
-                    self.locked().insert(scope.directory.clone(), seen.clone());
-                    seen
-                }
-                None => {
+            _ => {
+                let Some(seen) = dir.map(read_rules).transpose()?.flatten() else {
                     self.locked().remove(&scope.directory);
                     return Ok(scope);
-                }
-            },
+                };
+                self.locked().insert(scope.directory.clone(), seen.clone());
+                seen
+            }
         };
         scope.layers.push((scope.directory.names().len(), seen.rules));
         scope.faults.extend(seen.faults.iter().cloned());

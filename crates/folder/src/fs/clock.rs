@@ -36,7 +36,7 @@ impl Granularity {
     /// have to meet it exactly.
     pub fn settled(self, stat: &Stat, now: Mtime) -> bool {
         let window = self.0.unwrap_or(if stat.ctime.nanos == 0 { COARSE } else { TICK });
-        window.is_zero() || since(now, stat.ctime).abs_diff(0) > window.as_nanos()
+        window.is_zero() || since(now, stat.ctime).unsigned_abs() > window.as_nanos()
     }
 }
 

@@ -71,9 +71,13 @@ pub struct Temporary {
     pub name: Vec<u8>,
 }
 
+/// What the names of temporaries begin with; such names are reserved and never synced.
+pub const TEMPORARY_PREFIX: &[u8] = b".ark-tmp-";
+
 /// A name for a temporary that nobody else uses: `.ark-tmp-` and 16 random hex digits.
 pub fn temporary_name() -> Vec<u8> {
-    format!(".ark-tmp-{:016x}", rand::random::<u64>()).into_bytes()
+    let random = format!("{:016x}", rand::random::<u64>());
+    [TEMPORARY_PREFIX, random.as_bytes()].concat()
 }
 
 /// Makes `to`, which is empty, share the content of `from` without copying it.
@@ -382,28 +386,24 @@ impl Dir {
             .map_err(|errno| self.failed("remove", name, errno))
     }
 
-    /// Sets the nine permission bits of a file or directory; other mode bits are cleared.
+    /// Sets the nine permission bits of a file or directory; its other mode bits stay.
     ///
     /// # Errors
     /// `NotADirectory` for a symlink, which has no bits of its own; `NotAFile` for a device.
     pub fn set_permissions(&self, name: &[u8], permissions: Permissions) -> Result<(), FsError> {
         self.checked("change mode of", name)?;
-        let mode = Mode::from_bits_truncate(permissions.bits().into());
-        self.change_mode(name, mode).map_err(|errno| self.failed("change mode of", name, errno))
+        self.change_mode(name, permissions)
+            .map_err(|errno| self.failed("change mode of", name, errno))
     }
 
     /// Linux cannot change a mode by name without following a symlink, so the name is pinned
     /// first and then changed through `/proc`, which needs no right to open the file.
     #[cfg(target_os = "linux")]
-    fn change_mode(&self, name: &[u8], mode: Mode) -> rustix::io::Result<()> {
+    fn change_mode(&self, name: &[u8], permissions: Permissions) -> rustix::io::Result<()> {
         use std::os::fd::AsRawFd as _;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let pinned = rustix::fs::openat(&self.fd, name, flags, Mode::empty())?;
-        match Stat::from_system(&rustix::fs::fstat(&pinned)?).kind {
-            StatKind::File | StatKind::Directory => {}
-            StatKind::Symlink => return Err(Errno::LOOP),
-            StatKind::Other(_) => return Err(NOT_A_FILE),
-        }
+        let mode = new_mode(&Stat::from_system(&rustix::fs::fstat(&pinned)?), permissions)?;
         let link = format!("/proc/self/fd/{}", pinned.as_raw_fd());
         match rustix::fs::chmodat(rustix::fs::CWD, link, mode, AtFlags::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR) => {
@@ -417,7 +417,9 @@ impl Dir {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn change_mode(&self, name: &[u8], mode: Mode) -> rustix::io::Result<()> {
+    fn change_mode(&self, name: &[u8], permissions: Permissions) -> rustix::io::Result<()> {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let mode = new_mode(&Stat::from_system(&stat), permissions)?;
         rustix::fs::chmodat(&self.fd, name, mode, AtFlags::SYMLINK_NOFOLLOW)
     }
 
@@ -497,5 +499,21 @@ impl Dir {
         let path = RelPath::from([self.path.names(), below.names()].concat());
         let shown = if path.is_root() { ".".to_owned() } else { path.to_string() };
         FsError::new(operation, shown, errno)
+    }
+}
+
+/// The whole mode that gives what `stat` describes these permission bits.
+fn new_mode(stat: &Stat, permissions: Permissions) -> rustix::io::Result<Mode> {
+    /// Set-user-id, set-group-id and sticky: on directories they are somebody's setup.
+    const SPECIAL_BITS: u32 = 0o7000;
+    match stat.kind {
+        StatKind::File | StatKind::Directory => {
+            let mode = (stat.mode & SPECIAL_BITS) | u32::from(permissions.bits());
+            #[allow(clippy::useless_conversion, reason = "mode bits are u16 on some systems")]
+            let mode = mode.try_into().map_err(|_| Errno::INVAL)?;
+            Ok(Mode::from_bits_truncate(mode))
+        }
+        StatKind::Symlink => Err(Errno::LOOP),
+        StatKind::Other(_) => Err(NOT_A_FILE),
     }
 }

@@ -13,7 +13,7 @@ mod root;
 mod stat;
 
 pub use clock::{Granularity, now};
-pub use dir::{Dir, DirEntry, Temporary, clone_content, temporary_name};
+pub use dir::{Dir, DirEntry, TEMPORARY_PREFIX, Temporary, clone_content, temporary_name};
 pub use error::{FsError, FsErrorKind};
 pub use root::{Root, Space};
 pub use stat::{Stat, StatKind};

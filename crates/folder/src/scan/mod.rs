@@ -7,6 +7,7 @@
 
 mod hash;
 mod progress;
+mod touched;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,11 +114,16 @@ pub struct ScanResult {
     pub in_flux: BTreeSet<RelPath>,
     /// Files, symlinks and directories that are as base has them.
     pub unchanged: u64,
+    /// Temporaries seen in directories that were listed: the directory and the name there. Those
+    /// that nobody works on were left by a crash. At most [`MAX_LEFTOVERS`].
+    pub leftovers: Vec<(RelPath, Vec<u8>)>,
     /// What the user should know besides: names that cannot be synced, lines of `.arkignore`
     /// that are no patterns. At most [`MAX_NOTES`].
     pub notes: Vec<String>,
 }
 
+/// The most temporaries that one scan lists; the next one finds more.
+pub const MAX_LEFTOVERS: usize = 10_000;
 /// The most notes that one scan collects: they are for people to read.
 pub const MAX_NOTES: usize = 100;
 

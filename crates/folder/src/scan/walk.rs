@@ -10,7 +10,8 @@ use ark_core::{
 
 use super::hash::put;
 use super::{
-    Entering, Extent, Found, FoundNode, Kept, MAX_NOTES, Scan, ScanError, ScanResult, Sink,
+    Entering, Extent, Found, FoundNode, Kept, MAX_LEFTOVERS, MAX_NOTES, Scan, ScanError,
+    ScanResult, Sink,
 };
 use crate::base::{BaseError, BaseRead, Cache, Record, Records};
 use crate::fs::{self, Dir, FsErrorKind, Stat, StatKind};
@@ -75,15 +76,15 @@ fn with_governed(touched: &BTreeMap<RelPath, Touch>) -> BTreeMap<RelPath, Touch>
 }
 
 /// The records of base below a directory, taken in step with a walk.
-struct Cursor<'a>(Peekable<Records<'a>>);
+pub(super) struct Cursor<'a>(Peekable<Records<'a>>);
 
 impl<'a> Cursor<'a> {
-    fn new(records: Records<'a>) -> Self {
+    pub(super) fn new(records: Records<'a>) -> Self {
         Self(records.peekable())
     }
 
     /// The next record if its path is `accept`ed.
-    fn next_if(
+    pub(super) fn next_if(
         &mut self,
         accept: impl Fn(&RelPath) -> bool,
     ) -> Result<Option<(RelPath, Record)>, BaseError> {
@@ -100,20 +101,14 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A directory that is open on the way to a touched path.
-struct Level<'a> {
-    dir: Dir,
-    scope: Scope<'a>,
-}
-
-struct Walk<'w, 'a, B: ?Sized, S: ?Sized, E: ?Sized> {
-    scan: &'w Scan<'a, B, S, E>,
-    result: ScanResult,
+pub(super) struct Walk<'w, 'a, B: ?Sized, S: ?Sized, E: ?Sized> {
+    pub(super) scan: &'w Scan<'a, B, S, E>,
+    pub(super) result: ScanResult,
     candidates: Vec<Candidate>,
     gone: Vec<Gone>,
 }
 
-impl<'w, 'a, B, S, E> Walk<'w, 'a, B, S, E>
+impl<'a, B, S, E> Walk<'_, 'a, B, S, E>
 where
     B: BaseRead + ?Sized,
     S: Sink + ?Sized,
@@ -128,7 +123,7 @@ where
         self.directory(top, &scope, entries, &mut cursor)
     }
 
-    fn top_scope(&mut self) -> Result<Scope<'a>, ScanError> {
+    pub(super) fn top_scope(&mut self) -> Result<Scope<'a>, ScanError> {
         let scope = self.scan.rules.top(self.scan.root).map_err(ScanError::Rules)?;
         self.note_all(scope.faults());
         Ok(scope)
@@ -149,7 +144,10 @@ where
             }
             let name = match Name::new(&entry.name) {
                 Ok(name) => name,
-                Err(NameError::Reserved(_)) => continue,
+                Err(NameError::Reserved(_)) => {
+                    self.reserved(dir, entry.name);
+                    continue;
+                }
                 Err(error) => {
                     self.note(format!("in {:?}: {error}; not synced", dir.path()));
                     continue;
@@ -163,6 +161,13 @@ where
             self.is_gone(path, record, scope);
         }
         Ok(())
+    }
+
+    fn reserved(&mut self, dir: &Dir, name: Vec<u8>) {
+        let leftovers = &mut self.result.leftovers;
+        if name.starts_with(fs::TEMPORARY_PREFIX) && leftovers.len() < MAX_LEFTOVERS {
+            leftovers.push((dir.path().clone(), name));
+        }
     }
 
     /// Takes the records of base that come before `path`: nothing is there any more.
@@ -180,7 +185,7 @@ where
 
     /// `path`, of which base has `record` and which is not there: gone, unless it is ignored.
     /// `scope` is that of the deepest directory on its way that is there.
-    fn is_gone(&mut self, path: RelPath, record: Record, scope: &Scope<'_>) {
+    pub(super) fn is_gone(&mut self, path: RelPath, record: Record, scope: &Scope<'_>) {
         let is_dir = record.node == FoundNode::Directory;
         if !scope.ignored_below(&path, is_dir) {
             self.gone.push(Gone { path, node: record.node, cache: record.cache });
@@ -188,7 +193,7 @@ where
     }
 
     /// One name of a directory that is being walked.
-    fn entry(
+    pub(super) fn entry(
         &mut self,
         dir: &Dir,
         scope: &Scope<'a>,
@@ -255,7 +260,7 @@ where
     }
 
     /// A path that was there a moment ago and cannot be looked at now.
-    fn failed(
+    pub(super) fn failed(
         &mut self,
         path: RelPath,
         error: &fs::FsError,
@@ -263,6 +268,7 @@ where
     ) -> Result<(), ScanError> {
         if error.is_absent() {
             cursor.skip(&path)?;
+            self.result.found.remove(&path);
             self.result.in_flux.insert(path);
             return Ok(());
         }
@@ -273,13 +279,20 @@ where
         self.keep(path, why, cursor)
     }
 
-    fn keep(&mut self, path: RelPath, why: Kept, cursor: &mut Cursor<'_>) -> Result<(), ScanError> {
+    pub(super) fn keep(
+        &mut self,
+        path: RelPath,
+        why: Kept,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), ScanError> {
         cursor.skip(&path)?;
+        // A directory counts as found before its listing fails.
+        self.result.found.remove(&path);
         self.result.kept.insert(path, why);
         Ok(())
     }
 
-    fn is_directory(&mut self, path: &RelPath, stat: &Stat, record: Option<&Record>) {
+    pub(super) fn is_directory(&mut self, path: &RelPath, stat: &Stat, record: Option<&Record>) {
         let is_known = record.is_some_and(|record| {
             record.node == FoundNode::Directory && record.permissions == stat.permissions()
         });
@@ -298,7 +311,7 @@ where
     }
 
     /// A file or symlink.
-    fn leaf(
+    pub(super) fn leaf(
         &mut self,
         dir: &Dir,
         path: RelPath,
@@ -370,130 +383,8 @@ where
     }
 }
 
-/// Single paths.
-impl<'w, 'a, B, S, E> Walk<'w, 'a, B, S, E>
-where
-    B: BaseRead + ?Sized,
-    S: Sink + ?Sized,
-    E: Entering + ?Sized,
-{
-    /// Looks at the touched paths, in order; none of them is the root.
-    fn paths(&mut self, touched: &BTreeMap<RelPath, Touch>) -> Result<(), ScanError> {
-        let top = self.scan.root.top().clone();
-        top.stat_self().map_err(ScanError::Root)?;
-        let mut levels = vec![Level { dir: top, scope: self.top_scope()? }];
-        let mut done: Option<RelPath> = None;
-        for (path, &touch) in touched {
-            if self.scan.progress.is_cancelled() {
-                return Err(ScanError::Cancelled);
-            }
-            if done.as_ref().is_none_or(|done| !path.starts_with(done)) {
-                done = self.touched(path, touch, &mut levels)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks at one touched path. Returns the path that was dealt with together with all below
-    /// it, if one was: `path` or a directory on the way to it.
-    fn touched(
-        &mut self,
-        path: &RelPath,
-        touch: Touch,
-        levels: &mut Vec<Level<'a>>,
-    ) -> Result<Option<RelPath>, ScanError> {
-        let names = path.names();
-        let shared = |level: &Level<'_>| path.starts_with(level.dir.path());
-        while levels.len() > 1 && !levels.last().is_some_and(shared) {
-            levels.pop();
-        }
-        loop {
-            let Some(level) = levels.last() else { return Ok(None) };
-            let here = RelPath::from(names[..levels.len()].to_vec());
-            if here.names().len() == names.len() {
-                return self.one(level, here, touch);
-            }
-            if level.scope.ignored(&here, true) {
-                return Ok(Some(here));
-            }
-            let is_known = self.scan.base.get(&here)?;
-            if is_known.is_none_or(|record| record.node != FoundNode::Directory) {
-                return self.one(level, here, Touch::Subtree);
-            }
-            let Ok(dir) = level.dir.open_dir(last(&here)) else {
-                return self.one(level, here, Touch::Subtree);
-            };
-            match self.scan.rules.below(&level.scope, &dir) {
-                Ok(scope) => levels.push(Level { dir, scope }),
-                Err(error) => {
-                    let why = Kept::Unreadable(in_words(&error));
-                    self.result.kept.insert(here.clone(), why);
-                    return Ok(Some(here));
-                }
-            }
-        }
-    }
-
-    /// Looks at `path`, a name in the directory of `level`.
-    fn one(
-        &mut self,
-        level: &Level<'a>,
-        path: RelPath,
-        touch: Touch,
-    ) -> Result<Option<RelPath>, ScanError> {
-        let Level { dir, scope } = level;
-        let record = self.scan.base.get(&path)?;
-        let was_directory = record.as_ref().is_some_and(|r| r.node == FoundNode::Directory);
-        let mut below = Cursor::new(self.scan.base.below(&path)?);
-        let stat = match dir.stat(last(&path).as_bytes()) {
-            Ok(stat) => stat,
-            Err(error) if error.is_absent() => {
-                if let Some(record) = record {
-                    self.is_gone(path.clone(), record, scope);
-                }
-                self.all_gone(&mut below, scope)?;
-                return Ok(Some(path));
-            }
-            Err(error) => {
-                self.failed(path.clone(), &error, &mut below)?;
-                return Ok(Some(path));
-            }
-        };
-        if stat.kind != StatKind::Directory {
-            if scope.ignored(&path, false) {
-                return Ok(Some(path));
-            }
-            if let StatKind::Other(what) = stat.kind {
-                self.keep(path.clone(), Kept::Special(what), &mut below)?;
-            } else {
-                self.leaf(dir, path.clone(), &stat, record.as_ref(), touch)?;
-                self.all_gone(&mut below, scope)?;
-            }
-            return Ok(Some(path));
-        }
-        if touch == Touch::Subtree || !was_directory {
-            let mut with_own = Cursor::new(Box::new(
-                record.map(|record| Ok((path.clone(), record))).into_iter().chain(below.0),
-            ));
-            self.entry(dir, scope, path.clone(), Some(stat.kind), &mut with_own)?;
-            return Ok(Some(path));
-        }
-        if !scope.ignored(&path, true) {
-            self.is_directory(&path, &stat, record.as_ref());
-        }
-        Ok(None)
-    }
-
-    fn all_gone(&mut self, below: &mut Cursor<'_>, scope: &Scope<'_>) -> Result<(), ScanError> {
-        while let Some((path, record)) = below.next_if(|_| true)? {
-            self.is_gone(path, record, scope);
-        }
-        Ok(())
-    }
-}
-
 /// The last name of `path`, which is not the root.
-fn last(path: &RelPath) -> &Name {
+pub(super) fn last(path: &RelPath) -> &Name {
     path.names().last().expect("the path of an entry is not the root")
 }
 
@@ -502,7 +393,7 @@ fn may_be_mapped(stat: &Stat, touch: Touch) -> bool {
 }
 
 /// An error with its causes, for a person.
-fn in_words(error: &dyn std::error::Error) -> String {
+pub(super) fn in_words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -28,7 +28,7 @@ pub use debounce::{
 };
 
 /// How often everything is looked at while not all of the folder is watched.
-pub const UNWATCHED_RESCAN: Duration = Duration::from_secs(60);
+pub const UNWATCHED_RESCAN: Duration = Duration::from_mins(1);
 /// How long a fence waits for its event before a scan of everything takes its place. Events
 /// come within milliseconds unless the machine is overloaded.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -211,7 +211,7 @@ impl Watch {
     fn add(&self, directory: &RelPath, mode: RecursiveMode) {
         {
             let mut state = self.shared.state();
-            if state.health.problem().is_some() && state.health.refused.is_some() {
+            if state.health.broken.is_some() || state.health.refused.is_some() {
                 return;
             }
             // Before the watch is asked for: if the directory goes meanwhile, its event takes it
