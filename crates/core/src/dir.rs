@@ -10,7 +10,10 @@ pub(crate) mod node;
 mod read;
 
 pub use cut::MAX_ENTRY_WEIGHT;
+pub(crate) use cut::content_order;
 pub use edit::edit;
+pub(crate) use edit::edit_into;
+pub(crate) use read::get_all;
 pub use read::{
     Diff, Difference, Entries, diff, directory_totals, empty_directory, entries, entries_aside, get,
 };

@@ -4,17 +4,21 @@
 //! Pure: no clock, no randomness, no IO. Bytes of objects are read through [`Read`] and new ones
 //! collected in an [`Overlay`]; both are plain blocking calls that a driver implements.
 
+pub mod change;
 pub mod check;
 pub mod chunk;
 pub mod dir;
 pub mod entry;
 pub mod id;
+pub mod merge;
 pub mod object;
+pub mod shown;
 pub mod snapshot;
 pub mod state;
 
 mod codec;
 
+pub use change::{Behind, LocalChange, Put, What, put_in};
 pub use check::{Checked, Summary, check, links};
 pub use chunk::{Chunks, Cutter, FileTree, chunk_list};
 pub use dir::{
@@ -30,9 +34,11 @@ pub use id::{
     DeviceId, Dot, Incarnation, MAX_WRITERS, ObjectId, ParseIdError, SealingKey, TopicId, Vector,
     Writer,
 };
+pub use merge::{Merged, Tree, join, merge};
 pub use object::{
     DecodeError, Link, MAX_OBJECT_BYTES, Object, ObjectKind, Overlay, Read, TreeError,
 };
+pub use shown::{Shown, conflicts, shown, shown_aside};
 pub use snapshot::Snapshot;
 pub use state::{
     Head, JoinedHead, MAX_HEADS, MAX_HELD, MAX_STATE_BYTES, RepoKind, SignedState, State, heads,

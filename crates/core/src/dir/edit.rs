@@ -21,21 +21,31 @@ pub fn edit<R: Read>(
     root: ObjectId,
     edits: BTreeMap<Name, Option<Entry>>,
 ) -> Result<(ObjectId, Totals), TreeError<R::Error>> {
-    let node = load(overlay, root, None)?;
-    if edits.is_empty() {
-        return Ok((root, node.totals()));
-    }
-    let mut editor = Editor {
-        read: &*overlay,
-        edits: edits.into_iter().collect::<Vec<_>>().into_iter().peekable(),
-        builder: Builder::default(),
-    };
-    editor.push_edited(root, node)?;
-    editor.push_edits_up_to(None)?;
-    let (root, made) = editor.builder.finish();
+    let mut made = Vec::new();
+    let root = edit_into(&*overlay, root, edits, &mut made)?;
     for object in made {
         overlay.put(object);
     }
+    Ok(root)
+}
+
+/// [`edit`], with new nodes appended to `made`, children before parents.
+pub(crate) fn edit_into<R: Read>(
+    read: &R,
+    root: ObjectId,
+    edits: BTreeMap<Name, Option<Entry>>,
+    made: &mut Vec<Object>,
+) -> Result<(ObjectId, Totals), TreeError<R::Error>> {
+    let node = load(read, root, None)?;
+    if edits.is_empty() {
+        return Ok((root, node.totals()));
+    }
+    let edits = edits.into_iter().collect::<Vec<_>>().into_iter().peekable();
+    let mut editor = Editor { read, edits, builder: Builder::default() };
+    editor.push_edited(root, node)?;
+    editor.push_edits_up_to(None)?;
+    let (root, nodes) = editor.builder.finish();
+    made.extend(nodes);
     Ok(root)
 }
 

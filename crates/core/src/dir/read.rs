@@ -1,6 +1,7 @@
 //! Reading directories: one entry, all in order, and what differs between two.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::vec::IntoIter;
 
@@ -62,6 +63,30 @@ pub fn get<R: Read>(
         node = load(read, child.id, Some(below(&node)))?;
     }
     Err(TreeError::TooDeep { link: Link::directory(root) })
+}
+
+/// Those of `names` that the directory `root` has, each node read once. `names` are sorted.
+pub(crate) fn get_all<R: Read>(
+    read: &R,
+    root: ObjectId,
+    names: &[&Name],
+) -> Result<BTreeMap<Name, Entry>, TreeError<R::Error>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![(load(read, root, None)?, names)];
+    while let Some((node, mut names)) = open.pop() {
+        let level = below(&node);
+        for child in node.children {
+            let (here, after) = names.split_at(names.partition_point(|name| **name <= child.last));
+            if !here.is_empty() {
+                open.push((load(read, child.id, Some(level))?, here));
+            }
+            names = after;
+        }
+        let wanted = |entry: &Entry| names.binary_search(&&entry.name).is_ok();
+        let entries = node.entries.into_iter().filter(wanted);
+        found.extend(entries.map(|entry| (entry.name.clone(), entry)));
+    }
+    Ok(found)
 }
 
 /// What is in the directory `root`, all the way down.
