@@ -1,14 +1,43 @@
-//! The engine of one repo: its inputs and effects, and the order in which its machines are asked.
+//! The engine of one repo: the order in which its machines are asked.
+//!
+//! [`peers`] keeps the sessions, [`pulls`] brings states from their arrival to their join,
+//! [`show`] says what is known. Each input changes what they hold; then [`Engine::handle`] does
+//! all that has become possible. Reconciliation of object ids will stand beside the walk of
+//! [`pulls`]: as another way to fill the same lanes.
 
-use std::collections::BTreeMap;
+mod peers;
+mod pulls;
+mod show;
 
-use ark_core::{DeviceId, Link, RepoKind, SignedState, TopicId, Writer};
+use std::collections::{BTreeMap, VecDeque};
 
+use ark_core::{DeviceId, Link, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer};
+
+use crate::admission::Admitting;
 use crate::announce::Announcement;
-use crate::message::Message;
-use crate::objects::ObjectsRequest;
-use crate::session::Violation;
-use crate::view::{Problem, View};
+use crate::effect::Effect;
+use crate::fetcher::Fetcher;
+use crate::input::{Input, StoreStep};
+use crate::message::SummaryEntry;
+use crate::pull::Pull;
+use crate::random::Random;
+use crate::session::Peer;
+use crate::view::{Amount, Counters, Problem};
+use crate::wishes::Wishes;
+
+/// The mean time between two summaries to a connected peer where nothing else happens: a net
+/// under everything that is told as it happens, so it may be wide.
+const SAFETY_MS: u64 = 5 * 60 * 1000;
+/// The store is left alone for this long when it failed, then twice as long, and so on.
+const FIRST_STORE_PAUSE_MS: u64 = 1_000;
+/// The longest such pause: a disk that was full is noticed to have room again within it.
+const LONGEST_STORE_PAUSE_MS: u64 = 60_000;
+/// Problems kept to be shown.
+const MAX_PROBLEMS: usize = 64;
+/// Revisions per writer of which the size is remembered, to tell what a peer lacks.
+const MAX_GROWTH: usize = 64;
+/// The objects of a repo that holds nothing: a snapshot and its empty root.
+const EMPTY_REPO_OBJECTS: usize = 2;
 
 /// What an engine is told once.
 #[derive(Clone, Debug)]
@@ -42,298 +71,222 @@ pub struct Known {
     pub scanned: bool,
 }
 
-/// Names one request for objects, for the life of the engine.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct RequestId(pub(crate) u64);
-
-/// What happened.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Input {
-    /// The stream with a peer stands, and is new.
-    PeerConnected {
-        /// The peer, one of the remotes.
-        peer: DeviceId,
-    },
-    /// The stream is gone. Requests with the peer need not be reported any more.
-    PeerDisconnected {
-        /// The peer.
-        peer: DeviceId,
-    },
-    /// A message came on the stream.
-    Message {
-        /// From whom.
-        peer: DeviceId,
-        /// What it says, decoded.
-        message: Message,
-    },
-    /// Gossip brought an announcement, unsealed and decoded.
-    Announced {
-        /// Who delivered it: not necessarily who made it.
-        from: DeviceId,
-        /// What it says.
-        announcement: Announcement,
-    },
-    /// Gossip lagged or skipped: announcements may have been lost.
-    Lagged,
-    /// This device published a state; it is durable.
-    Published {
-        /// The state.
-        state: SignedState,
-        /// The objects new since the previous one; may be empty if there are many.
-        new: Vec<Link>,
-    },
-    /// This device took a new incarnation.
-    Renewed {
-        /// The writer that it is now.
-        writer: Writer,
-    },
-    /// Result of [`Effect::Lookup`].
-    LookedUp {
-        /// As in the effect.
-        writer: Writer,
-        /// As in the effect.
-        revision: u64,
-        /// Those of the links that are not indexed here.
-        absent: Vec<Link>,
-    },
-    /// Result of [`Effect::Stage`].
-    Staged {
-        /// As in the effect.
-        writer: Writer,
-        /// What became of the state.
-        outcome: StageOutcome,
-    },
-    /// Objects of a request were verified and stored; comes as often as it happens.
-    Stored {
-        /// The request.
-        request: RequestId,
-        /// The objects with their lengths in bytes.
-        received: Vec<(Link, u32)>,
-        /// What they link that is neither indexed nor pending here.
-        next: Vec<Link>,
-        /// Objects that are not what their link says, and why: not stored.
-        rejected: Vec<(Link, String)>,
-    },
-    /// A request was answered whole. Comes after all its [`Input::Stored`].
-    RequestEnded {
-        /// The request.
-        request: RequestId,
-        /// Those of its links that the peer does not have.
-        missing: Vec<Link>,
-    },
-    /// A request was not answered whole. Comes after all its [`Input::Stored`].
-    RequestFailed {
-        /// The request.
-        request: RequestId,
-        /// Whose fault it is.
-        failure: Failure,
-    },
-    /// Result of [`Effect::Join`].
-    JoinResult {
-        /// As in the effect.
-        writer: Writer,
-        /// What became of the staged state.
-        outcome: JoinOutcome,
-    },
-    /// The store could not carry out an effect.
-    StoreFailed {
-        /// Which.
-        step: StoreStep,
-        /// What the store says, in words for the user.
-        reason: String,
-    },
-    /// The folder shows these revisions now, per writer. Writers that are not named keep theirs.
-    Applied {
-        /// Newest revision shown.
-        revisions: BTreeMap<Writer, u64>,
-    },
-    /// The first scan of the folder is done and what it found is published.
-    Scanned,
-    /// [`Engine::wake_at`] has come. Harmless at any time.
-    Timer,
-}
-
-/// What became of a state that was to be staged.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum StageOutcome {
-    /// Staged; some of what is missing.
-    Staged {
-        /// Objects neither indexed nor pending here.
-        missing: Vec<Link>,
-    },
-    /// Staged, and all of its closure is here.
-    Complete,
-    /// Known already, or older than what is known.
-    Old,
-    /// The store holds an older staged state of the writer and finishes that first.
-    Waiting,
-    /// The writer made two states of one revision.
-    Equivocation {
-        /// What became of the state given.
-        then: Box<StageOutcome>,
-    },
-    /// It shows that this device's incarnation was used elsewhere; [`Input::Renewed`] comes too.
-    OwnFork {
-        /// What became of the state given, now that it is another writer's.
-        then: Box<StageOutcome>,
-    },
-    /// Of another kind than the repo.
-    WrongKind {
-        /// The kind that it says.
-        found: RepoKind,
-    },
-    /// Of another repo.
-    WrongTopic,
-    /// Found invalid before.
-    Invalid,
-}
-
-/// What became of a staged state that was to be joined.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum JoinOutcome {
-    /// Joined, durably.
-    Joined(SignedState),
-    /// Not all of its closure is here: some of what is missing.
-    Missing(Vec<Link>),
-    /// Nothing of this writer is staged.
-    NothingStaged,
-    /// An object of its closure is not what its link says: the state was dropped.
-    Invalid {
-        /// The object.
-        link: Link,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// Why a request was not answered whole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failure {
-    /// The stream or the connection could not be opened, broke, or stood still: nobody's fault.
-    Broken,
-    /// The peer sent what it may not: bytes of another hash, objects unasked, a bad header.
-    Violation,
-}
-
-/// An effect that the store could not carry out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StoreStep {
-    /// [`Effect::Lookup`].
-    Lookup {
-        /// As in the effect.
-        writer: Writer,
-    },
-    /// [`Effect::Stage`].
-    Stage {
-        /// As in the effect.
-        writer: Writer,
-    },
-    /// Storing objects of a request, which ended with this.
-    Receive {
-        /// The request.
-        request: RequestId,
-    },
-    /// [`Effect::Join`].
-    Join {
-        /// As in the effect.
-        writer: Writer,
-    },
-}
-
-/// What is to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Effect {
-    /// Send on the stream with the peer, in order.
-    Send {
-        /// To whom.
-        peer: DeviceId,
-        /// What.
-        message: Message,
-    },
-    /// Gossip it.
-    Announce(Announcement),
-    /// Say which of these are not indexed here: [`Input::LookedUp`]. To be done at once, beside
-    /// an [`Effect::Stage`] for the same state.
-    Lookup {
-        /// Whose state brought them.
-        writer: Writer,
-        /// Its revision.
-        revision: u64,
-        /// The objects.
-        links: Vec<Link>,
-    },
-    /// Stage a state: [`Input::Staged`].
-    Stage {
-        /// The state.
-        state: SignedState,
-        /// Whether the writer's staged state is abandoned first.
-        replacing: bool,
-    },
-    /// Join the staged state of a writer: [`Input::JoinResult`].
-    Join {
-        /// Whose.
-        writer: Writer,
-    },
-    /// Ask a peer for objects: [`Input::Stored`], then one of [`Input::RequestEnded`],
-    /// [`Input::RequestFailed`], [`Input::StoreFailed`].
-    Request {
-        /// Names it.
-        id: RequestId,
-        /// Whom to ask.
-        peer: DeviceId,
-        /// What for.
-        request: ObjectsRequest,
-    },
-    /// Stop a request: what it still brings is not needed. Nothing has to be reported of it; what
-    /// arrived may be.
-    Cancel {
-        /// Which.
-        id: RequestId,
-    },
-    /// End the session: the peer broke the protocol.
-    Misbehaved {
-        /// Who.
-        peer: DeviceId,
-        /// What it did.
-        violation: Violation,
-    },
-    /// A problem that is new: for the log. [`View::problems`] has it too.
-    Problem(Problem),
+/// A pause of the store after it failed.
+#[derive(Debug, Default)]
+struct StorePause {
+    failures: u32,
+    until_ms: u64,
 }
 
 /// One repo's engine.
 #[derive(Debug)]
 pub struct Engine {
     options: EngineOptions,
+    joined: BTreeMap<Writer, SignedState>,
+    pulls: BTreeMap<Writer, Pull>,
+    /// States that the store will not take again, by writer: revision and hash of the newest.
+    dead: BTreeMap<Writer, (u64, ObjectId)>,
+    peers: BTreeMap<DeviceId, Peer>,
+    wishes: Wishes,
+    fetcher: Fetcher,
+    applied: BTreeMap<Writer, u64>,
+    scanned: bool,
+    /// What each revision brought, per writer, newest last.
+    growth: BTreeMap<Writer, VecDeque<(u64, Amount)>>,
+    received: Amount,
+    problems: Vec<Problem>,
+    counters: Counters,
+    /// Nothing of the repo is here.
+    cold: bool,
+    store: StorePause,
+    safety_ms: Option<u64>,
+    random: Random,
+    now_ms: u64,
+    effects: Vec<Effect>,
 }
 
 impl Engine {
-    /// An engine over what the store holds. The first [`Engine::handle`] makes the first effects:
-    /// give it [`Input::Timer`].
+    /// An engine over what the store holds. Effects come first with the first
+    /// [`Engine::handle`]: give it [`Input::Timer`].
     pub fn new(options: EngineOptions, known: Known) -> Self {
-        let _ = known;
-        Self { options }
+        let joined: BTreeMap<_, _> =
+            known.joined.into_iter().map(|state| (state.state().writer, state)).collect();
+        let cold = !known.pending && joined.values().all(|it| it.state().heads.is_empty());
+        let resumed =
+            known.staged.into_iter().map(|state| (state.state().writer, Pull::resumed(state)));
+        let peers = options.remotes.keys().map(|&device| (device, Peer::default())).collect();
+        Self {
+            joined,
+            pulls: resumed.collect(),
+            dead: BTreeMap::new(),
+            peers,
+            wishes: Wishes::default(),
+            fetcher: Fetcher::new(),
+            applied: known.applied,
+            scanned: known.scanned || !options.folder,
+            growth: BTreeMap::new(),
+            received: Amount::default(),
+            problems: Vec::new(),
+            counters: Counters::default(),
+            cold,
+            store: StorePause::default(),
+            safety_ms: None,
+            random: Random::new(options.seed),
+            now_ms: 0,
+            effects: Vec::new(),
+            options,
+        }
     }
 
     /// Takes in what happened at `now_ms` and says what is to be done, in order. `now_ms` never
     /// goes back.
     pub fn handle(&mut self, input: Input, now_ms: u64) -> Vec<Effect> {
-        let _ = (input, now_ms, &self.options);
-        Vec::new()
+        self.now_ms = self.now_ms.max(now_ms);
+        self.take_in(input);
+        self.advance_pulls();
+        self.send_wishes();
+        self.keep_safe();
+        self.send_haves();
+        std::mem::take(&mut self.effects)
     }
 
     /// When [`Input::Timer`] is to be given, if nothing else happens before. In milliseconds, on
     /// the clock of [`Engine::handle`].
     pub fn wake_at(&self) -> Option<u64> {
-        None
+        let store = Some(self.store.until_ms).filter(|&until_ms| until_ms > self.now_ms);
+        let haves = self.peers.values().filter_map(Peer::have_due_at).min();
+        let fetcher = self.fetcher.wake_at(self.now_ms);
+        [store, haves, fetcher, self.wishes.due_at(), self.safety_ms].into_iter().flatten().min()
     }
 
-    /// What is known now.
-    pub fn view(&self) -> View {
-        View::default()
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::PeerConnected { peer } => self.connected(peer),
+            Input::PeerDisconnected { peer } => self.disconnected(peer),
+            Input::Message { peer, message } => self.heard(peer, message),
+            Input::Announced { announcement, .. } => self.announced(announcement),
+            Input::Lagged => self.send_summaries(),
+            Input::Published { state, new } => self.published(state, &new),
+            Input::Renewed { writer } => self.renewed(writer),
+            Input::LookedUp { writer, revision, absent } => {
+                self.looked_up(writer, revision, &absent);
+            }
+            Input::Staged { writer, outcome } => self.staged(writer, outcome),
+            Input::Stored { request, received, next, rejected } => {
+                self.stored(request, &received, &next, rejected);
+            }
+            Input::RequestEnded { request, missing } => self.fetcher.ended(request, &missing),
+            Input::RequestFailed { request, failure } => self.request_failed(request, failure),
+            Input::JoinResult { writer, outcome } => self.join_result(writer, outcome),
+            Input::StoreFailed { step, reason } => self.store_failed(step, reason),
+            Input::Applied { revisions } => {
+                self.applied.extend(revisions);
+                self.ask_haves();
+            }
+            Input::Scanned => {
+                self.scanned = true;
+                self.ask_haves();
+            }
+            Input::Timer => {}
+        }
+    }
+
+    fn published(&mut self, state: SignedState, new: &[Link]) {
+        let writer = state.state().writer;
+        if self.joined.get(&writer).is_some_and(|known| !state.replaces(known)) {
+            return;
+        }
+        if !state.state().heads.is_empty() && !(1..=EMPTY_REPO_OBJECTS).contains(&new.len()) {
+            self.cold = false;
+        }
+        let objects = new.len() as u64;
+        self.grew(writer, state.state().revision, Amount { objects, bytes: 0 });
+        self.effects.push(Effect::Announce(Announcement::fitting(&state, new)));
+        self.joined.insert(writer, state);
+        self.ask_haves();
+    }
+
+    /// The old incarnation is one more writer now, whose states are taken from peers.
+    fn renewed(&mut self, writer: Writer) {
+        self.options.writer = writer;
+        self.send_summaries();
+        self.ask_haves();
+    }
+
+    fn grew(&mut self, writer: Writer, revision: u64, amount: Amount) {
+        let growth = self.growth.entry(writer).or_default();
+        if growth.len() == MAX_GROWTH {
+            growth.pop_front();
+        }
+        growth.push_back((revision, amount));
+    }
+
+    /// Revision and hash of the newest state known of a writer, joined or not.
+    fn known(&self, writer: Writer) -> Option<(u64, ObjectId)> {
+        let of = |state: &SignedState| (state.state().revision, state.hash());
+        let joined = self.joined.get(&writer).map(of);
+        let pulled = self.pulls.get(&writer).map(|pull| of(pull.newest()));
+        joined.max(pulled).max(self.dead.get(&writer).copied())
+    }
+
+    /// What is said to be known here: the newest joined or staged state of every writer.
+    fn summary(&self) -> Vec<SummaryEntry> {
+        let mut newest: BTreeMap<Writer, &SignedState> = BTreeMap::new();
+        let staged = self.pulls.values().map(Pull::newest);
+        for state in self.joined.values().chain(staged) {
+            let known = newest.entry(state.state().writer).or_insert(state);
+            if state.replaces(known) {
+                *known = state;
+            }
+        }
+        newest.into_values().take(MAX_WRITERS).map(SummaryEntry::of).collect()
+    }
+
+    fn admitting(&self, writer: Writer) -> Admitting<'_> {
+        let unjoined = self.pulls.keys().filter(|writer| !self.joined.contains_key(writer));
+        Admitting {
+            topic: self.options.topic,
+            kind: self.options.kind,
+            own: self.options.writer,
+            remotes: &self.options.remotes,
+            known: self.known(writer),
+            writers: self.joined.len() + unjoined.count(),
+        }
+    }
+
+    /// Shows a problem, once.
+    fn problem(&mut self, problem: Problem) {
+        if self.problems.contains(&problem) {
+            return;
+        }
+        if self.problems.len() == MAX_PROBLEMS {
+            self.problems.remove(0);
+        }
+        self.problems.push(problem.clone());
+        self.effects.push(Effect::Problem(problem));
+    }
+
+    /// The store did what it was asked to.
+    fn store_worked(&mut self) {
+        if self.store.failures > 0 {
+            self.store = StorePause::default();
+            self.problems.retain(|problem| !matches!(problem, Problem::Store { .. }));
+        }
+    }
+
+    fn store_failed(&mut self, step: StoreStep, reason: String) {
+        // What failed together is one failure.
+        if self.store.until_ms <= self.now_ms {
+            let pause_ms = FIRST_STORE_PAUSE_MS << self.store.failures.min(16);
+            self.store.failures = self.store.failures.saturating_add(1);
+            self.store.until_ms = self.now_ms.saturating_add(pause_ms.min(LONGEST_STORE_PAUSE_MS));
+        }
+        self.problems.retain(|problem| !matches!(problem, Problem::Store { .. }));
+        self.problem(Problem::Store { reason });
+        self.step_failed(step);
+    }
+
+    fn store_is_paused(&self) -> bool {
+        self.store.until_ms > self.now_ms
     }
 }

@@ -10,19 +10,26 @@
 //! [`Announcement`] that gossip carries.
 
 pub mod announce;
+pub mod effect;
 pub mod engine;
+pub mod input;
 pub mod message;
 pub mod objects;
 pub mod view;
 
+mod admission;
+mod fetcher;
+mod gate;
+mod pull;
+mod random;
 mod session;
 mod wire;
+mod wishes;
 
 pub use announce::{Announced, Announcement, MAX_ANNOUNCEMENT_BYTES};
-pub use engine::{
-    Effect, Engine, EngineOptions, Failure, Input, JoinOutcome, Known, RequestId, StageOutcome,
-    StoreStep,
-};
+pub use effect::{Effect, RequestId};
+pub use engine::{Engine, EngineOptions, Known};
+pub use input::{Failure, Input, JoinOutcome, StageOutcome, StoreStep};
 pub use message::{
     Have, HaveEntry, Hello, MAX_FRAME_BYTES, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry,
 };

@@ -1,4 +1,16 @@
-//! The session with one peer.
+//! The session with one peer: what may be said when, and what it said last.
+
+use std::collections::BTreeMap;
+
+use ark_core::{DeviceId, RepoKind, TopicId, Writer};
+
+use crate::gate::Gate;
+use crate::message::{Have, HaveEntry, Hello, Message, PROTOCOL, Role, SummaryEntry};
+use crate::view::Problem;
+
+/// States that do not decode, per session, before it is ended. A peer relays only what it has
+/// verified itself; a few may be of a newer format.
+const MAX_FORGED_STATES: u32 = 16;
 
 /// A breach of the protocol: the session ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]
@@ -19,4 +31,193 @@ pub enum Violation {
     /// It answered a request with what was not asked or does not match its hash.
     #[error("it sent objects that are not what was asked for")]
     WrongObjects,
+}
+
+/// What a message means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    /// Its hello. If there is a problem, nothing else is exchanged in this session unless it is
+    /// only about roles.
+    Hello(Option<Problem>),
+    /// What it knows; whether this is the first time in this session.
+    Summary(Vec<SummaryEntry>, First),
+    /// It wants these writers' states.
+    Want(Vec<Writer>),
+    /// States.
+    States(Vec<Vec<u8>>),
+    /// It has said what it has.
+    Have,
+    /// Nothing: the session is not one to listen to.
+    Ignored,
+}
+
+/// Whether something is said for the first time in a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum First {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// What a session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// No hello yet.
+    Opening,
+    /// As it should be.
+    Open,
+    /// It speaks of something else: nothing is exchanged.
+    Apart,
+    /// It broke the protocol: it is not listened to until it connects anew.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Session {
+    standing: Standing,
+    summarized: bool,
+    had: bool,
+    forged: u32,
+    have: Gate,
+}
+
+/// A remote, over all its sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    session: Option<Session>,
+    /// Its last hello.
+    pub(crate) hello: Option<Hello>,
+    /// What it said last that it has.
+    pub(crate) writers: BTreeMap<Writer, HaveEntry>,
+    /// Whether it has said that its first scan is done.
+    pub(crate) scanned: bool,
+}
+
+impl Peer {
+    /// A new stream stands.
+    pub(crate) fn connect(&mut self) {
+        self.session = Some(Session {
+            standing: Standing::Opening,
+            summarized: false,
+            had: false,
+            forged: 0,
+            have: Gate::default(),
+        });
+    }
+
+    /// The stream is gone.
+    pub(crate) fn disconnect(&mut self) {
+        self.session = None;
+    }
+
+    /// The peer broke the protocol.
+    pub(crate) fn end(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.standing = Standing::Ended;
+        }
+    }
+
+    fn is(&self, standing: Standing) -> bool {
+        self.session.as_ref().is_some_and(|session| session.standing == standing)
+    }
+
+    /// Whether anything may be said to it.
+    pub(crate) fn is_audible(&self) -> bool {
+        self.is(Standing::Opening) || self.is(Standing::Open)
+    }
+
+    /// Whether it has said a hello that fits.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is(Standing::Open)
+    }
+
+    /// Whether what it said last that it has is of this session, or of the last one if there is
+    /// none. It is said after the states that answer our summary.
+    pub(crate) fn is_current(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.had)
+    }
+
+    /// Whether it has this revision, or a newer one, durable.
+    pub(crate) fn has(&self, writer: Writer, revision: u64) -> bool {
+        self.writers.get(&writer).is_some_and(|entry| entry.durable >= revision)
+    }
+
+    /// When it is to be told what is here; the gate opens with its first summary, because what
+    /// answers that comes first.
+    pub(crate) fn have_gate(&mut self) -> Option<&mut Gate> {
+        let session = self.session.as_mut()?;
+        (session.standing == Standing::Open && session.summarized).then_some(&mut session.have)
+    }
+
+    /// When [`Peer::have_gate`] opens, if somebody asked it.
+    pub(crate) fn have_due_at(&self) -> Option<u64> {
+        let session = self.session.as_ref()?;
+        let open = session.standing == Standing::Open && session.summarized;
+        session.have.due_at().filter(|_| open)
+    }
+
+    /// One of its states does not decode.
+    ///
+    /// # Errors
+    /// It was one too many.
+    pub(crate) fn forged(&mut self) -> Result<(), Violation> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.forged += 1;
+        if session.forged > MAX_FORGED_STATES { Err(Violation::ForgedStates) } else { Ok(()) }
+    }
+
+    /// Takes a message in.
+    ///
+    /// # Errors
+    /// It may not be said now.
+    pub(crate) fn hear(
+        &mut self,
+        device: DeviceId,
+        message: Message,
+        (topic, kind): (TopicId, RepoKind),
+    ) -> Result<Heard, Violation> {
+        let Some(session) = &mut self.session else { return Ok(Heard::Ignored) };
+        match (session.standing, message) {
+            (Standing::Apart | Standing::Ended, _) => Ok(Heard::Ignored),
+            (Standing::Opening, Message::Hello(hello)) => {
+                if hello.topic != topic {
+                    return Err(Violation::WrongTopic);
+                }
+                let problem = misfit(device, kind, &hello);
+                let apart = problem.as_ref().is_some_and(|it| !matches!(it, Problem::Role { .. }));
+                session.standing = if apart { Standing::Apart } else { Standing::Open };
+                self.hello = Some(hello);
+                Ok(Heard::Hello(problem))
+            }
+            (Standing::Opening, _) => Err(Violation::NoHello),
+            (Standing::Open, Message::Hello(_)) => Err(Violation::SecondHello),
+            (Standing::Open, Message::Summary(entries)) => {
+                let first = if session.summarized { First::No } else { First::Yes };
+                session.summarized = true;
+                Ok(Heard::Summary(entries, first))
+            }
+            (Standing::Open, Message::WantStates(writers)) => Ok(Heard::Want(writers)),
+            (Standing::Open, Message::States(states)) => Ok(Heard::States(states)),
+            (Standing::Open, Message::Have(Have { writers, scanned })) => {
+                session.had = true;
+                self.scanned = scanned;
+                self.writers = writers.into_iter().map(|entry| (entry.writer, entry)).collect();
+                Ok(Heard::Have)
+            }
+        }
+    }
+}
+
+/// What of a hello does not fit, if anything.
+fn misfit(device: DeviceId, kind: RepoKind, hello: &Hello) -> Option<Problem> {
+    if hello.protocol != PROTOCOL {
+        Some(Problem::Protocol { device, found: hello.protocol })
+    } else if hello.kind != kind {
+        Some(Problem::WrongKind { device, found: hello.kind })
+    } else if hello.role != Role::Peer {
+        Some(Problem::Role { device, granted: hello.role })
+    } else {
+        None
+    }
 }

@@ -35,13 +35,15 @@ pub struct View {
 
 /// A remote, as far as it told. What it said last stays when it disconnects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts, each true or not by itself")]
 pub struct PeerView {
     /// Its stream for this repo stands and it has said its hello.
     pub connected: bool,
-    /// Both sides know each other's states, and it has said what it has. A peer that is
-    /// connected and not in touch is owed an answer yet.
+    /// It is connected and has said what it has since: all the states that it had to tell came
+    /// before. A peer that is connected and not in touch is owed an answer yet.
     pub in_touch: bool,
-    /// Its first scan is done, or it has no folder to scan.
+    /// It has said that its first scan is done, or it has no folder to scan. Where it is
+    /// connected, it has said so since: then all the states that it had to tell came before.
     pub scanned: bool,
     /// It has a folder for the repo, and so owes `applied`.
     pub folder: bool,

@@ -46,9 +46,9 @@ where
 }
 
 /// The one encoding of `body`.
-pub(crate) fn encode<T: Body>(body: &T) -> Vec<u8>
+pub(crate) fn encode<T>(body: &T) -> Vec<u8>
 where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
+    T: Body + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
 {
     rkyv::to_bytes::<ArchiveError>(body)
         .expect("an archive of bounded size fits 32-bit pointers")
@@ -56,9 +56,9 @@ where
 }
 
 /// Decodes what [`encode`] made, and nothing else.
-pub(crate) fn decode<T: Body>(bytes: &[u8]) -> Result<T, WireError>
+pub(crate) fn decode<T>(bytes: &[u8]) -> Result<T, WireError>
 where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
+    T: Body + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>
         + Deserialize<T, HighDeserializer<ArchiveError>>,
 {

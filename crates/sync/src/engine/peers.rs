@@ -1,0 +1,301 @@
+//! The sessions: who is told what, and what is made of what they say.
+
+use ark_core::{DeviceId, MAX_STATE_BYTES, MAX_WRITERS, SignedState, Writer};
+
+use super::{Engine, SAFETY_MS};
+use crate::admission::Admission;
+use crate::announce::{Announced, Announcement};
+use crate::effect::Effect;
+use crate::message::{Have, HaveEntry, Hello, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry};
+use crate::pull::Arrived;
+use crate::session::{First, Heard, Peer, Violation};
+use crate::view::Problem;
+
+impl Engine {
+    fn send(&mut self, peer: DeviceId, message: Message) {
+        self.effects.push(Effect::Send { peer, message });
+    }
+
+    pub(super) fn connected(&mut self, peer: DeviceId) {
+        if !self.peers.contains_key(&peer) {
+            return;
+        }
+        // What the last stream was asked for may be lost.
+        self.disconnected(peer);
+        let Some(session) = self.peers.get_mut(&peer) else { return };
+        session.connect();
+        self.fetcher.connected(peer);
+        for pull in self.pulls.values_mut() {
+            if let Some((_, asked)) = &mut pull.vain {
+                asked.remove(&peer);
+            }
+        }
+        let own = self.options.writer.device;
+        let mut listed: Vec<_> = self.options.remotes.keys().copied().chain([own]).collect();
+        listed.sort_unstable();
+        listed.dedup();
+        listed.truncate(MAX_LISTED);
+        let hello = Hello {
+            protocol: PROTOCOL,
+            topic: self.options.topic,
+            kind: self.options.kind,
+            role: Role::Peer,
+            folder: self.options.folder,
+            listed,
+        };
+        self.send(peer, Message::Hello(hello));
+        self.send(peer, Message::Summary(self.summary()));
+    }
+
+    pub(super) fn disconnected(&mut self, peer: DeviceId) {
+        let Some(session) = self.peers.get_mut(&peer) else { return };
+        session.disconnect();
+        for id in self.fetcher.disconnected(peer) {
+            self.effects.push(Effect::Cancel { id });
+        }
+        self.wishes.disconnected(peer, self.now_ms);
+    }
+
+    /// The peer broke the protocol: nothing it says counts until it connects anew.
+    pub(super) fn misbehaved(&mut self, peer: DeviceId, violation: Violation) {
+        self.counters.violations += 1;
+        self.disconnected(peer);
+        if let Some(session) = self.peers.get_mut(&peer) {
+            session.end();
+        }
+        self.problem(Problem::Misbehaved { device: peer, violation });
+        self.effects.push(Effect::Misbehaved { peer, violation });
+    }
+
+    pub(super) fn heard(&mut self, peer: DeviceId, message: Message) {
+        let repo = (self.options.topic, self.options.kind);
+        let Some(session) = self.peers.get_mut(&peer) else { return };
+        match session.hear(peer, message, repo) {
+            Err(violation) => self.misbehaved(peer, violation),
+            Ok(Heard::Hello(problem)) => self.greeted(peer, problem),
+            Ok(Heard::Summary(entries, first)) => self.answer_summary(peer, &entries, first),
+            Ok(Heard::Want(writers)) => {
+                let states = writers.iter().filter_map(|writer| self.joined.get(writer));
+                let states: Vec<_> = states.map(|state| state.bytes().to_vec()).collect();
+                self.send_states(peer, states);
+            }
+            Ok(Heard::States(states)) => self.states_came(peer, &states),
+            Ok(Heard::Have) => self.note_wishes(peer),
+            Ok(Heard::Ignored) => {}
+        }
+    }
+
+    /// A hello settles what was wrong with an earlier one.
+    fn greeted(&mut self, peer: DeviceId, problem: Option<Problem>) {
+        self.problems.retain(|old| match old {
+            Problem::Protocol { device, .. }
+            | Problem::WrongKind { device, .. }
+            | Problem::Role { device, .. } => *device != peer || problem.as_ref() == Some(old),
+            _ => true,
+        });
+        if let Some(problem) = problem {
+            self.problem(problem);
+        }
+    }
+
+    /// Sends what the peer lacks or has older; then, the first time, what is here.
+    fn answer_summary(&mut self, peer: DeviceId, entries: &[SummaryEntry], first: First) {
+        let theirs = |writer: Writer| {
+            let at = entries.binary_search_by(|entry| entry.writer.cmp(&writer)).ok()?;
+            Some((entries[at].revision, entries[at].hash))
+        };
+        let lacking = self.joined.iter().filter(|(writer, state)| {
+            theirs(**writer) < Some((state.state().revision, state.hash()))
+        });
+        let states: Vec<_> = lacking.map(|(_, state)| state.bytes().to_vec()).collect();
+        self.send_states(peer, states);
+        if first == First::Yes {
+            self.ask_have(peer);
+        }
+    }
+
+    fn send_states(&mut self, peer: DeviceId, states: Vec<Vec<u8>>) {
+        for message in Message::states(states) {
+            self.send(peer, message);
+        }
+    }
+
+    fn states_came(&mut self, peer: DeviceId, states: &[Vec<u8>]) {
+        for bytes in states {
+            if let Ok(state) = SignedState::decode(bytes) {
+                // Only what is joined is relayed: the sender has all of it.
+                self.arrived(Arrived { state, hints: Vec::new(), senders: [peer].into() });
+                continue;
+            }
+            self.counters.forged += 1;
+            if let Some(Err(violation)) = self.peers.get_mut(&peer).map(Peer::forged) {
+                return self.misbehaved(peer, violation);
+            }
+        }
+    }
+
+    pub(super) fn announced(&mut self, announcement: Announcement) {
+        match announcement.state {
+            Announced::State(bytes) => match SignedState::decode(&bytes) {
+                // Gossip relays by itself: only who made the state has it for sure.
+                Ok(state) => {
+                    let senders = [state.state().writer.device].into();
+                    self.arrived(Arrived { state, hints: announcement.new, senders });
+                }
+                Err(_) => self.counters.forged += 1,
+            },
+            Announced::Named(SummaryEntry { writer, revision, hash }) => {
+                let device = writer.device;
+                let is_open = self.peers.get(&device).is_some_and(Peer::is_open);
+                if is_open && self.known(writer) < Some((revision, hash)) {
+                    self.wishes.named(writer, device, self.now_ms);
+                }
+            }
+        }
+    }
+
+    /// A signed state came, from anywhere.
+    fn arrived(&mut self, arrived: Arrived) {
+        debug_assert!(arrived.state.bytes().len() <= MAX_STATE_BYTES);
+        let state = arrived.state.state();
+        let (writer, revision) = (state.writer, state.revision);
+        match self.admitting(writer).decide(&arrived.state) {
+            Admission::Newer => self.admit(arrived),
+            Admission::Equivocating => {
+                self.problem(Problem::Equivocation { writer, revision });
+                self.admit(arrived);
+            }
+            Admission::EquivocatingLess => {
+                self.counters.stale += 1;
+                self.problem(Problem::Equivocation { writer, revision });
+            }
+            Admission::OwnUnknown => {
+                self.problem(Problem::OwnFork { writer });
+                self.admit(arrived);
+            }
+            Admission::Known => {
+                self.counters.stale += 1;
+                self.corroborate(arrived);
+            }
+            Admission::Older => self.counters.stale += 1,
+            Admission::Unlisted => {
+                self.counters.unlisted += 1;
+                self.problem(Problem::UnlistedWriter { device: writer.device });
+            }
+            Admission::WrongKind(found) => {
+                self.counters.foreign += 1;
+                self.problem(Problem::WrongKind { device: writer.device, found });
+            }
+            Admission::WrongTopic => self.counters.foreign += 1,
+            Admission::TooMany => self.problem(Problem::TooManyWriters),
+        }
+    }
+
+    /// Notes the states that `peer` has and that are not known here.
+    fn note_wishes(&mut self, peer: DeviceId) {
+        let Some(session) = self.peers.get(&peer) else { return };
+        let entries: Vec<HaveEntry> = session.writers.values().copied().collect();
+        for HaveEntry { writer, durable, .. } in entries {
+            if self.is_wanted(writer, durable) {
+                self.wishes.heard(writer, self.now_ms);
+            }
+        }
+    }
+
+    fn is_wanted(&self, writer: Writer, revision: u64) -> bool {
+        let lists = writer.device == self.options.writer.device
+            || self.options.remotes.contains_key(&writer.device);
+        lists && self.known(writer).is_none_or(|(known, _)| known < revision)
+    }
+
+    pub(super) fn send_wishes(&mut self) {
+        if self.wishes.due_at().is_none_or(|due_ms| due_ms > self.now_ms) {
+            return;
+        }
+        let mut wishes = std::mem::take(&mut self.wishes);
+        let asks = wishes.due(self.now_ms, |writer, named| {
+            let open = self.peers.iter().filter(|(_, session)| session.is_open());
+            let having = open.filter(|(device, session)| {
+                let entry = session.writers.get(&writer);
+                let has_newer = entry.is_some_and(|entry| self.is_wanted(writer, entry.durable));
+                has_newer || named == Some(**device)
+            });
+            having.map(|(&device, _)| device).collect()
+        });
+        self.wishes = wishes;
+        for (peer, writers) in asks {
+            self.send(peer, Message::WantStates(writers));
+        }
+    }
+
+    /// Tells `peer` what is here when its gate lets it.
+    fn ask_have(&mut self, peer: DeviceId) {
+        if let Some(gate) = self.peers.get_mut(&peer).and_then(|session| session.have_gate()) {
+            gate.ask();
+        }
+    }
+
+    /// Tells everybody what is here when their gates let it.
+    pub(super) fn ask_haves(&mut self) {
+        for session in self.peers.values_mut() {
+            if let Some(gate) = session.have_gate() {
+                gate.ask();
+            }
+        }
+    }
+
+    pub(super) fn send_haves(&mut self) {
+        let now_ms = self.now_ms;
+        let passes = |session: &mut Peer| session.have_gate().is_some_and(|gate| gate.pass(now_ms));
+        let peers: Vec<_> = self
+            .peers
+            .iter_mut()
+            .filter_map(|(&peer, session)| passes(session).then_some(peer))
+            .collect();
+        if peers.is_empty() {
+            return;
+        }
+        let entry = |(&writer, state): (&Writer, &SignedState)| {
+            let durable = state.state().revision;
+            let applied = self.applied.get(&writer).copied().unwrap_or(0).min(durable);
+            HaveEntry { writer, durable, applied }
+        };
+        let writers = self.joined.iter().take(MAX_WRITERS).map(entry).collect();
+        let have = Have { writers, scanned: self.scanned };
+        for peer in peers {
+            self.send(peer, Message::Have(have.clone()));
+        }
+    }
+
+    pub(super) fn send_summaries(&mut self) {
+        let audible: Vec<_> = self
+            .peers
+            .iter()
+            .filter_map(|(&peer, session)| session.is_audible().then_some(peer))
+            .collect();
+        for peer in audible {
+            self.send(peer, Message::Summary(self.summary()));
+        }
+    }
+
+    /// The slow timer under everything, while anybody is connected.
+    pub(super) fn keep_safe(&mut self) {
+        if !self.peers.values().any(Peer::is_audible) {
+            self.safety_ms = None;
+            return;
+        }
+        if self.safety_ms.is_some_and(|safety_ms| safety_ms > self.now_ms) {
+            return;
+        }
+        if self.safety_ms.is_some() {
+            self.send_summaries();
+            self.ask_haves();
+            self.fetcher.forgive_all();
+            for pull in self.pulls.values_mut() {
+                pull.vain = None;
+            }
+            self.advance_pulls();
+        }
+        self.safety_ms = Some(self.now_ms.saturating_add(self.random.around(SAFETY_MS)));
+    }
+}

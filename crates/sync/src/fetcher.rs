@@ -1,0 +1,467 @@
+//! Which object is asked of whom, and when. Nothing is asked for twice at once, and nothing that
+//! was stored is asked for again.
+//!
+//! A *lane* is what one staged state needs; lanes share what both need. Requests belong to the
+//! lane that made them: what their objects link is wanted by that lane. Where that leaves out
+//! another lane which needs the same, its join says so. Structured objects go before raw ones,
+//! so that closures unfold early.
+
+mod lane;
+mod remembered;
+
+use std::collections::{BTreeMap, HashMap};
+
+use ark_core::{DeviceId, Link, ObjectId};
+
+use self::lane::Lanes;
+use self::remembered::Remembered;
+use crate::effect::RequestId;
+use crate::view::Amount;
+
+pub(crate) use self::lane::LaneId;
+
+/// The most objects wanted at once, flying ones included. What does not fit is found again by the
+/// join, once these are here.
+pub(crate) const MAX_WANTED: usize = 1 << 18;
+/// How many of the objects stored last are remembered at least: more than can be on their way
+/// through the store while it works out what else is missing.
+const REMEMBERED: usize = 1 << 16;
+/// Requests to one peer at once. One streams while others are being looked up, verified, stored.
+const MAX_REQUESTS_PER_PEER: usize = 8;
+/// Links in a request: below the protocol's limit, so that a lost stream loses little and several
+/// peers get their share.
+const LINKS_PER_REQUEST: usize = 256;
+/// Bytes that a request asks for, as far as they can be estimated.
+const BYTES_PER_REQUEST: u64 = 8 << 20;
+/// So few links are not divided over requests: an edit is one round trip.
+const UNDIVIDED_LINKS: usize = 32;
+/// What a structured object is taken to have: nodes of search trees are a few kilobytes.
+const STRUCTURED_ESTIMATE: u64 = 8 << 10;
+/// What a raw object is taken to have before any was seen.
+const RAW_ESTIMATE: u64 = 64 << 10;
+/// The estimate moves towards what is seen by one part in this many.
+const ESTIMATE_INERTIA: u64 = 16;
+/// A peer whose request broke is left alone for this long, then twice as long, and so on.
+const FIRST_PAUSE_MS: u64 = 250;
+/// The longest such pause.
+const LONGEST_PAUSE_MS: u64 = 30_000;
+
+/// How sure it is that something is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Need {
+    /// An announcement said so, unsigned: whoever asks in vain forgets it.
+    Hinted,
+    /// The closure needs it, unless it has just been stored.
+    Needed,
+    /// The closure needs it, although it seems to have been stored.
+    Certain,
+}
+
+/// What became of a wish for objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Wished {
+    /// Objects that the lane now waits for.
+    pub(crate) awaited: usize,
+    /// Objects that were stored lately.
+    pub(crate) stored: usize,
+}
+
+/// Where a lane stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LaneStatus {
+    /// Nothing is awaited.
+    Drained,
+    /// Objects are on their way, or will be asked for.
+    Working,
+    /// Every provider answered that it does not have this object.
+    Unavailable(ObjectId),
+}
+
+/// A request to be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Dispatch {
+    /// Its id.
+    pub(crate) id: RequestId,
+    /// Whom to ask.
+    pub(crate) peer: DeviceId,
+    /// What for.
+    pub(crate) links: Vec<Link>,
+    /// Whether structured objects may follow unasked.
+    pub(crate) ahead: bool,
+    /// For which lane.
+    pub(crate) lane: LaneId,
+}
+
+/// What the arrival of objects meant.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Arrival {
+    /// The lane that the request was made for, while it is open.
+    pub(crate) lane: Option<LaneId>,
+    /// What came.
+    pub(crate) amount: Amount,
+    /// Lanes that cannot do without an object that was rejected.
+    pub(crate) broken: Vec<LaneId>,
+}
+
+/// Who provides what a lane needs.
+pub(crate) type Providers = BTreeMap<LaneId, Vec<DeviceId>>;
+
+#[derive(Debug)]
+struct Request {
+    peer: DeviceId,
+    lane: LaneId,
+    /// What was asked for, then what is expected ahead.
+    links: Vec<Link>,
+    asked: usize,
+    ahead: bool,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    flying: usize,
+    failures: u32,
+    paused_until_ms: u64,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    lanes: Lanes,
+    requests: BTreeMap<RequestId, Request>,
+    peers: BTreeMap<DeviceId, Peer>,
+    stored: Remembered<Link>,
+    next_id: u64,
+    /// The request whose answer streams a closure: structured objects are left to it.
+    streaming: Option<RequestId>,
+    raw_estimate: u64,
+    /// Objects that providers did not have.
+    pub(crate) refused: u64,
+}
+
+impl Fetcher {
+    /// Nothing wanted, nobody to ask.
+    pub(crate) fn new() -> Self {
+        Self {
+            lanes: Lanes::default(),
+            requests: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            stored: Remembered::new(REMEMBERED),
+            next_id: 1,
+            streaming: None,
+            raw_estimate: RAW_ESTIMATE,
+            refused: 0,
+        }
+    }
+
+    /// A peer can be asked.
+    pub(crate) fn connected(&mut self, peer: DeviceId) {
+        self.peers.entry(peer).or_default();
+        self.lanes.forgive(Some(peer));
+    }
+
+    /// A peer cannot be asked any more: what it was asked for is wanted again. The requests that
+    /// it had.
+    pub(crate) fn disconnected(&mut self, peer: DeviceId) -> Vec<RequestId> {
+        let ids: Vec<_> = self
+            .requests
+            .iter()
+            .filter_map(|(id, request)| (request.peer == peer).then_some(*id))
+            .collect();
+        for &id in &ids {
+            self.release(id, |_, _| Released::Again);
+        }
+        self.peers.remove(&peer);
+        ids
+    }
+
+    /// Asks everybody again for what they did not have.
+    pub(crate) fn forgive_all(&mut self) {
+        self.lanes.forgive(None);
+    }
+
+    /// Opens a lane, if one is free.
+    pub(crate) fn open(&mut self) -> Option<LaneId> {
+        self.lanes.open()
+    }
+
+    /// Closes a lane: what only it wanted is wanted no more. What is stored is remembered only
+    /// while any lane is open, because in time it may be collected.
+    pub(crate) fn close(&mut self, lane: LaneId) {
+        self.lanes.close(lane);
+        if self.lanes.is_empty() {
+            self.stored.clear();
+        }
+    }
+
+    /// `lane` needs `links`.
+    pub(crate) fn want(&mut self, lane: LaneId, links: &[Link], need: Need) -> Wished {
+        let mut wished = Wished::default();
+        for &link in links {
+            if need == Need::Certain {
+                self.stored.remove(&link);
+            }
+            if self.stored.contains(&link) {
+                wished.stored += 1;
+            } else if self.lanes.want(lane, link, need == Need::Hinted) {
+                wished.awaited += 1;
+            }
+        }
+        wished
+    }
+
+    /// Objects of a request were stored, and link `next`.
+    pub(crate) fn stored(
+        &mut self,
+        id: RequestId,
+        received: &[(Link, u32)],
+        next: &[Link],
+        rejected: &[Link],
+    ) -> Arrival {
+        let mut arrival = Arrival::default();
+        for &(link, length) in received {
+            arrival.amount = arrival.amount.plus(Amount { objects: 1, bytes: u64::from(length) });
+            if !link.kind.is_structured() {
+                let seen = u64::from(length) / ESTIMATE_INERTIA;
+                self.raw_estimate += seen;
+                self.raw_estimate -= self.raw_estimate / ESTIMATE_INERTIA;
+            }
+            self.lanes.remove(link);
+            self.stored.insert(link);
+        }
+        for &link in rejected {
+            if let Some(wanted) = self.lanes.remove(link).filter(|wanted| !wanted.hinted) {
+                arrival.broken.extend(self.lanes.of(wanted.lanes));
+            }
+        }
+        if let Some(request) = self.requests.get(&id) {
+            if let Some(peer) = self.peers.get_mut(&request.peer) {
+                peer.failures = 0;
+            }
+            let lane = request.lane;
+            if self.lanes.is_open(lane) {
+                arrival.lane = Some(lane);
+                self.unfold(id, lane, next);
+            }
+        }
+        arrival
+    }
+
+    /// What the objects of a request link is wanted, unless the same answer brings it.
+    fn unfold(&mut self, id: RequestId, lane: LaneId, next: &[Link]) {
+        self.want(lane, next, Need::Needed);
+        let Some(request) = self.requests.get_mut(&id).filter(|request| request.ahead) else {
+            return;
+        };
+        for &link in next.iter().filter(|link| link.kind.is_structured()) {
+            if self.lanes.fly(link, id) {
+                request.links.push(link);
+            }
+        }
+    }
+
+    /// A request was answered whole; the peer does not have `missing`.
+    pub(crate) fn ended(&mut self, id: RequestId, missing: &[Link]) {
+        self.refused += missing.len() as u64;
+        // What was asked for and neither stored nor missing was not answered: the same to us.
+        self.release(
+            id,
+            |at, request| {
+                if at < request.asked { Released::Refused } else { Released::Again }
+            },
+        );
+    }
+
+    /// A request broke: its peer is left alone for a while.
+    pub(crate) fn failed(&mut self, id: RequestId, now_ms: u64) -> Option<DeviceId> {
+        let peer = self.release(id, |_, _| Released::Again)?;
+        let state = self.peers.get_mut(&peer)?;
+        let pause_ms = FIRST_PAUSE_MS.saturating_mul(1 << state.failures.min(16));
+        // Requests that broke together are one failure.
+        if state.paused_until_ms <= now_ms {
+            state.failures = state.failures.saturating_add(1);
+            state.paused_until_ms = now_ms.saturating_add(pause_ms.min(LONGEST_PAUSE_MS));
+        }
+        Some(peer)
+    }
+
+    /// A request was answered with what was not asked: what is left of it is asked of others.
+    pub(crate) fn violated(&mut self, id: RequestId) -> Option<DeviceId> {
+        self.release(id, |_, _| Released::Refused)
+    }
+
+    /// The store could not keep what a request brought: nobody's fault.
+    pub(crate) fn unkept(&mut self, id: RequestId) {
+        self.release(id, |_, _| Released::Again);
+    }
+
+    /// Ends a request; what of it did not come goes where `fate` says.
+    fn release(
+        &mut self,
+        id: RequestId,
+        fate: impl Fn(usize, &Request) -> Released,
+    ) -> Option<DeviceId> {
+        let request = self.requests.remove(&id)?;
+        if self.streaming == Some(id) {
+            self.streaming = None;
+        }
+        if let Some(peer) = self.peers.get_mut(&request.peer) {
+            peer.flying = peer.flying.saturating_sub(1);
+        }
+        // Backwards, because what is asked for again goes to the front.
+        for (at, &link) in request.links.iter().enumerate().rev() {
+            match fate(at, &request) {
+                Released::Again => self.lanes.land(link, id, None),
+                Released::Refused => self.lanes.land(link, id, Some(request.peer)),
+            }
+        }
+        Some(request.peer)
+    }
+
+    /// Where a lane stands, if these can be asked.
+    pub(crate) fn status(&mut self, lane: LaneId, providers: &[DeviceId]) -> LaneStatus {
+        self.lanes.status(lane, providers)
+    }
+
+    /// Whether anything is on its way for a lane.
+    pub(crate) fn is_flying(&self, lane: LaneId) -> bool {
+        self.lanes.flying(lane) > 0
+    }
+
+    /// How many requests are under way.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// What is wanted and not here; bytes are estimated.
+    pub(crate) fn missing(&self) -> Amount {
+        let (structured, raw) = self.lanes.wanted();
+        let bytes = (structured as u64 * STRUCTURED_ESTIMATE)
+            .saturating_add((raw as u64).saturating_mul(self.raw_estimate));
+        Amount { objects: (structured + raw) as u64, bytes }
+    }
+
+    /// When a peer may be asked again that is left alone until then.
+    pub(crate) fn wake_at(&self, now_ms: u64) -> Option<u64> {
+        if self.lanes.is_empty() {
+            return None;
+        }
+        self.peers.values().map(|peer| peer.paused_until_ms).filter(|&at| at > now_ms).min()
+    }
+
+    /// Makes as many requests as there is work and room for. `cold`: nothing of the repo is here,
+    /// so the first request is for the whole closure.
+    pub(crate) fn schedule(
+        &mut self,
+        providers: &Providers,
+        cold: bool,
+        now_ms: u64,
+    ) -> Vec<Dispatch> {
+        let mut made = Vec::new();
+        let shares = self.shares(providers);
+        loop {
+            let before = made.len();
+            let peers: Vec<_> = self.peers.keys().copied().collect();
+            for peer in peers {
+                made.extend(self.dispatch(peer, providers, &shares, cold, now_ms));
+            }
+            if made.len() == before {
+                return made;
+            }
+        }
+    }
+
+    /// How many links one request of each lane takes, so that all free slots get some.
+    fn shares(&self, providers: &Providers) -> HashMap<LaneId, usize> {
+        let free = |peer: &DeviceId| {
+            self.peers.get(peer).map_or(0, |peer| MAX_REQUESTS_PER_PEER - peer.flying)
+        };
+        let share = |(&lane, peers): (&LaneId, &Vec<DeviceId>)| {
+            let slots = peers.iter().map(free).sum::<usize>().max(1);
+            let each = self.lanes.queued(lane).div_ceil(slots);
+            (lane, each.clamp(UNDIVIDED_LINKS, LINKS_PER_REQUEST))
+        };
+        providers.iter().map(share).collect()
+    }
+
+    /// The next request to `peer`, if it has room and any lane has work for it. The lane with the
+    /// fewest objects on their way goes first, so that a small one is not behind a large one.
+    fn dispatch(
+        &mut self,
+        peer: DeviceId,
+        providers: &Providers,
+        shares: &HashMap<LaneId, usize>,
+        cold: bool,
+        now_ms: u64,
+    ) -> Option<Dispatch> {
+        let state = self.peers.get(&peer)?;
+        if state.flying >= MAX_REQUESTS_PER_PEER || state.paused_until_ms > now_ms {
+            return None;
+        }
+        let last_slot = state.flying + 1 == MAX_REQUESTS_PER_PEER;
+        let mut lanes: Vec<_> = providers
+            .iter()
+            .filter(|(_, peers)| peers.contains(&peer))
+            .map(|(&lane, _)| (self.lanes.flying(lane), lane))
+            .collect();
+        lanes.sort_unstable();
+        for (flying, lane) in lanes {
+            // The last slot is kept for what unfolds a closure, and for lanes that have nothing
+            // under way: an edit does not wait for a bulk transfer.
+            let reserved = last_slot && flying > 0;
+            let share = shares.get(&lane).copied().unwrap_or(UNDIVIDED_LINKS);
+            let id = RequestId(self.next_id);
+            let first = cold && self.requests.is_empty();
+            let mut links = self.take(id, lane, peer, share, reserved || first);
+            let ahead = first && !links.is_empty();
+            if links.is_empty() && first {
+                links = self.take(id, lane, peer, share, reserved);
+            }
+            if links.is_empty() {
+                continue;
+            }
+            if ahead {
+                self.streaming = Some(id);
+            }
+            self.next_id += 1;
+            self.peers.entry(peer).or_default().flying += 1;
+            let asked = links.len();
+            let request = Request { peer, lane, links: links.clone(), asked, ahead };
+            self.requests.insert(id, request);
+            return Some(Dispatch { id, peer, links, ahead, lane });
+        }
+        None
+    }
+
+    /// Takes links for one request out of a lane's queues.
+    fn take(
+        &mut self,
+        id: RequestId,
+        lane: LaneId,
+        peer: DeviceId,
+        share: usize,
+        structured_only: bool,
+    ) -> Vec<Link> {
+        let mut links = Vec::new();
+        let mut bytes = 0;
+        while links.len() < share && bytes < BYTES_PER_REQUEST {
+            let structured = self.streaming.is_none();
+            let Some(link) = self.lanes.pop(lane, peer, structured, !structured_only) else {
+                break;
+            };
+            bytes +=
+                if link.kind.is_structured() { STRUCTURED_ESTIMATE } else { self.raw_estimate };
+            self.lanes.fly(link, id);
+            links.push(link);
+        }
+        links
+    }
+}
+
+/// What becomes of an object that a request did not bring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Released {
+    /// It is asked for again, of anybody.
+    Again,
+    /// It is asked for again, of others.
+    Refused,
+}

@@ -1,0 +1,140 @@
+//! What becomes of one writer's newer state until it is joined.
+
+use std::collections::BTreeSet;
+
+use ark_core::{DeviceId, Link, ObjectId, SignedState};
+
+use crate::fetcher::LaneId;
+use crate::view::Amount;
+
+/// A state that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrived {
+    /// The state.
+    pub(crate) state: SignedState,
+    /// Objects that its announcement calls new.
+    pub(crate) hints: Vec<Link>,
+    /// Peers that should have all of it: who sent it, or made it.
+    pub(crate) senders: BTreeSet<DeviceId>,
+}
+
+/// A store's step that failed and is tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// Staging.
+    Stage,
+    /// Joining.
+    Join,
+}
+
+/// Where a pull stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// The store is staging the state.
+    Staging {
+        /// Whether it abandons an older one first.
+        replacing: bool,
+    },
+    /// Staged; whether anything is missing is to be asked by joining.
+    Unchecked,
+    /// Staged and not complete; nobody can be asked for it, or another state makes it needless,
+    /// or there are too many. What is missing, while that is fresh.
+    Waiting(Option<Vec<Link>>),
+    /// Objects are being fetched.
+    Pulling,
+    /// The store is joining.
+    Joining,
+    /// The store failed; tried again when it is given another chance.
+    Failed(Step),
+    /// An object of its closure is invalid: it is never joined.
+    Broken,
+}
+
+/// What happens to a newer state of the same writer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Succession {
+    /// It takes the place of this one, which is abandoned.
+    Replaces,
+    /// It waits until this one is finished.
+    Waits,
+}
+
+/// A state on its way to be joined, and the one that comes after it.
+#[derive(Debug)]
+pub(crate) struct Pull {
+    /// The state.
+    pub(crate) current: Arrived,
+    /// Where it stands.
+    pub(crate) phase: Phase,
+    /// Its lane, while objects are fetched.
+    pub(crate) lane: Option<LaneId>,
+    /// Whether an object of it was asked for: then it is finished before a newer one.
+    pub(crate) begun: bool,
+    /// Whether the store was asked again about objects that seemed to be stored.
+    pub(crate) rechecked: bool,
+    /// Who was asked in vain, for which object: nothing more is asked until there is somebody
+    /// else.
+    pub(crate) vain: Option<(ObjectId, BTreeSet<DeviceId>)>,
+    /// The newest state that came since.
+    pub(crate) next: Option<Arrived>,
+    /// What was received for it.
+    pub(crate) received: Amount,
+}
+
+impl Pull {
+    /// A state that is to be staged.
+    pub(crate) fn new(current: Arrived) -> Self {
+        Self {
+            current,
+            phase: Phase::Staging { replacing: false },
+            lane: None,
+            begun: false,
+            rechecked: false,
+            vain: None,
+            next: None,
+            received: Amount::default(),
+        }
+    }
+
+    /// A state that the store has staged since before the start: its pull may have begun.
+    pub(crate) fn resumed(state: SignedState) -> Self {
+        let current = Arrived { state, hints: Vec::new(), senders: BTreeSet::new() };
+        Self { phase: Phase::Unchecked, begun: true, ..Self::new(current) }
+    }
+
+    /// The newest of its states.
+    pub(crate) fn newest(&self) -> &SignedState {
+        &self.next.as_ref().unwrap_or(&self.current).state
+    }
+
+    /// Takes in a state that replaces the newest.
+    pub(crate) fn succeed(&mut self, arrived: Arrived) {
+        self.next = Some(arrived);
+    }
+
+    /// Whether the next state, if there is one, takes the place of the current.
+    pub(crate) fn succession(&self, is_unavailable: bool) -> Succession {
+        match self.phase {
+            Phase::Broken | Phase::Failed(Step::Stage) => Succession::Replaces,
+            Phase::Unchecked | Phase::Waiting(_) | Phase::Pulling | Phase::Failed(Step::Join)
+                if !self.begun || is_unavailable =>
+            {
+                Succession::Replaces
+            }
+            _ => Succession::Waits,
+        }
+    }
+
+    /// Whether everybody of `providers` was asked in vain.
+    pub(crate) fn is_vain(&self, providers: &[DeviceId]) -> bool {
+        self.vain.as_ref().is_some_and(|(_, asked)| providers.iter().all(|it| asked.contains(it)))
+    }
+
+    /// Whether joining this state makes `other`'s heads needless: it has taken all of them in
+    /// and holds none.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let (state, other) = (self.current.state.state(), other.current.state.state());
+        !other.heads.is_empty()
+            && other.head_dots().all(|dot| state.vector.has(dot) && !state.held.contains(&dot))
+    }
+}
