@@ -133,6 +133,12 @@ impl Dir {
         Self { fd: Arc::new(fd), path, shared }
     }
 
+    /// Makes every directory below seem to be on another device.
+    #[cfg(test)]
+    pub(super) fn pretend_device(&mut self, dev: u64) {
+        self.shared.dev = dev;
+    }
+
     /// Where it was when it was opened.
     pub fn path(&self) -> &RelPath {
         &self.path
@@ -232,7 +238,7 @@ impl Dir {
     /// The directory cannot be read, or not to its end.
     pub fn entries(&self) -> Result<Vec<DirEntry>, FsError> {
         let failed = |errno| self.below("list", &RelPath::root(), errno);
-        let listing = rustix::fs::Dir::read_from(&self.fd).map_err(failed)?;
+        let listing = rustix::fs::Dir::new(self.readable().map_err(failed)?).map_err(failed)?;
         let mut entries = Vec::new();
         for entry in listing {
             let entry = entry.map_err(failed)?;

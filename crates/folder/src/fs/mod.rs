@@ -11,6 +11,8 @@ mod dir;
 mod error;
 mod root;
 mod stat;
+#[cfg(test)]
+mod tests;
 
 pub use clock::{Granularity, now};
 pub use dir::{Dir, DirEntry, TEMPORARY_PREFIX, Temporary, clone_content, temporary_name};
