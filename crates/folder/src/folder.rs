@@ -3,11 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ark_core::{RelPath, Writer};
 use ark_store::Repo;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::actor::Actor;
+use crate::status::Shared;
 
 /// What a folder is told when it starts.
 #[derive(Clone, Debug)]
@@ -35,6 +40,9 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// No threads to hash with.
+    #[error("cannot start the threads that hash")]
+    Threads(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store could not give what was recorded about this folder.
     #[error("cannot read what the store recorded about {path}")]
     Base {
@@ -124,27 +132,48 @@ pub struct FolderStatus {
     pub applied: BTreeMap<Writer, u64>,
 }
 
-/// A running folder.
+/// A running folder. Dropping it ends it without waiting, as a crash would.
 #[derive(Debug)]
-pub struct Folder {}
+pub struct Folder {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    actor: Option<JoinHandle<()>>,
+}
+
+/// What is asked of the actor.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// See [`Folder::fence`].
+    Fence(oneshot::Sender<Result<(), FenceError>>),
+    /// See [`Folder::stop`].
+    Stop,
+}
+
+/// Commands that wait at most; more wait with their callers.
+const COMMAND_QUEUE: usize = 16;
 
 impl Folder {
     /// Starts the folder's actor. Returns at once: the first scan goes on behind it.
     ///
     /// # Errors
     /// See [`StartError`]; a missing folder is none.
-    pub async fn start(_options: Options, _repo: Repo) -> Result<Self, StartError> {
-        todo!()
+    pub async fn start(options: Options, repo: Repo) -> Result<Self, StartError> {
+        let shared = Arc::new(Shared::new());
+        let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
+        let actor = Actor::new(options, repo, Arc::clone(&shared), queue).await?;
+        let actor = Some(tokio::spawn(actor.run()));
+        Ok(Self { shared, commands, actor })
     }
 
     /// What it says of itself now.
     pub fn status(&self) -> FolderStatus {
-        todo!()
+        self.shared.status()
     }
 
-    /// A number that rises whenever [`Folder::status`] may say something else.
+    /// A number that rises whenever [`Folder::status`] may say something else. Progress within a
+    /// phase does not raise it.
     pub fn watch(&self) -> watch::Receiver<u64> {
-        todo!()
+        self.shared.watch()
     }
 
     /// Returns when everything written to the folder before the call is published. Waits for
@@ -153,12 +182,31 @@ impl Folder {
     /// # Errors
     /// See [`FenceError`].
     pub async fn fence(&self) -> Result<(), FenceError> {
-        todo!()
+        let (reply, passed) = oneshot::channel();
+        let sent = self.commands.send(Command::Fence(reply)).await;
+        sent.map_err(|_| FenceError::Stopped)?;
+        passed.await.unwrap_or(Err(FenceError::Stopped))
     }
 
     /// Ends the actor: what is under way is finished up to its next safe point, files that
     /// wait to be taken up are found at the next start.
-    pub async fn stop(self) {
-        todo!()
+    pub async fn stop(mut self) {
+        self.shared.stop();
+        // The queue is closed if the actor ended by itself: as good.
+        let _ = self.commands.send(Command::Stop).await;
+        if let Some(actor) = self.actor.take() {
+            if let Err(error) = actor.await {
+                tracing::error!(%error, "the folder's actor failed");
+            }
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Some(actor) = self.actor.take() {
+            self.shared.stop();
+            actor.abort();
+        }
     }
 }

@@ -1,0 +1,330 @@
+//! Applies what others wrote: plans for the merge of all heads, and carries the plan out in
+//! batches, between which local changes are taken up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ark_core::{
+    ObjectId, Overlay, RelPath, Totals, Writer, conflicts, directory_totals, empty_directory,
+};
+use ark_store::{Reader, States};
+
+use super::taking_up::is_rules_file;
+use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking, in_words};
+use crate::apply::{Applied as Batch, Control, apply, batch_length};
+use crate::base::{
+    APPLIED_META, Applied, BaseError, BaseView, Changes, Hold, Retry, encode_applied,
+};
+use crate::ignore::{Rules, RulesError};
+use crate::opening::TEMPORARIES_META;
+use crate::plan::{Action, Dirty, Held, Plan, plan};
+use crate::publish::joined;
+use crate::scan::{Extent, Kept};
+use crate::status::{MAX_CONFLICTS_LISTED, Work};
+use crate::wants::{Lookup, Wants, complete, empty_root, wants};
+use crate::watch::Touch;
+
+/// What is said when no plan could be made.
+const NO_PLAN: &str = "cannot work out what others changed";
+
+/// A plan that is being carried out.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    actions: Vec<Action>,
+    /// How many of them were attempted.
+    next: usize,
+    /// Paths planned for.
+    visited: BTreeSet<RelPath>,
+    /// Those of them that are not as wanted.
+    failing: BTreeMap<RelPath, Retry>,
+    /// The retries before; after [`UnderWay::finish`], those now.
+    retries: BTreeMap<RelPath, Retry>,
+    /// The tree that the plan leads to, and the revisions that it stands for.
+    root: ObjectId,
+    revisions: BTreeMap<Writer, u64>,
+    /// What was recorded as applied before.
+    before: Option<Applied>,
+    totals: Totals,
+    conflicts: Vec<RelPath>,
+    control: Arc<Control>,
+}
+
+impl Actor {
+    /// Plans if need be, and applies one batch.
+    pub(super) async fn apply_some(&mut self) -> Result<(), Setback> {
+        let home = self.home()?;
+        let planned = self.under_way.take().filter(|_| !self.stale);
+        let mut under_way = if let Some(under_way) = planned {
+            under_way
+        } else {
+            self.stale = false;
+            self.plan(&home).await?
+        };
+        let mut batch = Batch::default();
+        if !under_way.is_carried_out() {
+            self.check_marker(&home).await?;
+            self.note_temporaries().await?;
+            batch = self.apply_batch(&home, &mut under_way).await?;
+        }
+        let mut changes = Changes::default();
+        for (path, record) in &batch.records {
+            changes.record(path, record.as_ref());
+        }
+        let is_done = under_way.is_carried_out();
+        let meta: Vec<_> =
+            if is_done { under_way.finish(&mut changes).into_iter().collect() } else { Vec::new() };
+        if !changes.is_empty() || !meta.is_empty() {
+            let recorded = self.repo.base().apply(changes.into_records(), meta).await;
+            recorded.map_err(|error| Setback::failed("cannot record what was applied", &error))?;
+        }
+        self.see_dirty(&home, batch.dirty, !batch.records.is_empty());
+        if is_done {
+            self.applied(under_way);
+        } else {
+            self.under_way = Some(under_way);
+        }
+        if batch.records.keys().any(is_rules_file) {
+            self.retry = Tries::All;
+            self.due = Due::Everything;
+        }
+        Ok(())
+    }
+
+    /// A batch found paths that are not as base says: they are scanned at once, or, if nothing
+    /// else comes of it again and again, when they were quiet.
+    fn see_dirty(&mut self, home: &Home, dirty: BTreeSet<RelPath>, did_something: bool) {
+        if dirty.is_empty() {
+            return;
+        }
+        self.futile_rounds = if did_something { 0 } else { self.futile_rounds + 1 };
+        if self.futile_rounds > MAX_FUTILE_ROUNDS {
+            for path in dirty {
+                home.watch.again(path);
+            }
+        } else {
+            let paths = dirty.into_iter().map(|path| (path, Touch::Changed)).collect();
+            self.due.add(Extent::Paths(paths));
+        }
+    }
+
+    /// A plan was carried out and recorded.
+    fn applied(&mut self, under_way: UnderWay) {
+        self.retry = Tries::None;
+        self.revisit.clear();
+        let UnderWay { totals, conflicts, retries, revisions, .. } = under_way;
+        let is_applied = retries.values().all(|retry| retry.hold == Hold::Skipped);
+        self.retries = retries;
+        if is_applied {
+            self.retrying.reset();
+        } else if self.retrying.until.is_none() {
+            self.retrying.lengthen();
+        }
+        self.shared.say(|said| {
+            said.totals = totals;
+            said.conflicts = conflicts;
+            if is_applied {
+                said.applied = revisions;
+            }
+        });
+    }
+
+    /// From the first batch on a crash may leave temporaries.
+    async fn note_temporaries(&mut self) -> Result<(), Setback> {
+        if !self.temporaries_noted {
+            let noted = self.repo.base().set_meta(TEMPORARIES_META, Some(vec![1])).await;
+            noted.map_err(|error| Setback::failed("cannot record that applying began", &error))?;
+            self.temporaries_noted = true;
+        }
+        Ok(())
+    }
+
+    async fn apply_batch(
+        &mut self,
+        home: &Home,
+        under_way: &mut UnderWay,
+    ) -> Result<Batch, Setback> {
+        let rest = &under_way.actions[under_way.next..];
+        let actions: Vec<Action> = rest[..batch_length(rest)].to_vec();
+        self.shared.begin(Some(Work::Applying {
+            control: Arc::clone(&under_way.control),
+            actions: under_way.actions.len() as u64,
+            bytes: under_way.actions.iter().map(Action::bytes).sum(),
+        }));
+        let (base, reader, home) = (self.repo.base(), self.repo.reader(), home.clone());
+        let control = Arc::clone(&under_way.control);
+        let what = "cannot apply what others changed";
+        let applied = blocking(move || {
+            let snapshot = base.snapshot().map_err(|error| Setback::failed(what, &error))?;
+            let view = BaseView::new(snapshot);
+            let opened = &home.opened;
+            apply(&opened.root, &reader, &view, opened.granularity, &actions, &control)
+                .map_err(|error| Setback::failed(what, &error))
+        });
+        let batch = applied.await??;
+        under_way.next += batch.attempted;
+        under_way.failing.extend(batch.retries.clone());
+        if batch.attempted == 0 && !under_way.control.stop.load(Ordering::Relaxed) {
+            return Err(Setback::Failed(format!("{what}: a batch did nothing")));
+        }
+        Ok(batch)
+    }
+
+    /// Merges the heads, makes the merge durable, and plans how to get there.
+    async fn plan(&mut self, home: &Home) -> Result<UnderWay, Setback> {
+        let states = self.repo.states();
+        let root = self.join(&states).await?;
+        let dirty = match &self.due {
+            Due::Everything => return Err(Setback::Again),
+            Due::Paths(due) => due.keys().chain(&self.in_flux).cloned().collect(),
+        };
+        let planning = Planning {
+            reader: self.repo.reader(),
+            home: home.clone(),
+            rules: Arc::clone(&self.rules),
+            kept: self.kept.clone(),
+            dirty,
+            revisit: self.revisit.clone(),
+            tries: self.retry,
+            root,
+            revisions: revisions(&states),
+        };
+        let base = self.repo.base();
+        blocking(move || {
+            let snapshot = base.snapshot().map_err(|error| Setback::failed(NO_PLAN, &error))?;
+            planning.plan(&BaseView::new(snapshot))
+        })
+        .await?
+    }
+
+    /// The root of the merge of all heads, durable, so that base may speak of it.
+    async fn join(&mut self, states: &Arc<States>) -> Result<ObjectId, Setback> {
+        let (reader, states) = (self.repo.reader(), Arc::clone(states));
+        let joined = blocking(move || joined(reader, &states.joined)).await?;
+        let joined = joined.map_err(|error| Setback::failed("cannot merge the heads", &error))?;
+        if !joined.made.is_empty() {
+            let what = "cannot store the merge of the heads";
+            let mut batch = self.repo.batch();
+            for object in joined.made {
+                batch.add(object).await.map_err(|error| Setback::failed(what, &error))?;
+            }
+            batch.commit().await.map_err(|error| Setback::failed(what, &error))?;
+        }
+        self.equivocations = joined.equivocations;
+        Ok(joined.tree.root)
+    }
+}
+
+fn revisions(states: &States) -> BTreeMap<Writer, u64> {
+    states.joined.iter().map(|(&writer, state)| (writer, state.state().revision)).collect()
+}
+
+/// All that a plan is made from.
+struct Planning {
+    reader: Reader,
+    home: Home,
+    rules: Arc<Rules>,
+    kept: BTreeMap<RelPath, Kept>,
+    dirty: Dirty,
+    revisit: BTreeSet<RelPath>,
+    tries: Tries,
+    root: ObjectId,
+    revisions: BTreeMap<Writer, u64>,
+}
+
+impl Planning {
+    fn plan(mut self, base: &BaseView) -> Result<UnderWay, Setback> {
+        let failed = |error: &dyn std::error::Error| Setback::failed(NO_PLAN, error);
+        let before = base.applied().map_err(|error| failed(&error))?;
+        let retries = base.retries().map_err(|error| failed(&error))?;
+        let is_due = |hold: Hold| match hold {
+            Hold::Blocked => true,
+            Hold::Failed => self.tries >= Tries::Failed,
+            Hold::Skipped => self.tries >= Tries::All,
+        };
+        let due = retries.iter().filter(|(_, retry)| is_due(retry.hold));
+        self.revisit.extend(due.map(|(path, _)| path.clone()));
+        // It may be neither made nor stored by anybody.
+        let mut overlay = Overlay::new(self.reader.clone());
+        overlay.put(empty_directory());
+        let from = before.as_ref().map_or_else(empty_root, |applied| applied.root);
+        let mut wanted = wants(&overlay, from, self.root).map_err(|error| failed(&error))?;
+        let mut lookup = Lookup::new(&overlay, self.root);
+        complete(&mut wanted, &self.revisit, base, &mut lookup).map_err(|error| failed(&error))?;
+        let Plan { actions, blocked, skipped } = self.hold(&wanted, base)?;
+        let wait = |hold| move |path| (path, Retry { hold, reason: String::new() });
+        let blocked = blocked.into_iter().map(wait(Hold::Blocked));
+        let failing = blocked.chain(skipped.into_iter().map(wait(Hold::Skipped))).collect();
+        let totals = directory_totals(&overlay, self.root).map_err(|error| failed(&error))?;
+        let conflicts = conflicts(&overlay, self.root, MAX_CONFLICTS_LISTED);
+        Ok(UnderWay {
+            actions,
+            next: 0,
+            visited: wanted.into_keys().collect(),
+            failing,
+            retries,
+            root: self.root,
+            revisions: self.revisions,
+            before,
+            totals,
+            conflicts: conflicts.map_err(|error| failed(&error))?,
+            control: Arc::default(),
+        })
+    }
+
+    fn hold(&self, wanted: &Wants, base: &BaseView) -> Result<Plan, Setback> {
+        let mut ignored = self.rules.lookup(&self.home.opened.root);
+        let held = |path: &RelPath, is_directory| -> Result<_, HeldError> {
+            let names = path.names();
+            let is_kept = !self.kept.is_empty()
+                && (1..=names.len())
+                    .any(|depth| self.kept.contains_key(&RelPath::from(names[..depth].to_vec())));
+            Ok(if is_kept {
+                Some(Held::Kept)
+            } else {
+                ignored.ignored(path, is_directory)?.then_some(Held::Ignored)
+            })
+        };
+        plan(wanted, base, &self.dirty, held)
+            .map_err(|error| Setback::Failed(format!("{NO_PLAN}: {}", in_words(&error))))
+    }
+}
+
+/// Why it could not be told whether a path is to be left alone.
+#[derive(Debug, thiserror::Error)]
+enum HeldError {
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+}
+
+impl UnderWay {
+    fn is_carried_out(&self) -> bool {
+        self.next == self.actions.len()
+    }
+
+    /// What is to be recorded once all of it was attempted: the retries and the tree applied.
+    fn finish(&mut self, changes: &mut Changes) -> Option<(String, Option<Vec<u8>>)> {
+        let visited = std::mem::take(&mut self.visited);
+        for path in self.retries.keys().filter(|path| visited.contains(*path)) {
+            if !self.failing.contains_key(path) {
+                changes.retry(path, None);
+            }
+        }
+        for (path, retry) in &self.failing {
+            if self.retries.get(path) != Some(retry) {
+                changes.retry(path, Some(retry));
+            }
+        }
+        self.retries.retain(|path, _| !visited.contains(path));
+        self.retries.append(&mut self.failing);
+        let is_applied = self.retries.values().all(|retry| retry.hold == Hold::Skipped);
+        let before = self.before.as_ref().map(|applied| applied.revisions.clone());
+        let revisions =
+            if is_applied { self.revisions.clone() } else { before.unwrap_or_default() };
+        let applied = Applied { root: self.root, revisions };
+        (self.before.as_ref() != Some(&applied))
+            .then(|| (APPLIED_META.to_owned(), Some(encode_applied(&applied))))
+    }
+}

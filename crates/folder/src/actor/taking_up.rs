@@ -1,0 +1,244 @@
+//! Takes local changes up: scans what is due, and publishes what was changed.
+
+use std::sync::Arc;
+
+use ark_core::{Dot, Head, Link, Object, RelPath};
+use ark_store::{AddError, Batch, PublishError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{Actor, Home, Setback, Tries, blocking, in_words};
+use crate::base::{BaseView, Changes, INCARNATION_META, Incarnations, encode_incarnations};
+use crate::ignore::RULES_FILE;
+use crate::publish::{Prepared, Prospect, prepare};
+use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
+use crate::status::Work;
+
+/// Bytes of objects between the threads that hash and the store.
+const OBJECTS_IN_FLIGHT_BYTES: usize = 32 << 20;
+/// Objects between them: small ones cost more than their bytes.
+const OBJECTS_IN_FLIGHT: usize = 1024;
+/// What is said when a scan failed.
+const NO_SCAN: &str = "cannot look through the folder";
+
+impl Actor {
+    /// Scans `extent` and publishes what was changed there.
+    pub(super) async fn take_up(&mut self, extent: Extent) -> Result<(), Setback> {
+        let home = self.home()?;
+        self.check_marker(&home).await?;
+        let (result, batch) = self.scan(&home, extent.clone()).await?;
+        // A folder that went away while it was looked at looks empty.
+        self.check_marker(&home).await?;
+        let result = Arc::new(result);
+        self.publish(&result, batch).await?;
+        self.note(&home, &extent, &result);
+        if extent == Extent::Everything {
+            // Commands are taken between steps only: all of these were asked for before.
+            self.fences.iter_mut().for_each(|fence| fence.scanned = true);
+            self.retry = Tries::All;
+            self.shared.say(|said| said.scanned = true);
+        }
+        if !self.retries.is_empty() {
+            self.stale = true;
+        }
+        self.pass_fences();
+        Ok(())
+    }
+
+    pub(super) async fn check_marker(&self, home: &Home) -> Result<(), Setback> {
+        let opened = home.opened.clone();
+        let checked = blocking(move || opened.marker.check(&opened.root)).await?;
+        checked.map_err(|halt| Setback::Halt(in_words(&halt)))
+    }
+
+    /// Remembers what a scan said besides what was found.
+    fn note(&mut self, home: &Home, extent: &Extent, result: &ScanResult) {
+        match extent {
+            Extent::Everything => {
+                self.in_flux.clear();
+                self.kept.clear();
+                self.notes.clone_from(&result.notes);
+            }
+            Extent::Paths(paths) => {
+                let is_seen = |path: &RelPath| {
+                    let names = path.names();
+                    (0..=names.len())
+                        .any(|depth| paths.contains_key(&RelPath::from(names[..depth].to_vec())))
+                };
+                self.in_flux.retain(|path| !is_seen(path));
+                self.kept.retain(|path, _| !is_seen(path));
+            }
+        }
+        self.kept.extend(result.kept.iter().map(|(path, kept)| (path.clone(), kept.clone())));
+        for path in &result.in_flux {
+            home.watch.again(path.clone());
+            self.in_flux.insert(path.clone());
+        }
+        if result.found.keys().chain(&result.gone).any(is_rules_file) {
+            // What others wrote where it was ignored may be wanted now.
+            self.retry = Tries::All;
+        }
+    }
+
+    /// Lets those go on for whom everything is published.
+    fn pass_fences(&mut self) {
+        if !self.in_flux.is_empty() {
+            return;
+        }
+        for fence in std::mem::take(&mut self.fences) {
+            if fence.scanned {
+                // Who gave up waiting needs no answer.
+                let _ = fence.reply.send(Ok(()));
+            } else {
+                self.fences.push(fence);
+            }
+        }
+    }
+
+    /// Runs a scan; its objects are in the batch.
+    async fn scan(&self, home: &Home, extent: Extent) -> Result<(ScanResult, Batch), Setback> {
+        let progress = Arc::new(ScanProgress::new());
+        self.shared.begin(Some(Work::Scanning(Arc::clone(&progress))));
+        let (objects, queue) = mpsc::channel(OBJECTS_IN_FLIGHT);
+        let room = Arc::new(Semaphore::new(OBJECTS_IN_FLIGHT_BYTES));
+        let sink = Objects { objects, room, runtime: tokio::runtime::Handle::current() };
+        let (base, home) = (self.repo.base(), home.clone());
+        let (rules, hashers) = (Arc::clone(&self.rules), Arc::clone(&self.hashers));
+        let scanning = blocking(move || {
+            let snapshot = base.snapshot().map_err(|error| Setback::failed(NO_SCAN, &error))?;
+            let scan = Scan {
+                root: &home.opened.root,
+                base: &BaseView::new(snapshot),
+                rules: &rules,
+                sink: &sink,
+                watch: &*home.watch,
+                hashers: &hashers,
+                granularity: home.opened.granularity,
+                progress: &progress,
+            };
+            Ok(scan.run(&extent))
+        });
+        let (scanned, stored) = tokio::join!(scanning, store(self.repo.batch(), queue));
+        // Where both failed the scan did so because the store did.
+        let batch =
+            stored.map_err(|error| Setback::failed("cannot store what was found", &error))?;
+        match scanned?? {
+            Ok(result) => Ok((result, batch)),
+            Err(ScanError::Cancelled) => Err(Setback::Again),
+            Err(error) => Err(Setback::failed(NO_SCAN, &error)),
+        }
+    }
+
+    /// Publishes what a scan found to be changed here, and tells base.
+    async fn publish(&mut self, result: &Arc<ScanResult>, batch: Batch) -> Result<(), Setback> {
+        let nothing = result.found.is_empty() && result.gone.is_empty();
+        if nothing && self.incarnations.disowned.is_empty() {
+            return Ok(());
+        }
+        let paths = (result.found.len() + result.gone.len()) as u64;
+        self.shared.begin(Some(Work::Publishing { paths }));
+        let publisher = self.repo.publisher().await;
+        let dot = publisher.dot();
+        if dot.writer != self.incarnations.writer {
+            return Err(Setback::Again);
+        }
+        let Prepared { snapshot, records, revisit } = self.prepare(result, dot).await?;
+        match snapshot {
+            None => drop((publisher, batch)),
+            Some(Prospect { objects, head, vector }) => {
+                let batch = add_all(batch, objects).await?;
+                let head = Head { id: head.id, sequence: dot.sequence };
+                match publisher.publish(batch, vec![head], vector, Vec::new()).await {
+                    Ok(_) => self.stale = true,
+                    Err(PublishError::Incarnation) => return Err(Setback::Again),
+                    Err(error) => {
+                        return Err(Setback::failed("cannot publish local changes", &error));
+                    }
+                }
+            }
+        }
+        let mut changes = Changes::default();
+        for (path, record) in &records {
+            changes.record(path, record.as_ref());
+        }
+        self.revisit.extend(revisit);
+        self.record(changes).await
+    }
+
+    async fn prepare(&self, result: &Arc<ScanResult>, dot: Dot) -> Result<Prepared, Setback> {
+        let (reader, base) = (self.repo.reader(), self.repo.base());
+        let (states, result) = (self.repo.states(), Arc::clone(result));
+        let disowned = self.incarnations.disowned.clone();
+        let what = "cannot compare the folder with what was recorded";
+        blocking(move || {
+            let snapshot = base.snapshot().map_err(|error| Setback::failed(what, &error))?;
+            let view = BaseView::new(snapshot);
+            prepare(reader, &states.joined, &view, &result, &disowned, dot)
+                .map_err(|error| Setback::failed(what, &error))
+        })
+        .await?
+    }
+
+    /// Tells base what was published. Nothing is lost if this fails: the next scan finds that
+    /// the joined tree says what the disk has.
+    async fn record(&mut self, changes: Changes) -> Result<(), Setback> {
+        let settled = Incarnations { disowned: Vec::new(), ..self.incarnations.clone() };
+        let is_settled = self.incarnations.disowned.is_empty();
+        if changes.is_empty() && is_settled {
+            return Ok(());
+        }
+        let meta = (INCARNATION_META.to_owned(), Some(encode_incarnations(&settled)));
+        let meta = if is_settled { Vec::new() } else { vec![meta] };
+        let recorded = self.repo.base().apply(changes.into_records(), meta).await;
+        recorded.map_err(|error| Setback::failed("cannot record what was published", &error))?;
+        self.incarnations = settled;
+        Ok(())
+    }
+}
+
+/// Whether a path holds ignore rules.
+pub(super) fn is_rules_file(path: &RelPath) -> bool {
+    path.names().last().is_some_and(|name| name.as_bytes() == RULES_FILE)
+}
+
+async fn add_all(mut batch: Batch, objects: Vec<Object>) -> Result<Batch, Setback> {
+    for object in objects {
+        let added = batch.add(object).await;
+        added.map_err(|error| Setback::failed("cannot store the new tree", &error))?;
+    }
+    Ok(batch)
+}
+
+/// An object on its way, with the room that it takes there.
+type OnTheWay = (Object, OwnedSemaphorePermit);
+
+/// Adds what comes until the scan has ended. Dropping the queue at an error ends the scan.
+async fn store(mut batch: Batch, mut queue: mpsc::Receiver<OnTheWay>) -> Result<Batch, AddError> {
+    while let Some((object, _room)) = queue.recv().await {
+        batch.add(object).await?;
+    }
+    Ok(batch)
+}
+
+/// Takes a scan's objects to the task that owns the batch.
+#[derive(Debug)]
+struct Objects {
+    objects: mpsc::Sender<OnTheWay>,
+    /// In bytes.
+    room: Arc<Semaphore>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Sink for Objects {
+    /// The batch drops what is indexed already; asking for each here would cost as much.
+    fn known(&self, _link: Link) -> bool {
+        false
+    }
+
+    fn put(&self, object: Object) -> Result<(), SinkClosed> {
+        let bytes = object.bytes().len().clamp(1, OBJECTS_IN_FLIGHT_BYTES);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
+        let room = self.runtime.block_on(room).map_err(|_| SinkClosed)?;
+        self.objects.blocking_send((object, room)).map_err(|_| SinkClosed)
+    }
+}

@@ -1,0 +1,254 @@
+//! The actions that write no content: directories, moves, removals, bits.
+
+use ark_core::RelPath;
+
+use super::content;
+use super::place::{last_name, taken, unchanged};
+use super::{Batch, Outcome, Stopped, same_content};
+use crate::base::{BaseRead, Hold, Record, Retry};
+use crate::fs::{Dir, FsErrorKind, Stat, StatKind, temporary_name};
+use crate::plan::{Action, working_bits};
+use crate::scan::FoundNode;
+use crate::wants::Want;
+
+impl<B: BaseRead> Batch<'_, B> {
+    pub(super) fn change(&mut self, action: &Action) -> Result<Outcome, Stopped> {
+        match action {
+            Action::Adopt { path, want } => {
+                let record = self.disk.get(path)?;
+                let behind = want.behind.clone();
+                let record = record.map(|record| Record { behind, ..record });
+                Ok(Outcome::Done(vec![(path.clone(), record)]))
+            }
+            Action::Forget { path } => Ok(Outcome::Done(vec![(path.clone(), None)])),
+            Action::MakeDirectory { path, want } => self.make_directory(path, want),
+            Action::Move { from, to, want } => self.relocate(from, to, want),
+            Action::Exchange { from, to, want, back } => {
+                self.exchange(from, to, want, back.as_ref())
+            }
+            Action::Remove { path } => self.remove(path),
+            Action::RemoveDirectory { path } => self.remove_directory(path),
+            Action::SetPermissions { path, want } => self.set_permissions(path, want),
+            // Content is written for many at once, elsewhere.
+            Action::Write { path, .. } => Ok(Outcome::Dirty(vec![path.clone()])),
+        }
+    }
+
+    fn make_directory(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
+        let (dir, name) = (self.parent(path)?, last_name(path));
+        let bits = working_bits(want);
+        match dir.make_dir(name, bits) {
+            Err(error) if error.kind() == FsErrorKind::Exists => return Err(taken(&dir, path)),
+            other => other?,
+        }
+        // The umask does not decide what others' directories allow.
+        dir.set_permissions(name, bits)?;
+        self.touch(path);
+        let stat = dir.stat(name)?;
+        let record = Record {
+            behind: want.behind.clone(),
+            node: FoundNode::Directory,
+            permissions: bits,
+            mtime: want.mtime,
+            cache: self.cache(stat),
+        };
+        Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
+    }
+
+    fn relocate(&mut self, from: &RelPath, to: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
+        let Some(expected) = self.expected(from)? else {
+            // An earlier action failed: the content is in the store, a later plan writes it.
+            return Err(blocked());
+        };
+        let (from_dir, to_dir) = (self.parent(from)?, self.parent(to)?);
+        let (from_name, to_name) = (last_name(from), last_name(to));
+        unchanged(&from_dir, from_name, &expected, from)?;
+        let both = || vec![from.clone(), to.clone()];
+        match self.expected(to)? {
+            None => {
+                self.into_free(&from_dir, from_name, &to_dir, to)?;
+                let moved = to_dir.stat(to_name)?;
+                if !same_content(&moved, &expected) {
+                    // If this fails, an edited file stands under its new name: as good.
+                    let _ = to_dir.rename_new(to_name, &from_dir, from_name);
+                    return Err(Stopped::Dirty(both()));
+                }
+            }
+            Some(there) => {
+                unchanged(&to_dir, to_name, &there, to)?;
+                match from_dir.exchange(from_name, &to_dir, to_name) {
+                    Err(error) if error.kind() == FsErrorKind::Unsupported => {
+                        from_dir.rename(from_name, &to_dir, to_name)?;
+                    }
+                    other => {
+                        other?;
+                        let is_as_planned =
+                            to_dir.stat(to_name).is_ok_and(|s| same_content(&s, &expected))
+                                && from_dir.stat(from_name).is_ok_and(|s| same_content(&s, &there));
+                        if !is_as_planned {
+                            from_dir.exchange(from_name, &to_dir, to_name)?;
+                            return Err(Stopped::Dirty(both()));
+                        }
+                        content::remove(&from_dir, from_name);
+                    }
+                }
+            }
+        }
+        self.touch(from);
+        self.touch(to);
+        self.settle_moved(from, None, to, want, &to_dir)
+    }
+
+    /// Records that `to` has what `from` had, as wanted, and `from` now has `left`.
+    fn settle_moved(
+        &mut self,
+        from: &RelPath,
+        left: Option<Record>,
+        to: &RelPath,
+        want: &Want,
+        to_dir: &Dir,
+    ) -> Result<Outcome, Stopped> {
+        // Also if the rest fails: the names are moved.
+        let mut records = vec![(from.clone(), left)];
+        let moved = to_dir.stat(last_name(to))?;
+        match self.dress(to, want, to_dir, &moved) {
+            Ok(Outcome::Done(more)) => records.extend(more),
+            Ok(other) => return Ok(other),
+            Err(error) => {
+                for (path, record) in records {
+                    self.applied.records.insert(path.clone(), record.clone());
+                    self.disk.now.insert(path, record);
+                }
+                self.applied.records.insert(to.clone(), None);
+                self.disk.now.insert(to.clone(), None);
+                self.applied.dirty.insert(to.clone());
+                return Err(error);
+            }
+        }
+        Ok(Outcome::Done(records))
+    }
+
+    fn exchange(
+        &mut self,
+        from: &RelPath,
+        to: &RelPath,
+        want: &Want,
+        back: Option<&Want>,
+    ) -> Result<Outcome, Stopped> {
+        let (Some(a), Some(b)) = (self.expected(from)?, self.expected(to)?) else {
+            return Err(blocked());
+        };
+        let displaced = self.disk.get(to)?;
+        let (from_dir, to_dir) = (self.parent(from)?, self.parent(to)?);
+        let (from_name, to_name) = (last_name(from), last_name(to));
+        unchanged(&from_dir, from_name, &a, from)?;
+        unchanged(&to_dir, to_name, &b, to)?;
+        match from_dir.exchange(from_name, &to_dir, to_name) {
+            Err(error) if error.kind() == FsErrorKind::Unsupported => {
+                let aside = temporary_name();
+                from_dir.rename_new(from_name, &from_dir, &aside)?;
+                to_dir.rename_new(to_name, &from_dir, from_name)?;
+                from_dir.rename_new(&aside, &to_dir, to_name)?;
+            }
+            other => other?,
+        }
+        let (at_to, at_from) = (to_dir.stat(to_name)?, from_dir.stat(from_name)?);
+        if !same_content(&at_to, &a) || !same_content(&at_from, &b) {
+            from_dir.exchange(from_name, &to_dir, to_name)?;
+            return Err(Stopped::Dirty(vec![from.clone(), to.clone()]));
+        }
+        self.touch(from);
+        self.touch(to);
+        let left = match back {
+            Some(want) => match self.dress(from, want, &from_dir, &at_from)? {
+                Outcome::Done(mut records) => records.pop().and_then(|(_, record)| record),
+                other => return Ok(other),
+            },
+            None => displaced.map(|record| Record { cache: self.cache(at_from), ..record }),
+        };
+        self.settle_moved(from, left, to, want, &to_dir)
+    }
+
+    /// Removes a file by way of a temporary name, so that it is looked at once it cannot be
+    /// replaced any more.
+    fn remove(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
+        let gone = || Ok(Outcome::Done(vec![(path.clone(), None)]));
+        let Some(expected) = self.expected(path)? else { return gone() };
+        let dir = match self.parent(path) {
+            Err(Stopped::Fs(error)) if error.kind() == FsErrorKind::NotFound => return gone(),
+            other => other?,
+        };
+        let name = last_name(path);
+        match unchanged(&dir, name, &expected, path) {
+            Err(Stopped::Fs(error)) if error.kind() == FsErrorKind::NotFound => return gone(),
+            other => other?,
+        }
+        let aside = temporary_name();
+        dir.rename(name, &dir, &aside)?;
+        if !dir.stat(&aside).is_ok_and(|stat| same_content(&stat, &expected)) {
+            let _ = dir.rename_new(&aside, &dir, name);
+            return Err(Stopped::Dirty(vec![path.clone()]));
+        }
+        dir.unlink(&aside)?;
+        self.touch(path);
+        gone()
+    }
+
+    fn remove_directory(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
+        let gone = || Ok(Outcome::Done(vec![(path.clone(), None)]));
+        let dir = match self.parent(path) {
+            Err(Stopped::Fs(error)) if error.kind() == FsErrorKind::NotFound => return gone(),
+            other => other?,
+        };
+        self.last_dir = None;
+        match dir.remove_dir(last_name(path)) {
+            Err(error) if error.kind() == FsErrorKind::NotFound => gone(),
+            // What is ignored, or was made just now: the directory stays, and its base with it,
+            // so that it is not taken for a new one.
+            Err(error) if matches!(error.kind(), FsErrorKind::NotEmpty | FsErrorKind::Exists) => {
+                let holds_ours = self.disk.below(path)?.next().transpose()?.is_some();
+                let hold = if holds_ours { Hold::Blocked } else { Hold::Skipped };
+                Err(Stopped::Failed(Retry { hold, reason: String::new() }))
+            }
+            other => {
+                other?;
+                self.touch(path);
+                gone()
+            }
+        }
+    }
+
+    fn set_permissions(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
+        let Some(before) = self.disk.get(path)? else { return Err(blocked()) };
+        let (dir, name) = (self.parent(path)?, last_name(path));
+        let expected = self.expected(path)?.ok_or_else(blocked)?;
+        let is_as_expected = |stat: &Stat| match before.node {
+            // A directory's own times move with what is in it.
+            FoundNode::Directory => {
+                stat.kind == StatKind::Directory && stat.permissions() == before.permissions
+            }
+            _ => stat.unchanged(&expected),
+        };
+        if !is_as_expected(&dir.stat(name)?) {
+            return Err(Stopped::Dirty(vec![path.clone()]));
+        }
+        dir.set_permissions(name, want.permissions)?;
+        let stat = dir.stat(name)?;
+        if before.node != FoundNode::Directory && !same_content(&stat, &expected) {
+            return Err(Stopped::Dirty(vec![path.clone()]));
+        }
+        self.touch(path);
+        let record = Record {
+            behind: want.behind.clone(),
+            permissions: want.permissions,
+            cache: self.cache(stat),
+            ..before
+        };
+        Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
+    }
+}
+
+/// It depends on an action that was not done.
+fn blocked() -> Stopped {
+    Stopped::Failed(Retry { hold: Hold::Blocked, reason: String::new() })
+}

@@ -1,0 +1,287 @@
+//! What was changed here: found against base, told against the joined tree. Pure but for reading
+//! base and trees.
+//!
+//! A difference between found and base is no change of this device's if the joined tree already
+//! says the same: an action of ours that was interrupted before base was recorded, a change that
+//! was published before base was recorded, or the same edit made elsewhere. Such a path is
+//! adopted. So whatever point a crash falls on, the next scan neither loses nor repeats a change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ark_core::{
+    Behind, Dot, LocalChange, Mtime, Name, NodeKind, Permissions, Put, Read, RelPath, TreeError,
+    What,
+};
+
+use crate::base::{BaseRead, Cache, Disowned, Record};
+use crate::scan::{Found, FoundNode};
+use crate::wants::{Lookup, Want, WantsError, found_node};
+
+impl Disowned {
+    fn has(&self, dot: Dot) -> bool {
+        dot.writer == self.writer && dot.sequence > self.after
+    }
+}
+
+/// What follows from a scan.
+#[derive(Debug, Default)]
+pub struct Local {
+    /// To be put into the joined tree and published.
+    pub changes: Vec<LocalChange>,
+    /// What base is to say afterwards, for every path looked at. Where a path is among the
+    /// changes the versions behind it are provisional, see [`Local::settle`].
+    pub records: BTreeMap<RelPath, Option<Record>>,
+    /// Paths that may now differ from the joined tree for other reasons than a new state.
+    pub revisit: BTreeSet<RelPath>,
+}
+
+impl Local {
+    /// Puts true versions behind the changed paths, by the tree that the changes were put in:
+    /// equal content written elsewhere shares the path with what was written here.
+    ///
+    /// # Errors
+    /// The tree could not be read.
+    pub fn settle<R: Read>(
+        &mut self,
+        published: &mut Lookup<'_, R>,
+    ) -> Result<(), TreeError<R::Error>> {
+        for change in &self.changes {
+            let Some(Some(record)) = self.records.get_mut(&change.path) else { continue };
+            if let Some(want) = published.want(&change.path)? {
+                if want.node == record.node {
+                    record.behind = want.behind;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compares what a scan found with base, and with the joined tree through `joined`. `dot` is the
+/// act under which the changes will be published.
+///
+/// # Errors
+/// Base or the tree could not be read.
+pub fn local<R: Read, B: BaseRead>(
+    found: &BTreeMap<RelPath, Found>,
+    gone: &[RelPath],
+    base: &B,
+    joined: &mut Lookup<'_, R>,
+    dot: Dot,
+) -> Result<Local, WantsError<R::Error>> {
+    let mut local = Local::default();
+    for (path, found) in found {
+        let before = base.get(path)?;
+        if before.as_ref().is_some_and(|before| is_same(before, found)) {
+            let behind = before.map(|before| before.behind);
+            local.records.insert(path.clone(), behind.map(|behind| record(found, behind)));
+            continue;
+        }
+        local.revisit.insert(path.clone());
+        let wanted = joined.want(path)?;
+        let standing = standing(joined, path, before.as_ref(), wanted.as_ref())?;
+        let after = match decide(before.as_ref(), found, wanted.as_ref(), standing) {
+            Verdict::Change { behind, what } => {
+                let provisional = match &what {
+                    What::Permissions(_) => before.map(|before| before.behind),
+                    _ => Some(own(path, dot)),
+                };
+                local.changes.push(LocalChange { path: path.clone(), behind, what });
+                provisional.map(|behind| record(found, behind))
+            }
+            Verdict::Known => wanted.map(|want| record(found, want.behind)),
+            Verdict::Overtaken => before.map(|before| record(found, before.behind)),
+        };
+        local.records.insert(path.clone(), after);
+    }
+    for path in gone {
+        let Some(before) = base.get(path)? else { continue };
+        local.records.insert(path.clone(), None);
+        local.revisit.insert(path.clone());
+        let entry = joined.entry(path, &before.behind.name)?;
+        let dots = entry.iter().flat_map(|entry| &entry.versions).flat_map(|v| &v.dots);
+        if dots.into_iter().any(|dot| before.behind.dots.contains(dot)) {
+            let behind = Some(before.behind);
+            local.changes.push(LocalChange { path: path.clone(), behind, what: What::Remove });
+        }
+    }
+    Ok(local)
+}
+
+/// Adds what was written here under disowned dots and is not in the joined tree, as if it were
+/// new: what the other machine wrote under the same dots keeps its own version beside it.
+/// Deletions are not repeated: that would take knowing what was seen.
+///
+/// # Errors
+/// Base or the tree could not be read.
+pub fn add_disowned<R: Read, B: BaseRead>(
+    local: &mut Local,
+    disowned: Disowned,
+    base: &B,
+    joined: &mut Lookup<'_, R>,
+    dot: Dot,
+) -> Result<(), WantsError<R::Error>> {
+    for item in base.below(&RelPath::root())? {
+        let (path, before) = item?;
+        let Behind { name, dots, permissions_dot } = &before.behind;
+        let is_disowned = dots.iter().chain([permissions_dot]).any(|&dot| disowned.has(dot));
+        if !is_disowned || local.records.get(&path).is_some_and(Option::is_none) {
+            continue;
+        }
+        let wanted = joined.want(&path)?;
+        let is_there = wanted
+            .as_ref()
+            .is_some_and(|want| want.node == before.node && want.permissions == before.permissions);
+        if is_there || is_known(joined, &path, name, &before)? {
+            continue;
+        }
+        let what = match &wanted {
+            Some(want) if want.node == before.node => What::Permissions(before.permissions),
+            _ => put(before.node, before.mtime, before.permissions, true),
+        };
+        let behind = wanted.filter(|want| want.node == before.node).map(|want| want.behind);
+        local.changes.push(LocalChange { path: path.clone(), behind, what });
+        local.revisit.insert(path.clone());
+        // A path that was looked at has a fresher stat than base.
+        let before = local.records.remove(&path).flatten().unwrap_or(before);
+        let behind = own(&path, dot);
+        local.records.insert(path, Some(Record { behind, ..before }));
+    }
+    Ok(())
+}
+
+/// Whether the entry holds the record's very content under its dots, in place or aside.
+fn is_known<R: Read>(
+    joined: &mut Lookup<'_, R>,
+    path: &RelPath,
+    name: &Name,
+    before: &Record,
+) -> Result<bool, WantsError<R::Error>> {
+    let entry = joined.entry(path, name)?;
+    let mut versions = entry.iter().flat_map(|entry| &entry.versions);
+    Ok(versions.any(|version| {
+        version.permissions == before.permissions
+            && version.dots.iter().any(|dot| before.behind.dots.contains(dot))
+            && match before.node {
+                FoundNode::Directory => version.node.kind() == NodeKind::Directory,
+                node => found_node(&version.node) == node,
+            }
+    }))
+}
+
+/// Whether found is what base says: mtime alone is no change.
+fn is_same(before: &Record, found: &Found) -> bool {
+    before.node == found.node && before.permissions == found.permissions
+}
+
+/// What stands behind a path that was written here under `dot`.
+fn own(path: &RelPath, dot: Dot) -> Behind {
+    let name = path.names().last().expect("the root is never found as a path of its own");
+    Behind { name: name.clone(), dots: vec![dot], permissions_dot: dot }
+}
+
+/// The record of what was found, with these versions behind it.
+pub(crate) fn record(found: &Found, behind: Behind) -> Record {
+    Record {
+        behind,
+        node: found.node,
+        permissions: found.permissions,
+        mtime: found.mtime,
+        cache: Some(Cache { stat: found.stat, settled: found.settled }),
+    }
+}
+
+/// What became of the versions that base has behind a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The joined tree has none of them any more, or there never were any.
+    Gone,
+    /// They are what the path is to show.
+    Shown,
+    /// One of them is in the joined tree, but it is not what the path is to show.
+    Elsewhere,
+}
+
+fn standing<R: Read>(
+    joined: &mut Lookup<'_, R>,
+    path: &RelPath,
+    before: Option<&Record>,
+    wanted: Option<&Want>,
+) -> Result<Standing, WantsError<R::Error>> {
+    let Some(before) = before else { return Ok(Standing::Gone) };
+    let entry = joined.entry(path, &before.behind.name)?;
+    let dots = entry.iter().flat_map(|entry| &entry.versions).flat_map(|version| &version.dots);
+    let mut standing = Standing::Gone;
+    for dot in dots.filter(|dot| before.behind.dots.contains(dot)) {
+        let is_shown = wanted.is_some_and(|want| {
+            want.behind.name == before.behind.name && want.behind.dots.contains(dot)
+        });
+        if !is_shown {
+            return Ok(Standing::Elsewhere);
+        }
+        standing = Standing::Shown;
+    }
+    Ok(standing)
+}
+
+/// What a difference between found and base means.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// A change of this device's.
+    Change { behind: Option<Behind>, what: What },
+    /// The joined tree says it already.
+    Known,
+    /// Only bits were changed here, of what was replaced or deleted elsewhere in a way that
+    /// leaves them no meaning. Base goes on standing for what was replaced.
+    Overtaken,
+}
+
+fn decide(
+    before: Option<&Record>,
+    found: &Found,
+    wanted: Option<&Want>,
+    standing: Standing,
+) -> Verdict {
+    let new_bits = before.is_none_or(|before| before.permissions != found.permissions);
+    let same_kind = before.is_some_and(|before| kind(before.node) == kind(found.node));
+    let same_content = before.is_some_and(|before| before.node == found.node);
+    let behind = before.map(|before| before.behind.clone());
+    let bits = |behind| Verdict::Change { behind, what: What::Permissions(found.permissions) };
+    match wanted {
+        // The joined tree has this content. Bits that were not changed here are its own to say.
+        Some(want) if want.node == found.node && standing != Standing::Elsewhere => {
+            if same_kind && new_bits && want.permissions != found.permissions {
+                bits(behind)
+            } else {
+                Verdict::Known
+            }
+        }
+        _ if same_content && standing != Standing::Gone => bits(behind),
+        // The bits were changed here and the content elsewhere: both hold.
+        Some(want) if same_content && kind(want.node) == kind(found.node) => {
+            if want.permissions == found.permissions { Verdict::Overtaken } else { bits(behind) }
+        }
+        _ if same_content => Verdict::Overtaken,
+        _ => {
+            let what = put(found.node, found.mtime, found.permissions, new_bits || !same_kind);
+            Verdict::Change { behind, what }
+        }
+    }
+}
+
+fn put(node: FoundNode, mtime: Mtime, permissions: Permissions, permissions_changed: bool) -> What {
+    let put = match node {
+        FoundNode::File { content, size } => Put::File { content, size, mtime },
+        FoundNode::Symlink { target, size } => Put::Symlink { target, size, mtime },
+        FoundNode::Directory => Put::Directory,
+    };
+    What::Put { put, permissions, permissions_changed }
+}
+
+const fn kind(node: FoundNode) -> NodeKind {
+    match node {
+        FoundNode::File { .. } => NodeKind::File,
+        FoundNode::Symlink { .. } => NodeKind::Symlink,
+        FoundNode::Directory => NodeKind::Directory,
+    }
+}

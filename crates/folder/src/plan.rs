@@ -1,0 +1,425 @@
+//! What to do on disk so that it shows what the joined tree says. Pure.
+//!
+//! A plan acts on what base says of its paths: each action is done only while the disk still
+//! agrees with base, so what a plan saw at a path *is* its record (none: nothing is there).
+//! Every prefix of a plan may be carried out and the rest planned anew.
+//!
+//! The order: files that stand where directories must be are removed; directories are made,
+//! outermost first; content that is here under another name is moved, the last of a chain first
+//! and rings by exchanges; what is gone is removed, directories innermost first; content is
+//! written; bits that could keep ark out of a directory come last.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+
+use ark_core::{Content, Name, Permissions, RelPath};
+
+use crate::base::{BaseError, BaseRead, Record};
+use crate::scan::FoundNode;
+use crate::wants::{Want, Wants};
+
+/// The bits without which ark cannot work in a directory.
+const OWNER_BITS: u16 = 0o700;
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The disk is as wanted; base learns which versions stand behind the path.
+    Adopt {
+        /// The path.
+        path: RelPath,
+        /// What it is to show, and shows.
+        want: Want,
+    },
+    /// Base forgets the path; whatever is on disk is not ark's.
+    Forget {
+        /// The path.
+        path: RelPath,
+    },
+    /// Makes a directory where nothing is, at least with [`OWNER_BITS`].
+    MakeDirectory {
+        /// The path.
+        path: RelPath,
+        /// What it is to show.
+        want: Want,
+    },
+    /// Moves a file or symlink to where nothing is, or over what is wanted no more.
+    Move {
+        /// Where it is.
+        from: RelPath,
+        /// Where it is wanted.
+        to: RelPath,
+        /// What `to` is to show: the content of `from`.
+        want: Want,
+    },
+    /// Swaps two files.
+    Exchange {
+        /// Where the content is that `to` is to show.
+        from: RelPath,
+        /// Where it is wanted.
+        to: RelPath,
+        /// What `to` is to show. What it had stays at `from`, to be moved on or as wanted there.
+        want: Want,
+        /// What `from` is to show, where the swap brings it.
+        back: Option<Want>,
+    },
+    /// Writes content (a file or a symlink) where nothing is, or over what is there.
+    Write {
+        /// The path.
+        path: RelPath,
+        /// What it is to show.
+        want: Want,
+    },
+    /// Removes a file or symlink.
+    Remove {
+        /// The path.
+        path: RelPath,
+    },
+    /// Removes a directory; one that still holds what is not ark's stays.
+    RemoveDirectory {
+        /// The path.
+        path: RelPath,
+    },
+    /// Sets the bits.
+    SetPermissions {
+        /// The path.
+        path: RelPath,
+        /// What it is to show.
+        want: Want,
+    },
+}
+
+/// Paths that were changed here, or may have been, and are not yet published. Nothing is done
+/// about them, nor about what is below them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dirty {
+    paths: BTreeSet<RelPath>,
+}
+
+/// What to do, in order, and what not to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The steps.
+    pub actions: Vec<Action>,
+    /// Paths that are not as wanted and wait for a scan.
+    pub blocked: BTreeSet<RelPath>,
+    /// Paths that are not as wanted and stay so for as long as they are [`Held`].
+    pub skipped: BTreeSet<RelPath>,
+}
+
+/// Why a path, with all below it, is left alone whatever others do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// It is ignored here.
+    Ignored,
+    /// What is there is not synced, or cannot be read.
+    Kept,
+}
+
+impl Action {
+    /// The path that it is about: where there are two, the one whose want it fulfils.
+    pub fn path(&self) -> &RelPath {
+        match self {
+            Self::Adopt { path, .. }
+            | Self::Forget { path }
+            | Self::MakeDirectory { path, .. }
+            | Self::Write { path, .. }
+            | Self::Remove { path }
+            | Self::RemoveDirectory { path }
+            | Self::SetPermissions { path, .. } => path,
+            Self::Move { to, .. } | Self::Exchange { to, .. } => to,
+        }
+    }
+
+    /// All paths that it changes.
+    pub fn paths(&self) -> impl Iterator<Item = &RelPath> {
+        let other = match self {
+            Self::Move { from, .. } | Self::Exchange { from, .. } => Some(from),
+            _ => None,
+        };
+        std::iter::once(self.path()).chain(other)
+    }
+
+    /// Bytes of content to be written.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Write { want: Want { node: FoundNode::File { size, .. }, .. }, .. } => *size,
+            _ => 0,
+        }
+    }
+}
+
+impl Dirty {
+    /// Whether `path` or a directory that it is in is dirty.
+    pub fn covers(&self, path: &RelPath) -> bool {
+        !self.paths.is_empty()
+            && (0..=path.names().len())
+                .any(|depth| self.paths.contains(&RelPath::from(path.names()[..depth].to_vec())))
+    }
+
+    /// Whether anything below `path` is dirty.
+    pub fn any_below(&self, path: &RelPath) -> bool {
+        let after = (Bound::Excluded(path), Bound::Unbounded);
+        self.paths.range::<RelPath, _>(after).next().is_some_and(|next| next.starts_with(path))
+    }
+}
+
+impl FromIterator<RelPath> for Dirty {
+    fn from_iter<I: IntoIterator<Item = RelPath>>(paths: I) -> Self {
+        Self { paths: paths.into_iter().collect() }
+    }
+}
+
+/// Plans how to bring the disk, which is as base says where it is not `dirty`, to `wants`.
+/// `held` says of a path, and whether it is or will be a directory, if it is to be left alone.
+///
+/// # Errors
+/// Base could not be read, or `held` failed.
+pub fn plan<B, E>(
+    wants: &Wants,
+    base: &B,
+    dirty: &Dirty,
+    mut held: impl FnMut(&RelPath, bool) -> Result<Option<Held>, E>,
+) -> Result<Plan, E>
+where
+    B: BaseRead,
+    E: From<BaseError>,
+{
+    let mut sorted = Sorted::default();
+    for (path, want) in wants {
+        let record = base.get(path)?;
+        if record.as_ref().map(shown) != *want {
+            let nodes = [record.as_ref().map(|record| record.node), want.as_ref().map(|w| w.node)];
+            let held = held(path, nodes.contains(&Some(FoundNode::Directory)))?;
+            sorted.take(path, want.as_ref(), record, dirty, held);
+        }
+    }
+    Ok(sorted.into_plan())
+}
+
+/// The paths by what must happen to them.
+#[derive(Debug, Default)]
+struct Sorted {
+    blocked: BTreeSet<RelPath>,
+    skipped: BTreeSet<RelPath>,
+    /// Adopted or forgotten: nothing on disk.
+    quiet: Vec<Action>,
+    /// Files and symlinks in base that do not stay as they are.
+    leaving: BTreeMap<RelPath, Leaving>,
+    /// Files and symlinks that are wanted.
+    arriving: BTreeMap<RelPath, Want>,
+    make: BTreeMap<RelPath, Want>,
+    remove: BTreeSet<RelPath>,
+    bits: BTreeMap<RelPath, Want>,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    node: FoundNode,
+    then: Then,
+}
+
+/// What is wanted where something leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    Content,
+    Directory,
+}
+
+impl Sorted {
+    fn take(
+        &mut self,
+        path: &RelPath,
+        want: Option<&Want>,
+        record: Option<Record>,
+        dirty: &Dirty,
+        held: Option<Held>,
+    ) {
+        let was_directory = record.as_ref().is_some_and(|r| r.node == FoundNode::Directory);
+        let is_directory = want.is_some_and(|want| want.node == FoundNode::Directory);
+        let goes = was_directory && !is_directory;
+        let is_unsure = record.as_ref().is_some_and(|record| record.cache.is_none());
+        match (record, want) {
+            (None, None) => {}
+            _ if dirty.covers(path) || is_unsure || goes && dirty.any_below(path) => {
+                self.blocked.insert(path.clone());
+            }
+            (Some(_), None) if held == Some(Held::Ignored) => {
+                self.quiet.push(Action::Forget { path: path.clone() });
+            }
+            _ if held.is_some() => {
+                self.skipped.insert(path.clone());
+            }
+            (None, Some(want)) => self.arrive(path, want),
+            (Some(record), None) => self.leave(path, record.node, Then::Nothing),
+            (Some(record), Some(want)) => self.change(path, &record, want),
+        }
+    }
+
+    fn arrive(&mut self, path: &RelPath, want: &Want) {
+        let arrivals = match want.node {
+            FoundNode::Directory => &mut self.make,
+            FoundNode::File { .. } | FoundNode::Symlink { .. } => &mut self.arriving,
+        };
+        arrivals.insert(path.clone(), want.clone());
+    }
+
+    fn leave(&mut self, path: &RelPath, node: FoundNode, then: Then) {
+        if node == FoundNode::Directory {
+            self.remove.insert(path.clone());
+        } else {
+            self.leaving.insert(path.clone(), Leaving { node, then });
+        }
+    }
+
+    fn change(&mut self, path: &RelPath, record: &Record, want: &Want) {
+        if record.node != want.node {
+            let is_directory = want.node == FoundNode::Directory;
+            self.leave(
+                path,
+                record.node,
+                if is_directory { Then::Directory } else { Then::Content },
+            );
+            self.arrive(path, want);
+        } else if record.permissions != want.permissions {
+            self.bits.insert(path.clone(), want.clone());
+        } else if record.behind != want.behind {
+            self.quiet.push(Action::Adopt { path: path.clone(), want: want.clone() });
+        }
+    }
+
+    /// Which wanted files have their content leaving another path: by target. Of several the
+    /// one of the same name is taken, else the first left.
+    fn match_moves(&self) -> BTreeMap<RelPath, RelPath> {
+        let mut sources: HashMap<Content, BTreeSet<&RelPath>> = HashMap::new();
+        let mut by_name: HashMap<(Content, &Name), Vec<&RelPath>> = HashMap::new();
+        for (path, leaving) in self.leaving.iter().rev() {
+            if let (FoundNode::File { content, .. }, true) =
+                (leaving.node, leaving.then != Then::Directory)
+            {
+                sources.entry(content).or_default().insert(path);
+                by_name.entry((content, last_name(path))).or_default().push(path);
+            }
+        }
+        let mut moves = BTreeMap::new();
+        let mut unnamed = Vec::new();
+        for (to, want) in &self.arriving {
+            let FoundNode::File { content, .. } = want.node else { continue };
+            let Some(left) = sources.get_mut(&content) else { continue };
+            if self.remove.contains(to) {
+                continue;
+            }
+            match by_name.get_mut(&(content, last_name(to))).and_then(Vec::pop) {
+                Some(from) => {
+                    left.remove(from);
+                    moves.insert(to.clone(), from.clone());
+                }
+                None => unnamed.push((to, content)),
+            }
+        }
+        for (to, content) in unnamed {
+            if let Some(from) = sources.get_mut(&content).and_then(BTreeSet::pop_first) {
+                moves.insert(to.clone(), from.clone());
+            }
+        }
+        moves
+    }
+
+    fn into_plan(mut self) -> Plan {
+        let matched = self.match_moves();
+        let sources: BTreeSet<&RelPath> = matched.values().collect();
+        let mut actions = std::mem::take(&mut self.quiet);
+        let (open, close): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.bits).into_iter().partition(|(_, want)| opens(want));
+        actions.extend(open.into_iter().map(set_permissions));
+        let leaving = |then| {
+            let all = self.leaving.iter().filter(move |(_, leaving)| leaving.then == then);
+            all.map(|(path, _)| path)
+        };
+        actions.extend(leaving(Then::Directory).map(|path| Action::Remove { path: path.clone() }));
+        actions.extend(
+            self.make.iter().map(|(path, want)| Action::MakeDirectory {
+                path: path.clone(),
+                want: want.clone(),
+            }),
+        );
+        actions.extend(order_moves(&matched, &self.arriving));
+        let removals = leaving(Then::Nothing).filter(|path| !sources.contains(path));
+        actions.extend(removals.map(|path| Action::Remove { path: path.clone() }));
+        let innermost_first = self.remove.iter().rev();
+        actions.extend(innermost_first.map(|path| Action::RemoveDirectory { path: path.clone() }));
+        let written = self.arriving.iter().filter(|(path, _)| !matched.contains_key(*path));
+        actions.extend(
+            written.map(|(path, want)| Action::Write { path: path.clone(), want: want.clone() }),
+        );
+        let narrow = self.make.into_iter().filter(|(_, want)| !opens(want));
+        let last: BTreeMap<_, _> = close.into_iter().chain(narrow).collect();
+        actions.extend(last.into_iter().rev().map(set_permissions));
+        Plan { actions, blocked: self.blocked, skipped: self.skipped }
+    }
+}
+
+/// What a path shows by its record. The mtime alone is no difference.
+fn shown(record: &Record) -> Want {
+    let Record { behind, node, permissions, mtime, .. } = record.clone();
+    Want { node, permissions, mtime, behind }
+}
+
+fn last_name(path: &RelPath) -> &Name {
+    path.names().last().expect("the root is never wanted as a path of its own")
+}
+
+/// Whether the wanted bits are those of a directory in which ark can work.
+fn opens(want: &Want) -> bool {
+    want.node == FoundNode::Directory && want.permissions.bits() & OWNER_BITS == OWNER_BITS
+}
+
+fn set_permissions((path, want): (RelPath, Want)) -> Action {
+    Action::SetPermissions { path, want }
+}
+
+/// The bits with which a directory is made: those wanted, and what ark needs to fill it.
+pub(crate) fn working_bits(want: &Want) -> Permissions {
+    Permissions::from_mode(u32::from(want.permissions.bits() | OWNER_BITS))
+}
+
+/// Moves in an order in which each finds its target free or done with: chains from their end,
+/// rings as exchanges with one of their paths.
+fn order_moves(moves: &BTreeMap<RelPath, RelPath>, wants: &BTreeMap<RelPath, Want>) -> Vec<Action> {
+    let by_source: HashMap<&RelPath, &RelPath> =
+        moves.iter().map(|(to, from)| (from, to)).collect();
+    let mut done: BTreeSet<&RelPath> = BTreeSet::new();
+    let mut actions = Vec::with_capacity(moves.len());
+    for first in moves.keys() {
+        // From target to target, as long as what is there moves on itself.
+        let mut chain = Vec::new();
+        let mut next = Some(first);
+        while let Some(to) = next.filter(|&to| done.insert(to)) {
+            chain.push(to);
+            next = by_source.get(to).copied();
+        }
+        let ring = next.is_some_and(|to| chain.first() == Some(&to));
+        if ring {
+            // The last of the chain moves to where the first one is: p0 <- pn, p1 <- p0, ...
+            let pivot = chain[0];
+            for (at, &to) in chain.iter().enumerate().skip(1) {
+                let is_last = at + 1 == chain.len();
+                actions.push(Action::Exchange {
+                    from: pivot.clone(),
+                    to: to.clone(),
+                    want: wants[to].clone(),
+                    back: is_last.then(|| wants[pivot].clone()),
+                });
+            }
+        } else {
+            let steps = chain.iter().rev().map(|&to| Action::Move {
+                from: moves[to].clone(),
+                to: to.clone(),
+                want: wants[to].clone(),
+            });
+            actions.extend(steps);
+        }
+    }
+    actions
+}

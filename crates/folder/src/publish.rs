@@ -1,0 +1,143 @@
+//! Makes of what a scan found what this device publishes: the joined tree with the local
+//! changes put in.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ark_core::{
+    Dot, Link, Object, Overlay, Read, RelPath, SignedState, Snapshot, Tree, TreeError, Vector,
+    Writer, empty_directory, heads, join, links, put_in,
+};
+
+use crate::base::{BaseRead, Disowned, Record};
+use crate::local::{Local, add_disowned, local};
+use crate::scan::ScanResult;
+use crate::wants::{Lookup, WantsError};
+
+/// The merge of all heads.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// Its tree.
+    pub tree: Tree,
+    /// Objects of the tree that the merge made, children first.
+    pub made: Vec<Object>,
+    /// What the user should know: one dot with several contents.
+    pub equivocations: Vec<String>,
+}
+
+/// Merges the heads of `states`. Blocking.
+///
+/// # Errors
+/// An object could not be read.
+pub(crate) fn joined<R: Read>(
+    reader: R,
+    states: &BTreeMap<Writer, SignedState>,
+) -> Result<Joined, TreeError<R::Error>> {
+    let mut overlay = Overlay::new(reader);
+    let merged = join(&mut overlay, &heads(states.values().map(SignedState::state)))?;
+    let made = needed(overlay.into_made(), &[Link::directory(merged.tree.root)]);
+    let describe = |(path, dot): (RelPath, Dot)| {
+        format!("{path:?} was written twice under one dot ({dot:?}): all its contents are kept")
+    };
+    let equivocations = merged.equivocations.into_iter().map(describe).collect();
+    Ok(Joined { tree: merged.tree, made, equivocations })
+}
+
+/// What a scan leads to.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// What to publish; `None`: nothing was changed here.
+    pub snapshot: Option<Prospect>,
+    /// What base is to say afterwards.
+    pub records: BTreeMap<RelPath, Option<Record>>,
+    /// Paths that a plan has to look at.
+    pub revisit: std::collections::BTreeSet<RelPath>,
+}
+
+/// A snapshot that is not yet published.
+#[derive(Debug)]
+pub(crate) struct Prospect {
+    /// The snapshot's object and those of its tree that are new, children first.
+    pub objects: Vec<Object>,
+    /// The snapshot.
+    pub head: Link,
+    /// Its vector.
+    pub vector: Vector,
+}
+
+/// Compares what was found with base and the merge of `states`, and puts what was changed into
+/// that merge under `dot`. Blocking.
+///
+/// # Errors
+/// Base or an object could not be read.
+pub(crate) fn prepare<R: Read, B: BaseRead>(
+    reader: R,
+    states: &BTreeMap<Writer, SignedState>,
+    base: &B,
+    result: &ScanResult,
+    disowned: &[Disowned],
+    dot: Dot,
+) -> Result<Prepared, WantsError<R::Error>> {
+    let mut overlay = Overlay::new(reader);
+    let joined = join(&mut overlay, &heads(states.values().map(SignedState::state)))?.tree;
+    let mut changed = {
+        let mut lookup = Lookup::new(&overlay, joined.root);
+        let mut changed = local(&result.found, &result.gone, base, &mut lookup, dot)?;
+        for &disowned in disowned {
+            add_disowned(&mut changed, disowned, base, &mut lookup, dot)?;
+        }
+        changed
+    };
+    let snapshot = if changed.changes.is_empty() {
+        None
+    } else {
+        Some(put_changes_in(&mut overlay, &joined, &mut changed, dot)?)
+    };
+    let snapshot = snapshot.map(|(head, vector)| Prospect {
+        objects: needed(overlay.into_made(), &[head]),
+        head,
+        vector,
+    });
+    Ok(Prepared { snapshot, records: changed.records, revisit: changed.revisit })
+}
+
+fn put_changes_in<R: Read>(
+    overlay: &mut Overlay<R>,
+    joined: &Tree,
+    changed: &mut Local,
+    dot: Dot,
+) -> Result<(Link, Vector), TreeError<R::Error>> {
+    // The tree may come to hold it, made here or not.
+    overlay.put(empty_directory());
+    let root = put_in(overlay, joined, dot, &changed.changes)?;
+    changed.settle(&mut Lookup::new(&*overlay, root))?;
+    let mut vector = joined.vector.clone();
+    vector.take_in(dot);
+    let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms: wall_time_ms() };
+    let object = snapshot.encode();
+    let head = object.link();
+    overlay.put(object);
+    Ok((head, vector))
+}
+
+/// Of the objects made on the way, those that `roots` reach; in their order.
+fn needed(made: Vec<Object>, roots: &[Link]) -> Vec<Object> {
+    let by_link: HashMap<Link, &Object> =
+        made.iter().map(|object| (object.link(), object)).collect();
+    let mut reached: HashSet<Link> = HashSet::new();
+    let mut open = roots.to_vec();
+    while let Some(link) = open.pop() {
+        if let Some(object) = by_link.get(&link) {
+            if reached.insert(link) {
+                // What was made here decodes; if it did not, the store would say so.
+                open.extend(links(link, object.bytes()).unwrap_or_default());
+            }
+        }
+    }
+    made.into_iter().filter(|object| reached.contains(&object.link())).collect()
+}
+
+fn wall_time_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
