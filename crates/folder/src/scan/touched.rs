@@ -120,7 +120,10 @@ where
             }
         } else {
             let mut records = self.records(&path, record)?;
-            self.entry(dir, scope, path.clone(), Some(stat.kind), &mut records)?;
+            let frame = self.entry(dir, scope, path.clone(), Some(stat.kind), &mut records)?;
+            if let Some(frame) = frame {
+                self.descend(frame, &mut records)?;
+            }
         }
         Ok(Some(path))
     }

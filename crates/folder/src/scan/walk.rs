@@ -101,6 +101,20 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// A directory that is being walked: what is left of its listing, in order.
+pub(super) struct Frame<'a> {
+    dir: Dir,
+    scope: Scope<'a>,
+    entries: std::vec::IntoIter<fs::DirEntry>,
+}
+
+impl<'a> Frame<'a> {
+    fn new(dir: Dir, scope: Scope<'a>, mut entries: Vec<fs::DirEntry>) -> Self {
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Self { dir, scope, entries: entries.into_iter() }
+    }
+}
+
 pub(super) struct Walk<'w, 'a, B: ?Sized, S: ?Sized, E: ?Sized> {
     pub(super) scan: &'w Scan<'a, B, S, E>,
     pub(super) result: ScanResult,
@@ -120,7 +134,7 @@ where
         let top = self.scan.root.top();
         self.scan.watch.entering(top.path());
         let entries = top.entries().map_err(ScanError::Root)?;
-        self.directory(top, &scope, entries, &mut cursor)
+        self.descend(Frame::new(top.clone(), scope, entries), &mut cursor)
     }
 
     pub(super) fn top_scope(&mut self) -> Result<Scope<'a>, ScanError> {
@@ -129,38 +143,57 @@ where
         Ok(scope)
     }
 
-    /// Takes the entries of `dir` in order, then what base has of it besides.
-    fn directory(
+    /// Takes the entries of a directory and of all below it in order, and between them what
+    /// base has besides. The stack is explicit: a path may have more names than a thread has room
+    /// for calls.
+    pub(super) fn descend(
         &mut self,
-        dir: &Dir,
-        scope: &Scope<'a>,
-        mut entries: Vec<fs::DirEntry>,
+        top: Frame<'a>,
         cursor: &mut Cursor<'_>,
     ) -> Result<(), ScanError> {
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        for entry in entries {
+        let mut frames = vec![top];
+        while let Some(frame) = frames.last_mut() {
             if self.scan.progress.is_cancelled() {
                 return Err(ScanError::Cancelled);
             }
-            let name = match Name::new(&entry.name) {
-                Ok(name) => name,
-                Err(NameError::Reserved(_)) => {
-                    self.reserved(dir, entry.name);
-                    continue;
-                }
-                Err(error) => {
-                    self.note(format!("in {:?}: {error}; not synced", dir.path()));
-                    continue;
-                }
-            };
-            let path = dir.path().join(name);
-            self.gone_before(&path, scope, cursor)?;
-            self.entry(dir, scope, path, entry.kind, cursor)?;
-        }
-        while let Some((path, record)) = cursor.next_if(|next| next.starts_with(dir.path()))? {
-            self.is_gone(path, record, scope);
+            if let Some(entry) = frame.entries.next() {
+                let below = self.listed(&frame.dir, &frame.scope, entry, cursor)?;
+                frames.extend(below);
+                continue;
+            }
+            let directory = frame.dir.path();
+            while let Some((path, record)) = cursor.next_if(|next| next.starts_with(directory))? {
+                self.is_gone(path, record, &frame.scope);
+            }
+            frames.pop();
         }
         Ok(())
+    }
+
+    /// One name of a listing: if it is a directory to walk, that one, opened.
+    fn listed(
+        &mut self,
+        dir: &Dir,
+        scope: &Scope<'a>,
+        entry: fs::DirEntry,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<Option<Frame<'a>>, ScanError> {
+        let name = match Name::new(&entry.name) {
+            Ok(name) => name,
+            Err(NameError::Reserved(_)) => {
+                self.reserved(dir, entry.name);
+                return Ok(None);
+            }
+            Err(error) => {
+                self.note(format!("in {:?}: {error}; not synced", dir.path()));
+                return Ok(None);
+            }
+        };
+        let path = dir.path().join(name);
+        while let Some((gone, record)) = cursor.next_if(|next| *next < path)? {
+            self.is_gone(gone, record, scope);
+        }
+        self.entry(dir, scope, path, entry.kind, cursor)
     }
 
     fn reserved(&mut self, dir: &Dir, name: Vec<u8>) {
@@ -168,19 +201,6 @@ where
         if name.starts_with(fs::TEMPORARY_PREFIX) && leftovers.len() < MAX_LEFTOVERS {
             leftovers.push((dir.path().clone(), name));
         }
-    }
-
-    /// Takes the records of base that come before `path`: nothing is there any more.
-    fn gone_before(
-        &mut self,
-        path: &RelPath,
-        scope: &Scope<'_>,
-        cursor: &mut Cursor<'_>,
-    ) -> Result<(), ScanError> {
-        while let Some((gone, record)) = cursor.next_if(|next| next < path)? {
-            self.is_gone(gone, record, scope);
-        }
-        Ok(())
     }
 
     /// `path`, of which base has `record` and which is not there: gone, unless it is ignored.
@@ -192,7 +212,8 @@ where
         }
     }
 
-    /// One name of a directory that is being walked.
+    /// What is at `path`, a name in `dir`: if it is a directory to walk, that one, opened. Takes
+    /// the record of `path` from `cursor`, and those below it unless it is to be walked.
     pub(super) fn entry(
         &mut self,
         dir: &Dir,
@@ -200,62 +221,75 @@ where
         path: RelPath,
         kind: Option<StatKind>,
         cursor: &mut Cursor<'_>,
-    ) -> Result<(), ScanError> {
-        let name = last(&path);
+    ) -> Result<Option<Frame<'a>>, ScanError> {
+        let name = last(&path).clone();
         let is_dir = match kind {
             Some(kind) => kind == StatKind::Directory,
             None => dir.stat(name.as_bytes()).is_ok_and(|s| s.kind == StatKind::Directory),
         };
         if scope.ignored(&path, is_dir) {
-            return Ok(cursor.skip(&path)?);
+            cursor.skip(&path)?;
+            return Ok(None);
         }
         if path.names().len() > MAX_PATH_DEPTH {
-            return self.keep(path, Kept::TooDeep, cursor);
+            self.keep(path, Kept::TooDeep, cursor)?;
+            return Ok(None);
         }
         if !is_dir {
-            let stat = match dir.stat(name.as_bytes()) {
-                Ok(stat) => stat,
-                Err(error) => return self.failed(path, &error, cursor),
-            };
-            if let StatKind::Other(what) = stat.kind {
-                return self.keep(path, Kept::Special(what), cursor);
+            match dir.stat(name.as_bytes()) {
+                Err(error) => self.failed(path, &error, cursor)?,
+                Ok(Stat { kind: StatKind::Other(what), .. }) => {
+                    self.keep(path, Kept::Special(what), cursor)?;
+                }
+                Ok(Stat { kind: StatKind::Directory, .. }) => {
+                    // It was something else a moment ago.
+                    cursor.skip(&path)?;
+                    self.result.in_flux.insert(path);
+                }
+                Ok(stat) => {
+                    let record = cursor.next_if(|next| *next == path)?.map(|(_, record)| record);
+                    self.leaf(dir, path, &stat, record.as_ref(), Touch::Changed)?;
+                }
             }
-            if stat.kind != StatKind::Directory {
-                let record = cursor.next_if(|next| *next == path)?.map(|(_, record)| record);
-                return self.leaf(dir, path, &stat, record.as_ref(), Touch::Changed);
-            }
+            return Ok(None);
         }
-        let opened = dir.open_dir(name).and_then(|child| Ok((child.stat_self()?, child)));
+        let opened = dir.open_dir(&name).and_then(|child| Ok((child.stat_self()?, child)));
         let (stat, child) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.failed(path, &error, cursor),
+            Err(error) => {
+                self.failed(path, &error, cursor)?;
+                return Ok(None);
+            }
         };
         let record = cursor.next_if(|next| *next == path)?.map(|(_, record)| record);
         self.is_directory(&path, &stat, record.as_ref());
-        self.inside(&child, scope, cursor)
+        self.inside(child, scope, cursor)
     }
 
-    /// Walks `child`, a directory in that of `above`.
+    /// Begins to walk `child`, a directory in that of `above`.
     fn inside(
         &mut self,
-        child: &Dir,
+        child: Dir,
         above: &Scope<'a>,
         cursor: &mut Cursor<'_>,
-    ) -> Result<(), ScanError> {
-        let path = child.path();
-        self.scan.watch.entering(path);
+    ) -> Result<Option<Frame<'a>>, ScanError> {
+        self.scan.watch.entering(child.path());
         let known_faults = above.faults().len();
-        let scope = match self.scan.rules.below(above, child) {
+        let scope = match self.scan.rules.below(above, &child) {
             Ok(scope) => scope,
             Err(error) => {
                 let why = Kept::Unreadable(in_words(&error));
-                return self.keep(path.clone(), why, cursor);
+                self.keep(child.path().clone(), why, cursor)?;
+                return Ok(None);
             }
         };
         self.note_all(&scope.faults()[known_faults..]);
         match child.entries() {
-            Ok(entries) => self.directory(child, &scope, entries, cursor),
-            Err(error) => self.failed(path.clone(), &error, cursor),
+            Ok(entries) => Ok(Some(Frame::new(child, scope, entries))),
+            Err(error) => {
+                self.failed(child.path().clone(), &error, cursor)?;
+                Ok(None)
+            }
         }
     }
 
