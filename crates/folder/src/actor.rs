@@ -21,7 +21,7 @@ use crate::base::{
 };
 use crate::folder::{Command, FenceError, FolderState, Options, StartError};
 use crate::ignore::Rules;
-use crate::opening::{self, MARKER_META, Opened, TEMPORARIES_META};
+use crate::opening::{self, MARKER_META, Opened};
 use crate::scan::{Extent, Hashers, Kept};
 use crate::status::{MAX_PROBLEMS_LISTED, Shared};
 use crate::watch::{Touch, Watch};
@@ -32,7 +32,7 @@ const HALT_RECHECK: Duration = Duration::from_secs(5);
 /// The first pause after a failure; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two tries.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// Rounds of applying in a row that may do nothing but find paths dirty, before a pause.
 const MAX_FUTILE_ROUNDS: u32 = 3;
 /// More dirty paths than this are as well looked for by a scan of everything.
@@ -78,8 +78,6 @@ pub(crate) struct Actor {
     rescan_at: Instant,
     /// The last failure that concerns the whole folder.
     trouble: Option<String>,
-    /// Whether it is recorded that temporaries may lie about.
-    temporaries_noted: bool,
 }
 
 /// A folder that is being synced.
@@ -245,7 +243,6 @@ impl Actor {
             futile_rounds: 0,
             rescan_at,
             trouble: None,
-            temporaries_noted: false,
         })
     }
 
@@ -275,7 +272,9 @@ impl Actor {
                 }
             }
         }
-        self.end().await;
+        for fence in self.fences.drain(..) {
+            let _ = fence.reply.send(Err(FenceError::Stopped));
+        }
     }
 
     /// Does one thing that is to be done; `false`: there is none.
@@ -457,14 +456,10 @@ impl Actor {
             let snapshot = base.snapshot().map_err(|error| in_words(&error))?;
             let view = BaseView::new(snapshot);
             let opened = opening::open(&path, topic, &view).map_err(|error| in_words(&error))?;
-            let temporaries = view.meta(TEMPORARIES_META).map_err(|error| in_words(&error))?;
-            if temporaries.is_some() {
-                opening::sweep(&opened.root).map_err(|error| error.in_words())?;
-            }
             let applied = view.applied().map_err(|error| in_words(&error))?;
-            Ok((opened, temporaries.is_some(), applied))
+            Ok((opened, applied))
         });
-        let (opened, temporaries_noted, applied) = opened.await?.map_err(Setback::Halt)?;
+        let (opened, applied) = opened.await?.map_err(Setback::Halt)?;
         if opened.is_new {
             let token = opened.marker.token.to_vec();
             let set = self.repo.base().set_meta(MARKER_META, Some(token)).await;
@@ -473,7 +468,6 @@ impl Actor {
         let rules = Arc::clone(&self.rules);
         let watch = Watch::start(&opened.root, rules, self.options.quiet_period);
         self.home = Some(Home { opened, watch: Arc::new(watch) });
-        self.temporaries_noted = temporaries_noted;
         self.due = Due::Everything;
         self.stale = true;
         self.retry = Tries::All;
@@ -506,18 +500,6 @@ impl Actor {
         self.under_way = None;
         self.due = Due::Everything;
         Ok(())
-    }
-
-    /// Ends cleanly.
-    async fn end(mut self) {
-        if self.temporaries_noted && self.home.is_some() {
-            if let Err(error) = self.repo.base().set_meta(TEMPORARIES_META, None).await {
-                tracing::debug!(%error, "the next start will look for temporaries");
-            }
-        }
-        for fence in self.fences.drain(..) {
-            let _ = fence.reply.send(Err(FenceError::Stopped));
-        }
     }
 }
 

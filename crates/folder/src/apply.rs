@@ -232,11 +232,9 @@ impl<B: BaseRead> Batch<'_, B> {
         let count = jobs.iter().flatten().count();
         let sync_each = count <= MAX_SINGLE_SYNCS;
         let written = content::write_all(self.root, reader, &jobs, sync_each, control);
-        if !sync_each {
-            if let Err(error) = self.root.sync_file_system() {
-                written.into_iter().for_each(content::Written::discard);
-                return Err(ApplyError::Sync(error));
-            }
+        if !sync_each && let Err(error) = self.root.sync_file_system() {
+            written.into_iter().for_each(content::Written::discard);
+            return Err(ApplyError::Sync(error));
         }
         let mut attempted = 0;
         let mut written = written.into_iter();
@@ -280,14 +278,14 @@ impl<B: BaseRead> Batch<'_, B> {
             }
             Outcome::Dirty(paths) => {
                 self.applied.dirty.extend(paths);
-                self.fail(action, Retry { hold: Hold::Blocked, reason: String::new() });
+                self.fail(action, &Retry { hold: Hold::Blocked, reason: String::new() });
             }
-            Outcome::Failed(retry) => self.fail(action, retry),
+            Outcome::Failed(retry) => self.fail(action, &retry),
         }
         Ok(())
     }
 
-    fn fail(&mut self, action: &Action, retry: Retry) {
+    fn fail(&mut self, action: &Action, retry: &Retry) {
         for path in action.paths() {
             self.failed.insert(path.clone(), retry.hold);
             // The source of a move shows its own want's failure only if nothing else did.
@@ -336,7 +334,7 @@ impl<B: BaseRead> Batch<'_, B> {
     }
 
     /// Base's record of what was just made at a path.
-    fn cache(&self, stat: Stat) -> Option<Cache> {
+    fn cache(&self, stat: Stat) -> Cache {
         let now = crate::fs::now();
         // A later write moves the mtime to the clock's time: where that is far from the mtime
         // that was set, it shows however coarse the clock is.
@@ -344,7 +342,7 @@ impl<B: BaseRead> Batch<'_, B> {
         let settled = stat.kind == crate::fs::StatKind::Directory
             || is_dated
             || self.granularity.settled(&stat, now);
-        Some(Cache { stat, settled })
+        Cache { stat, settled }
     }
 }
 

@@ -194,10 +194,10 @@ impl Folder {
         self.shared.stop();
         // The queue is closed if the actor ended by itself: as good.
         let _ = self.commands.send(Command::Stop).await;
-        if let Some(actor) = self.actor.take() {
-            if let Err(error) = actor.await {
-                tracing::error!(%error, "the folder's actor failed");
-            }
+        if let Some(actor) = self.actor.take()
+            && let Err(error) = actor.await
+        {
+            tracing::error!(%error, "the folder's actor failed");
         }
     }
 }

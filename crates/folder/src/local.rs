@@ -47,10 +47,10 @@ impl Local {
     ) -> Result<(), TreeError<R::Error>> {
         for change in &self.changes {
             let Some(Some(record)) = self.records.get_mut(&change.path) else { continue };
-            if let Some(want) = published.want(&change.path)? {
-                if want.node == record.node {
-                    record.behind = want.behind;
-                }
+            if let Some(want) = published.want(&change.path)?
+                && want.node == record.node
+            {
+                record.behind = want.behind;
             }
         }
         Ok(())

@@ -3,18 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use ark_core::{MAX_PATH_DEPTH, Name, TopicId};
+use ark_core::{RelPath, TopicId};
 
 use crate::base::{BaseError, BaseView};
-use crate::fs::{Dir, FsErrorKind, Granularity, Root, StatKind};
+use crate::fs::{FsErrorKind, Granularity, Root};
 use crate::marker::{Halt, Marker};
 
 /// The name of the record that holds the token of the folder's marker.
 pub(crate) const MARKER_META: &str = "folder-marker";
-/// The name of the record that says that temporaries may lie in the folder.
-pub(crate) const TEMPORARIES_META: &str = "folder-temporaries";
-/// What the names of temporaries begin with.
-const TEMPORARY_PREFIX: &[u8] = b".ark-tmp-";
 /// Length of a marker's token in bytes.
 const TOKEN_BYTES: usize = 16;
 
@@ -52,7 +48,7 @@ pub(crate) enum OpenFailed {
 /// # Errors
 /// It must not be touched; the text says why and what to do.
 pub(crate) fn open(path: &Path, topic: TopicId, base: &BaseView) -> Result<Opened, OpenFailed> {
-    let token = base.meta(MARKER_META)?.map(|token| <[u8; TOKEN_BYTES]>::try_from(token));
+    let token = base.meta(MARKER_META)?.map(<[u8; TOKEN_BYTES]>::try_from);
     let was_synced = token.is_some() || !base.is_empty()?;
     let shown = || path.display().to_string();
     let root = match Root::open(path) {
@@ -86,29 +82,15 @@ pub(crate) fn open(path: &Path, topic: TopicId, base: &BaseView) -> Result<Opene
     Ok(Opened { root, marker, granularity, is_new })
 }
 
-/// Removes the temporaries that a crash left in the folder. Blocking. What cannot be removed is
-/// told in the log and tried again at the next start.
-pub(crate) fn sweep(root: &Root) -> Result<(), crate::fs::FsError> {
-    sweep_directory(root.top(), 0)
-}
-
-fn sweep_directory(dir: &Dir, depth: usize) -> Result<(), crate::fs::FsError> {
-    for entry in dir.entries()? {
-        if entry.name.starts_with(TEMPORARY_PREFIX) {
-            if let Err(error) = dir.unlink(&entry.name) {
+/// Removes temporaries that a crash left: a directory and a name in it each. Blocking. What
+/// cannot be removed now is found by the next scan of everything.
+pub(crate) fn sweep(root: &Root, leftovers: &[(RelPath, Vec<u8>)]) {
+    for (directory, name) in leftovers {
+        match root.dir(directory).and_then(|dir| dir.unlink(name)) {
+            Err(error) if !error.is_absent() => {
                 tracing::warn!(error = %error.in_words(), "a temporary cannot be removed");
             }
-        }
-        let may_be_directory = matches!(entry.kind, None | Some(StatKind::Directory));
-        let Ok(name) = Name::new(&entry.name) else { continue };
-        if may_be_directory && depth < MAX_PATH_DEPTH {
-            match dir.open_dir(&name).and_then(|below| sweep_directory(&below, depth + 1)) {
-                Err(error) if !error.is_absent() => {
-                    tracing::debug!(error = %error.in_words(), "not swept");
-                }
-                _ => {}
-            }
+            _ => {}
         }
     }
-    Ok(())
 }

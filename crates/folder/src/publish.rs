@@ -127,11 +127,11 @@ fn needed(made: Vec<Object>, roots: &[Link]) -> Vec<Object> {
     let mut reached: HashSet<Link> = HashSet::new();
     let mut open = roots.to_vec();
     while let Some(link) = open.pop() {
-        if let Some(object) = by_link.get(&link) {
-            if reached.insert(link) {
-                // What was made here decodes; if it did not, the store would say so.
-                open.extend(links(link, object.bytes()).unwrap_or_default());
-            }
+        if let Some(object) = by_link.get(&link)
+            && reached.insert(link)
+        {
+            // What was made here decodes; if it did not, the store would say so.
+            open.extend(links(link, object.bytes()).unwrap_or_default());
         }
     }
     made.into_iter().filter(|object| reached.contains(&object.link())).collect()

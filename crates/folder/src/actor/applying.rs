@@ -17,7 +17,6 @@ use crate::base::{
     APPLIED_META, Applied, BaseError, BaseView, Changes, Hold, Retry, encode_applied,
 };
 use crate::ignore::{Rules, RulesError};
-use crate::opening::TEMPORARIES_META;
 use crate::plan::{Action, Dirty, Held, Plan, plan};
 use crate::publish::joined;
 use crate::scan::{Extent, Kept};
@@ -64,7 +63,6 @@ impl Actor {
         let mut batch = Batch::default();
         if !under_way.is_carried_out() {
             self.check_marker(&home).await?;
-            self.note_temporaries().await?;
             batch = self.apply_batch(&home, &mut under_way).await?;
         }
         let mut changes = Changes::default();
@@ -127,16 +125,6 @@ impl Actor {
                 said.applied = revisions;
             }
         });
-    }
-
-    /// From the first batch on a crash may leave temporaries.
-    async fn note_temporaries(&mut self) -> Result<(), Setback> {
-        if !self.temporaries_noted {
-            let noted = self.repo.base().set_meta(TEMPORARIES_META, Some(vec![1])).await;
-            noted.map_err(|error| Setback::failed("cannot record that applying began", &error))?;
-            self.temporaries_noted = true;
-        }
-        Ok(())
     }
 
     async fn apply_batch(

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::{Actor, Home, Setback, Tries, blocking, in_words};
 use crate::base::{BaseView, Changes, INCARNATION_META, Incarnations, encode_incarnations};
 use crate::ignore::RULES_FILE;
+use crate::opening::sweep;
 use crate::publish::{Prepared, Prospect, prepare};
 use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
 use crate::status::Work;
@@ -29,6 +30,7 @@ impl Actor {
         // A folder that went away while it was looked at looks empty.
         self.check_marker(&home).await?;
         let result = Arc::new(result);
+        self.sweep(&home, &result).await?;
         self.publish(&result, batch).await?;
         self.note(&home, &extent, &result);
         if extent == Extent::Everything {
@@ -42,6 +44,15 @@ impl Actor {
         }
         self.pass_fences();
         Ok(())
+    }
+
+    /// Nothing is being applied while a scan runs: temporaries that it sees are of a crash.
+    async fn sweep(&self, home: &Home, result: &Arc<ScanResult>) -> Result<(), Setback> {
+        if result.leftovers.is_empty() {
+            return Ok(());
+        }
+        let (root, result) = (home.opened.root.clone(), Arc::clone(result));
+        blocking(move || sweep(&root, &result.leftovers)).await
     }
 
     pub(super) async fn check_marker(&self, home: &Home) -> Result<(), Setback> {
@@ -98,9 +109,9 @@ impl Actor {
     async fn scan(&self, home: &Home, extent: Extent) -> Result<(ScanResult, Batch), Setback> {
         let progress = Arc::new(ScanProgress::new());
         self.shared.begin(Some(Work::Scanning(Arc::clone(&progress))));
-        let (objects, queue) = mpsc::channel(OBJECTS_IN_FLIGHT);
+        let (sender, queue) = mpsc::channel(OBJECTS_IN_FLIGHT);
         let room = Arc::new(Semaphore::new(OBJECTS_IN_FLIGHT_BYTES));
-        let sink = Objects { objects, room, runtime: tokio::runtime::Handle::current() };
+        let sink = Objects { queue: sender, room, runtime: tokio::runtime::Handle::current() };
         let (base, home) = (self.repo.base(), home.clone());
         let (rules, hashers) = (Arc::clone(&self.rules), Arc::clone(&self.hashers));
         let scanning = blocking(move || {
@@ -222,7 +233,7 @@ async fn store(mut batch: Batch, mut queue: mpsc::Receiver<OnTheWay>) -> Result<
 /// Takes a scan's objects to the task that owns the batch.
 #[derive(Debug)]
 struct Objects {
-    objects: mpsc::Sender<OnTheWay>,
+    queue: mpsc::Sender<OnTheWay>,
     /// In bytes.
     room: Arc<Semaphore>,
     runtime: tokio::runtime::Handle,
@@ -239,6 +250,6 @@ impl Sink for Objects {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(bytes);
         let room = self.runtime.block_on(room).map_err(|_| SinkClosed)?;
-        self.objects.blocking_send((object, room)).map_err(|_| SinkClosed)
+        self.queue.blocking_send((object, room)).map_err(|_| SinkClosed)
     }
 }

@@ -3,7 +3,7 @@
 use ark_core::RelPath;
 
 use super::content;
-use super::place::{last_name, taken, unchanged};
+use super::place::{last_name, move_to_free, taken, unchanged};
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
 use crate::fs::{Dir, FsErrorKind, Stat, StatKind, temporary_name};
@@ -50,7 +50,7 @@ impl<B: BaseRead> Batch<'_, B> {
             node: FoundNode::Directory,
             permissions: bits,
             mtime: want.mtime,
-            cache: self.cache(stat),
+            cache: Some(self.cache(stat)),
         };
         Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
     }
@@ -66,7 +66,7 @@ impl<B: BaseRead> Batch<'_, B> {
         let both = || vec![from.clone(), to.clone()];
         match self.expected(to)? {
             None => {
-                self.into_free(&from_dir, from_name, &to_dir, to)?;
+                move_to_free(&from_dir, from_name, &to_dir, to)?;
                 let moved = to_dir.stat(to_name)?;
                 if !same_content(&moved, &expected) {
                     // If this fails, an edited file stands under its new name: as good.
@@ -164,7 +164,7 @@ impl<B: BaseRead> Batch<'_, B> {
                 Outcome::Done(mut records) => records.pop().and_then(|(_, record)| record),
                 other => return Ok(other),
             },
-            None => displaced.map(|record| Record { cache: self.cache(at_from), ..record }),
+            None => displaced.map(|record| Record { cache: Some(self.cache(at_from)), ..record }),
         };
         self.settle_moved(from, left, to, want, &to_dir)
     }
@@ -241,7 +241,7 @@ impl<B: BaseRead> Batch<'_, B> {
         let record = Record {
             behind: want.behind.clone(),
             permissions: want.permissions,
-            cache: self.cache(stat),
+            cache: Some(self.cache(stat)),
             ..before
         };
         Ok(Outcome::Done(vec![(path.clone(), Some(record))]))

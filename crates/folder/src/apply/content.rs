@@ -209,10 +209,10 @@ impl<R: Read> Writer<'_, R> {
     }
 
     fn read(&mut self, link: Link) -> Result<Bytes, Failure<R::Error>> {
-        if let Some((id, bytes)) = &self.last_chunk {
-            if *id == link.id {
-                return Ok(bytes.clone());
-            }
+        if let Some((id, bytes)) = &self.last_chunk
+            && *id == link.id
+        {
+            return Ok(bytes.clone());
         }
         let bytes = self
             .reader
@@ -236,10 +236,10 @@ impl<R: Read> Writer<'_, R> {
 
 /// Removes a temporary. What cannot be removed now is removed when the folder is next opened.
 pub(super) fn remove(dir: &Dir, name: &[u8]) {
-    if let Err(error) = dir.unlink(name) {
-        if !error.is_absent() {
-            tracing::debug!(error = %error.in_words(), "a temporary is left for the next start");
-        }
+    if let Err(error) = dir.unlink(name)
+        && !error.is_absent()
+    {
+        tracing::debug!(error = %error.in_words(), "a temporary is left for the next start");
     }
 }
 

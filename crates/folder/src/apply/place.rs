@@ -27,7 +27,7 @@ impl<B: BaseRead> Batch<'_, B> {
     fn try_place(&mut self, path: &RelPath, want: &Want, made: &Made) -> Result<Outcome, Stopped> {
         let name = last_name(path);
         match self.expected(path)? {
-            None => self.into_free(&made.dir, &made.name, &made.dir, path)?,
+            None => move_to_free(&made.dir, &made.name, &made.dir, path)?,
             Some(expected) if expected.kind == StatKind::Directory => {
                 // Its removal was planned before and left it there: what it holds is not ark's.
                 let reason = format!(
@@ -54,37 +54,6 @@ impl<B: BaseRead> Batch<'_, B> {
         }
     }
 
-    /// Moves `name` in `from` to `path` in `to`, where base has nothing.
-    pub(super) fn into_free(
-        &mut self,
-        from: &Dir,
-        name: &[u8],
-        to: &Dir,
-        path: &RelPath,
-    ) -> Result<(), Stopped> {
-        let to_name = last_name(path);
-        match from.rename_new(name, to, to_name) {
-            Err(error) if error.kind() == FsErrorKind::Unsupported => {
-                match to.stat(to_name) {
-                    Err(error) if error.kind() == FsErrorKind::NotFound => {}
-                    Err(error) => return Err(error.into()),
-                    Ok(_) => return Err(taken(to, path)),
-                }
-                Ok(from.rename(name, to, to_name)?)
-            }
-            // Names that differ only in case or normalisation may be one name here.
-            Err(error) if error.kind() == FsErrorKind::Exists => {
-                match (from.stat(name), to.stat(to_name)) {
-                    (Ok(a), Ok(b)) if a.same_object(&b) && a.kind != StatKind::Directory => {
-                        Ok(from.rename(name, to, to_name)?)
-                    }
-                    _ => Err(taken(to, path)),
-                }
-            }
-            other => Ok(other?),
-        }
-    }
-
     /// The record of what was just put at `path`, if it is still there as it was made.
     pub(super) fn placed(
         &self,
@@ -102,7 +71,7 @@ impl<B: BaseRead> Batch<'_, B> {
             node: want.node,
             permissions: want.permissions,
             mtime: if want.node == FoundNode::Directory { want.mtime } else { stat.mtime },
-            cache: self.cache(stat),
+            cache: Some(self.cache(stat)),
         };
         Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
     }
@@ -145,6 +114,36 @@ const COARSEST_MTIME_SECONDS: u64 = 2;
 
 pub(super) fn last_name(path: &RelPath) -> &[u8] {
     path.names().last().map_or(&[], |name| name.as_bytes())
+}
+
+/// Moves `name` in `from` to `path` in `to`, where base has nothing.
+pub(super) fn move_to_free(
+    from: &Dir,
+    name: &[u8],
+    to: &Dir,
+    path: &RelPath,
+) -> Result<(), Stopped> {
+    let to_name = last_name(path);
+    match from.rename_new(name, to, to_name) {
+        Err(error) if error.kind() == FsErrorKind::Unsupported => {
+            match to.stat(to_name) {
+                Err(error) if error.kind() == FsErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Err(taken(to, path)),
+            }
+            Ok(from.rename(name, to, to_name)?)
+        }
+        // Names that differ only in case or normalisation may be one name here.
+        Err(error) if error.kind() == FsErrorKind::Exists => {
+            match (from.stat(name), to.stat(to_name)) {
+                (Ok(a), Ok(b)) if a.same_object(&b) && a.kind != StatKind::Directory => {
+                    Ok(from.rename(name, to, to_name)?)
+                }
+                _ => Err(taken(to, path)),
+            }
+        }
+        other => Ok(other?),
+    }
 }
 
 /// What is at a path is not what base says.
