@@ -4,6 +4,7 @@ mod scanning;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::sync::Arc;
 
 use ark_core::{Content, Name, Permissions, RelPath};
 use ark_folder::fs::Granularity;
@@ -309,7 +310,7 @@ fn trees_deeper_than_any_path_are_kept() {
 #[test]
 fn what_is_ignored_is_neither_found_nor_gone() {
     let mut folder = Folder::new();
-    folder.rules = Rules::new(&["*.tmp", "/only-top"]).unwrap();
+    folder.rules = Arc::new(Rules::new(&["*.tmp", "/only-top"]).unwrap());
     for name in ["a.tmp", "d/b.tmp", "only-top", "d/only-top", "keep", "target/x", "d/target/y"] {
         folder.write(name, b"1");
     }
@@ -430,7 +431,7 @@ fn each_directory_is_announced_before_it_is_listed() {
     let mut folder = Folder::new();
     folder.write("a/b/c", b"1");
     folder.write("skip/x", b"1");
-    folder.rules = Rules::new(&["skip/"]).unwrap();
+    folder.rules = Arc::new(Rules::new(&["skip/"]).unwrap());
     let result = folder.scan(&Extent::Everything);
     assert_eq!(folder.entered(), ["", "a", "a/b"]);
     folder.record(&result);

@@ -1,10 +1,12 @@
 //! A folder in a temporary directory, a base in a map, and a sink in memory.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use ark_core::chunk::chunk_list;
 use ark_core::{Behind, DeviceId, Dot, Incarnation, Link, Object, Read, RelPath, Writer};
@@ -26,7 +28,7 @@ pub struct Folder {
     _directory: TempDir,
     pub root: Root,
     pub base: BTreeMap<RelPath, Record>,
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
     pub sink: Memory,
     pub granularity: Granularity,
     pub progress: ScanProgress,
@@ -43,7 +45,7 @@ impl Folder {
             root: Root::open(&at).unwrap(),
             _directory: directory,
             base: BTreeMap::new(),
-            rules: Rules::new::<&str>(&[]).unwrap(),
+            rules: Arc::new(Rules::new::<&str>(&[]).unwrap()),
             sink: Memory::default(),
             granularity: Granularity::exact(),
             progress: ScanProgress::new(),
@@ -64,12 +66,24 @@ impl Folder {
     }
 
     pub fn try_scan(&self, extent: &Extent) -> Result<ScanResult, ScanError> {
+        self.try_scan_watched(extent, &self.entered)
+    }
+
+    pub fn scan_watched(&self, extent: &Extent, watch: &impl Entering) -> ScanResult {
+        self.try_scan_watched(extent, watch).unwrap()
+    }
+
+    fn try_scan_watched(
+        &self,
+        extent: &Extent,
+        watch: &impl Entering,
+    ) -> Result<ScanResult, ScanError> {
         let scan = Scan {
             root: &self.root,
             base: &self.base,
             rules: &self.rules,
             sink: &self.sink,
-            watch: &self.entered,
+            watch,
             hashers: &self.hashers,
             granularity: self.granularity,
             progress: &self.progress,
