@@ -1,0 +1,276 @@
+//! Devices with a real store and a real folder that exchange states directly, without a network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ark_core::{Object, RelPath, RepoKind, TopicId, Writer};
+use ark_folder::{Folder, FolderState, FolderStatus, Options};
+use ark_store::{DEFAULT_INDEX_CACHE_BYTES, Join, Repo, Staged, Store};
+use ed25519_dalek::SigningKey;
+use tempfile::TempDir;
+
+/// Long enough for any machine; reached only by a failing test.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A device: its directories outlive its daemon.
+pub struct Device {
+    pub home: TempDir,
+    key: [u8; 32],
+    pub ignore: Vec<String>,
+    running: Option<Running>,
+}
+
+struct Running {
+    store: Store,
+    repo: Repo,
+    folder: Folder,
+}
+
+impl Device {
+    /// A device with an empty folder, not started.
+    pub fn new(number: u8) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("folder")).unwrap();
+        Self { home, key: [number; 32], ignore: Vec::new(), running: None }
+    }
+
+    pub async fn started(number: u8) -> Self {
+        let mut device = Self::new(number);
+        device.start().await;
+        device
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.home.path().join("folder")
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root().join(path)
+    }
+
+    pub async fn open_store(&self) -> (Store, Repo) {
+        let options = ark_store::Options {
+            path: self.home.path().join("store"),
+            witness_dir: self.home.path().join("witness"),
+            signing_key: SigningKey::from_bytes(&self.key),
+            index_cache_bytes: DEFAULT_INDEX_CACHE_BYTES,
+        };
+        let store = Store::open(options).await.unwrap();
+        let topic = TopicId::derive("a repo", None);
+        let repo = store.repo(topic, RepoKind::Folder).await.unwrap();
+        (store, repo)
+    }
+
+    pub async fn start(&mut self) {
+        let (store, repo) = self.open_store().await;
+        let options = Options {
+            path: self.root(),
+            ignore: self.ignore.clone(),
+            quiet_period: Duration::from_millis(20),
+            rescan_interval: Duration::from_secs(3600),
+        };
+        let folder = Folder::start(options, repo.clone()).await.unwrap();
+        self.running = Some(Running { store, repo, folder });
+    }
+
+    pub async fn stop(&mut self) {
+        let Running { store, folder, repo } = self.running.take().unwrap();
+        folder.stop().await;
+        drop(repo);
+        store.close().await.unwrap();
+    }
+
+    /// Ends everything as it is. The store's lock is free when this returns.
+    pub async fn kill(&mut self) {
+        let Running { store, folder, repo } = self.running.take().unwrap();
+        drop(folder);
+        drop(repo);
+        store.close().await.unwrap();
+    }
+
+    pub fn repo(&self) -> &Repo {
+        &self.running.as_ref().unwrap().repo
+    }
+
+    pub fn folder(&self) -> &Folder {
+        &self.running.as_ref().unwrap().folder
+    }
+
+    pub fn status(&self) -> FolderStatus {
+        self.folder().status()
+    }
+
+    /// Waits until the status is as `wanted`.
+    pub async fn until(&self, what: &str, wanted: impl Fn(&FolderStatus) -> bool) {
+        let mut changed = self.folder().watch();
+        let reached = tokio::time::timeout(PATIENCE, async {
+            while !wanted(&self.status()) {
+                changed.changed().await.unwrap();
+            }
+        });
+        if reached.await.is_err() {
+            panic!("never {what}: {:#?}", self.status());
+        }
+    }
+
+    /// Everything written is published, everything joined is applied.
+    pub async fn rest(&self) {
+        tokio::time::timeout(PATIENCE, self.folder().fence()).await.expect("fenced").unwrap();
+        let joined = revisions(self.repo());
+        self.until("at rest", |status| {
+            status.applied == joined && status.state == FolderState::InStep
+        })
+        .await;
+    }
+
+    /// Own revision: how often this device published.
+    pub fn published(&self) -> u64 {
+        revisions(self.repo()).get(&self.repo().writer()).copied().unwrap_or(0)
+    }
+
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        let bytes = std::fs::read(self.path(path));
+        String::from_utf8(bytes.unwrap_or_else(|error| panic!("{path}: {error}"))).unwrap()
+    }
+
+    pub fn remove(&self, path: &str) {
+        let path = self.path(path);
+        if path.symlink_metadata().unwrap().is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    pub fn rename(&self, from: &str, to: &str) {
+        std::fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    pub fn chmod(&self, path: &str, mode: u32) {
+        std::fs::set_permissions(self.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    pub fn mode(&self, path: &str) -> u32 {
+        self.path(path).symlink_metadata().unwrap().mode() & 0o777
+    }
+
+    /// All that the folder shows: per path what it is.
+    pub fn tree(&self) -> BTreeMap<String, String> {
+        let mut tree = BTreeMap::new();
+        walk(&self.root(), &self.root(), &mut tree);
+        tree
+    }
+
+    pub fn conflicts(&self) -> BTreeSet<String> {
+        self.status().conflicts.iter().map(RelPath::to_string).collect()
+    }
+}
+
+fn walk(root: &Path, directory: &Path, tree: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+        if name == ".ark" {
+            continue;
+        }
+        let metadata = path.symlink_metadata().unwrap();
+        let mode = metadata.mode() & 0o777;
+        let what = if metadata.is_symlink() {
+            format!("-> {}", std::fs::read_link(&path).unwrap().display())
+        } else if metadata.is_dir() {
+            walk(root, &path, tree);
+            format!("{mode:o} directory")
+        } else if metadata.is_file() {
+            let content = std::fs::read(&path).unwrap();
+            match String::from_utf8(content) {
+                Ok(text) if text.len() < 100 => format!("{mode:o} {text}"),
+                Ok(text) => format!("{mode:o} {}", blake3::hash(text.as_bytes())),
+                Err(error) => format!("{mode:o} {}", blake3::hash(error.as_bytes())),
+            }
+        } else {
+            "special".to_owned()
+        };
+        tree.insert(name, what);
+    }
+}
+
+pub fn revisions(repo: &Repo) -> BTreeMap<Writer, u64> {
+    let states = repo.states();
+    states.joined.iter().map(|(&writer, state)| (writer, state.state().revision)).collect()
+}
+
+/// What went over the imagined wire.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Payload {
+    pub objects: usize,
+    pub bytes: usize,
+}
+
+/// `to` pulls all that `from` has joined.
+pub async fn pull(from: &Device, to: &Device) -> Payload {
+    pull_repo(from.repo(), to.repo()).await
+}
+
+pub async fn pull_repo(from: &Repo, to: &Repo) -> Payload {
+    let mut payload = Payload::default();
+    for (writer, state) in &from.states().joined {
+        match to.stage(state.clone()).await.unwrap() {
+            Staged::Old => continue,
+            Staged::Staged { .. } | Staged::Complete | Staged::OwnFork { .. } => {}
+            other => panic!("{other:?}"),
+        }
+        loop {
+            match to.join(*writer).await.unwrap() {
+                Join::Joined(_) | Join::NothingStaged => break,
+                Join::Missing(links) => {
+                    let mut objects = Vec::new();
+                    for link in links {
+                        let bytes = from.read(link).await.unwrap();
+                        payload.objects += 1;
+                        payload.bytes += bytes.len();
+                        objects.push(Object::new(link.kind, bytes));
+                    }
+                    let received = to.receive(objects).await.unwrap();
+                    assert!(received.rejected.is_empty(), "{:?}", received.rejected);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    payload
+}
+
+/// Exchanges until nobody publishes any more; then all folders are the same.
+pub async fn settle(devices: &[&Device]) {
+    for _ in 0..20 {
+        for device in devices {
+            device.rest().await;
+        }
+        let before: Vec<_> = devices.iter().map(|device| revisions(device.repo())).collect();
+        for to in devices {
+            for from in devices {
+                pull(from, to).await;
+            }
+        }
+        for device in devices {
+            device.rest().await;
+        }
+        let after: Vec<_> = devices.iter().map(|device| revisions(device.repo())).collect();
+        if before == after && after.windows(2).all(|pair| pair[0] == pair[1]) {
+            let first = devices[0].tree();
+            for device in devices {
+                assert_eq!(device.tree(), first, "the folders differ");
+            }
+            return;
+        }
+    }
+    panic!("they go on publishing");
+}
