@@ -1,6 +1,6 @@
 //! New objects of a repo on their way into the index.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -182,8 +182,14 @@ impl Batch {
                 missing.push(head);
             }
         }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // What was added and is not closed lacks only what is below it.
+        let added: HashSet<Link> = self.open.iter().map(Object::link).collect();
+        missing.retain(|link| !added.contains(link));
         missing.truncate(crate::MAX_MISSING);
-        if missing.is_empty() { Ok(()) } else { Err(CommitError::NotClosed { missing }) }
+        Err(CommitError::NotClosed { missing })
     }
 
     /// Makes what is closed durable and indexes it.

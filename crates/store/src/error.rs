@@ -131,6 +131,12 @@ pub enum RepoError {
         /// The kind asked for.
         asked: ark_core::RepoKind,
     },
+    /// This version knows no objects of such repos.
+    #[error("repos of kind {kind:?} are not supported by this version yet")]
+    Unsupported {
+        /// The kind asked for.
+        kind: ark_core::RepoKind,
+    },
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),

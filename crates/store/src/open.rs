@@ -47,8 +47,14 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
     let blobs =
         Blobs::open(&options.path.join(BLOBS), Arc::clone(&counts), failpoints.clone()).await?;
     let space = Space::new(&options.path);
-    let handle = index::Handle::new(index_path.clone(), options.index_cache_bytes, space, database);
-    let index = index::start(handle, Arc::clone(&counts), Arc::new(lock))
+    let handle = index::Handle::new(
+        index_path.clone(),
+        options.index_cache_bytes,
+        space,
+        failpoints.clone(),
+        database,
+    );
+    let index = index::start(handle, Arc::clone(&counts))
         .map_err(|source| path_error(&options.path, source))?;
 
     let witness = Witness::read(&options.witness_dir, device)
@@ -85,13 +91,15 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
         foreign: AtomicU64::new(0),
         key_elsewhere: AtomicBool::new(false),
         recovery,
+        lock,
     };
     reconcile(&mut inner).await?;
     let incarnation = inner.incarnation();
     let token = draw_token();
-    let renewed = inner
-        .index
-        .write(move |transaction| record.renew(transaction, device, incarnation, file, &token));
+    let last = witness.clone();
+    let renewed = inner.index.write(move |transaction| {
+        Record::renew(transaction, device, incarnation, file, &last, &token)
+    });
     renewed.await?;
     hit(&inner, "witness", &options.witness_dir)?;
     witness.renew(&token).map_err(|source| path_error(&options.witness_dir, source))?;

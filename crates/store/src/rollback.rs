@@ -27,8 +27,8 @@ const MAX_WITNESS_BYTES: u64 = 4096;
 const DEVICE: &str = "device";
 const INCARNATION: &str = "incarnation";
 const FILE: &str = "file";
-/// The tokens of which the witness must hold one: that of this opening, and that of the last,
-/// in case the process ends between the index's commit and the witness.
+/// The tokens of which the witness must hold one: that of this opening, and that which it held
+/// before, in case the process ends between the index's commit and the witness.
 const TOKENS: &str = "tokens";
 
 /// What tells the index file from a copy of it: inode and, where the system knows it, birth
@@ -61,7 +61,7 @@ pub(crate) struct Record {
     device: Option<[u8; 32]>,
     pub(crate) incarnation: Option<Incarnation>,
     file: Option<[u8; 24]>,
-    /// This opening's, then the last one's.
+    /// This opening's, then what the witness held before it.
     tokens: Option<[u8; 64]>,
 }
 
@@ -115,22 +115,17 @@ impl Record {
 
     /// Records this opening under a new token, which the witness is to hold next.
     pub(crate) fn renew(
-        &self,
         transaction: &WriteTransaction,
         device: DeviceId,
         incarnation: Incarnation,
         file: FileIdentity,
+        witness: &Witness,
         token: &Token,
     ) -> Result<(), IndexError> {
         let mut table = transaction.open_table(META)?;
         let mut tokens = [0; 64];
         tokens[..32].copy_from_slice(token);
-        let last = self.tokens.map_or(*token, |tokens| {
-            let mut last = [0; 32];
-            last.copy_from_slice(&tokens[..32]);
-            last
-        });
-        tokens[32..].copy_from_slice(&last);
+        tokens[32..].copy_from_slice(witness.token().unwrap_or(token));
         table.insert(DEVICE, device.as_bytes().as_slice())?;
         table.insert(FILE, file.to_bytes().as_slice())?;
         table.insert(TOKENS, tokens.as_slice())?;
@@ -173,7 +168,7 @@ pub(crate) fn draw_token() -> Token {
 }
 
 /// The file outside the store that says which opening was the last.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Witness {
     path: PathBuf,
     token: Option<Token>,

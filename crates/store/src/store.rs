@@ -112,6 +112,10 @@ pub(crate) struct Inner {
     pub(crate) foreign: AtomicU64,
     pub(crate) key_elsewhere: AtomicBool,
     pub(crate) recovery: Recovery,
+    /// Keeps other processes out. Given back with the last handle of the store, which may be
+    /// before its threads have ended: the databases have locks of their own, which an opener of
+    /// this process or another waits for.
+    pub(crate) lock: std::fs::File,
 }
 
 impl Store {
@@ -126,7 +130,7 @@ impl Store {
 
     /// As [`Store::open`], with a hook that is called at named places of the durability barrier
     /// and may fail or end the process: `import`, `publish`, `tagged`, `sync-db`, `sync-files`,
-    /// `index`, `committed`, `witness`, `rebuild`.
+    /// `index`, `index-commit`, `committed`, `witness`, `rebuild`.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -164,6 +168,10 @@ impl Store {
     /// # Errors
     /// The store has it as another kind, or the index failed.
     pub async fn repo(&self, topic: TopicId, kind: RepoKind) -> Result<Repo, RepoError> {
+        // Without links there is no closure: its states would be joined with nothing behind them.
+        if kind == RepoKind::Jj {
+            return Err(RepoError::Unsupported { kind });
+        }
         let _opening = self.inner.opening.lock().await;
         if let Some(repo) = self.inner.open_repo(topic) {
             return Repo::with_kind(repo, kind);
@@ -186,7 +194,12 @@ impl Store {
     pub async fn close(self) -> Result<(), BlobError> {
         self.inner.barrier.close().await;
         self.inner.index.writer().close().await;
-        self.inner.blobs.close().await
+        let closed = self.inner.blobs.close().await;
+        // Repos and readers that are still held must not keep an opener out.
+        if let Err(error) = self.inner.lock.unlock() {
+            tracing::warn!(%error, "the store's lock is held until the process ends");
+        }
+        closed
     }
 }
 

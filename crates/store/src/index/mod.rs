@@ -12,6 +12,7 @@ use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableT
 
 use crate::counters::Counts;
 use crate::error::IndexError;
+use crate::failpoint::Failpoints;
 use crate::space::{COMMIT_RESERVE_BYTES, Space};
 
 pub(crate) use tables::{
@@ -55,13 +56,20 @@ pub(crate) struct Handle {
     path: PathBuf,
     cache_bytes: usize,
     space: Space,
+    failpoints: Failpoints,
     /// `None` once closed, or when reopening after a failure has not worked yet.
     database: RwLock<Option<Database>>,
 }
 
 impl Handle {
-    pub(crate) fn new(path: PathBuf, cache_bytes: usize, space: Space, database: Database) -> Self {
-        Self { path, cache_bytes, space, database: RwLock::new(Some(database)) }
+    pub(crate) fn new(
+        path: PathBuf,
+        cache_bytes: usize,
+        space: Space,
+        failpoints: Failpoints,
+        database: Database,
+    ) -> Self {
+        Self { path, cache_bytes, space, failpoints, database: RwLock::new(Some(database)) }
     }
 
     /// Does something with the database.
@@ -148,13 +156,9 @@ impl Index {
 }
 
 /// Starts the writing thread over an open database.
-pub(crate) fn start(
-    handle: Handle,
-    counts: Arc<Counts>,
-    lock: Arc<std::fs::File>,
-) -> std::io::Result<Index> {
+pub(crate) fn start(handle: Handle, counts: Arc<Counts>) -> std::io::Result<Index> {
     let handle = Arc::new(handle);
-    let writer = Writer::start(Arc::clone(&handle), counts, lock)?;
+    let writer = Writer::start(Arc::clone(&handle), counts)?;
     Ok(Index::new(handle, writer))
 }
 

@@ -1,7 +1,6 @@
 //! The one thread that writes the index. Changes that wait together share a transaction, since
 //! each commit costs the disk's syncs whatever is in it.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use redb::{Database, Durability, WriteTransaction};
@@ -9,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::counters::{Counts, count};
 use crate::error::IndexError;
+use crate::failpoint::Failpoints;
 
 use super::Handle;
 
@@ -57,17 +57,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. `lock` is held until it has ended and the file is closed.
-    pub(super) fn start(
-        handle: Arc<Handle>,
-        counts: Arc<Counts>,
-        lock: Arc<File>,
-    ) -> std::io::Result<Self> {
+    /// Starts the thread.
+    pub(super) fn start(handle: Arc<Handle>, counts: Arc<Counts>) -> std::io::Result<Self> {
         let (commands, receiver) = mpsc::channel(QUEUE);
         std::thread::Builder::new().name("ark-index".into()).spawn(move || {
             run(&handle, &counts, receiver);
             handle.close();
-            drop(lock);
         })?;
         Ok(Self { commands })
     }
@@ -152,7 +147,7 @@ fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, reopen: bool) -> bool
         jobs.into_iter().map(|job| (job.apply, job.done)).unzip();
     let outcome = if reopen { handle.reopen() } else { Ok(()) }
         .and_then(|()| handle.check_space())
-        .and_then(|()| handle.with(|database| commit(database, applies)));
+        .and_then(|()| handle.with(|database| commit(database, &handle.failpoints, applies)));
     if let Err(error) = &outcome {
         tracing::error!(%error, source = ?std::error::Error::source(error), "index commit failed");
     }
@@ -163,7 +158,11 @@ fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, reopen: bool) -> bool
     matches!(outcome, Err(IndexError::Database(_)))
 }
 
-fn commit(database: &Database, applies: Vec<Apply>) -> Result<(), IndexError> {
+fn commit(
+    database: &Database,
+    failpoints: &Failpoints,
+    applies: Vec<Apply>,
+) -> Result<(), IndexError> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     // The store must open at once after a crash, whatever its size.
@@ -171,6 +170,7 @@ fn commit(database: &Database, applies: Vec<Apply>) -> Result<(), IndexError> {
     for apply in applies {
         apply(&transaction)?;
     }
+    failpoints.hit("index-commit").map_err(redb::Error::from)?;
     transaction.commit()?;
     Ok(())
 }

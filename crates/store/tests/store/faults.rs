@@ -1,0 +1,200 @@
+//! A disk that fails or is full: nothing is told, nothing is lost, and the store goes on.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use ark_core::{Object, ObjectKind};
+use ark_store::{BlobError, CommitError, IndexError, PublishError};
+
+use crate::support::{Machine, files, own_head, publish, repo, try_publish};
+
+/// Fails at one place while it is on.
+struct Fault {
+    on: AtomicBool,
+    place: &'static str,
+    kind: io::ErrorKind,
+}
+
+impl Fault {
+    fn new(place: &'static str, kind: io::ErrorKind) -> Arc<Self> {
+        Arc::new(Self { on: AtomicBool::new(false), place, kind })
+    }
+
+    fn hook(self: &Arc<Self>) -> ark_store::FailpointHook {
+        let fault = Arc::clone(self);
+        Arc::new(move |name| match name == fault.place && fault.on.load(Ordering::SeqCst) {
+            true => Err(fault.kind.into()),
+            false => Ok(()),
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_imports_in_words_until_there_is_room() {
+    let machine = Machine::new(1);
+    let fault = Fault::new("import", io::ErrorKind::StorageFull);
+    let store = machine.open_with(fault.hook()).await;
+    let repo = repo(&store).await;
+    publish(&repo, &[("x", b"one")]).await;
+    fault.on.store(true, Ordering::SeqCst);
+    let error = try_publish(&repo, &[("x", b"two")]).await.unwrap_err();
+    assert!(error.to_string().contains("no space left"), "{error}");
+    let received = repo.receive(vec![Object::new(ObjectKind::Raw, vec![1; 9])]).await;
+    assert!(received.unwrap_err().to_string().contains("no space left"));
+    let mut batch = repo.batch();
+    // An import runs on its own: its failure surfaces here or at the end.
+    let added = batch.add(Object::new(ObjectKind::Raw, vec![2; 9])).await;
+    let outcome = match added {
+        Ok(()) => batch.commit().await.map(|_| ()),
+        Err(error) => Err(error.into()),
+    };
+    assert!(outcome.unwrap_err().to_string().contains("no space left"));
+    assert_eq!(own_head(&repo).unwrap().state().revision, 1);
+
+    fault.on.store(false, Ordering::SeqCst);
+    let state = publish(&repo, &[("x", b"two")]).await;
+    assert_eq!(own_head(&repo), Some(state));
+    repo.receive(vec![Object::new(ObjectKind::Raw, vec![1; 9])]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_barrier_tells_nothing_and_burns_the_revision() {
+    for place in ["tagged", "sync-db", "sync-files", "index", "index-commit"] {
+        let machine = Machine::new(1);
+        let fault = Fault::new(place, io::ErrorKind::Other);
+        let store = machine.open_with(fault.hook()).await;
+        let repo = repo(&store).await;
+        let first = publish(&repo, &[("x", &[1; 5000])]).await;
+        let mut changes = repo.subscribe();
+        fault.on.store(true, Ordering::SeqCst);
+        let error = try_publish(&repo, &[("x", &[2; 5000])]).await.unwrap_err();
+        assert!(matches!(error, PublishError::Commit(CommitError::Add(_))), "{place}: {error:?}");
+        assert!(changes.try_recv().is_err(), "{place}");
+        assert_eq!(own_head(&repo), Some(first), "{place}");
+        fault.on.store(false, Ordering::SeqCst);
+        let third = publish(&repo, &[("x", &[3; 5000])]).await;
+        assert_eq!((third.state().revision, third.state().heads[0].sequence), (3, 3), "{place}");
+        assert_eq!(files(&repo).await["x"], [3; 5000], "{place}");
+        drop(repo);
+        store.close().await.unwrap();
+        let store = machine.open().await;
+        let repo = crate::support::repo(&store).await;
+        assert_eq!(own_head(&repo), Some(third), "{place}");
+        assert_eq!(repo.publisher().await.dot().sequence, 4, "{place}");
+    }
+}
+
+#[tokio::test]
+async fn the_index_is_opened_again_after_it_failed() {
+    let machine = Machine::new(1);
+    let fault = Fault::new("index-commit", io::ErrorKind::StorageFull);
+    let store = machine.open_with(fault.hook()).await;
+    let repo = repo(&store).await;
+    let base = repo.base();
+    base.apply(vec![(b"a".to_vec(), Some(vec![1]))], vec![]).await.unwrap();
+    fault.on.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let error = base.apply(vec![(b"a".to_vec(), Some(vec![2]))], vec![]).await.unwrap_err();
+        assert!(matches!(error, IndexError::Database(_)), "{error:?}");
+    }
+    assert_eq!(base.snapshot().unwrap().get(b"a").unwrap(), Some(vec![1]));
+    fault.on.store(false, Ordering::SeqCst);
+    base.apply(vec![(b"a".to_vec(), Some(vec![3]))], vec![]).await.unwrap();
+    assert_eq!(base.snapshot().unwrap().get(b"a").unwrap(), Some(vec![3]));
+}
+
+#[tokio::test]
+async fn those_who_share_a_barrier_share_its_failure() {
+    let machine = Machine::new(1);
+    let fault = Fault::new("sync-db", io::ErrorKind::Other);
+    let store = machine.open_with(fault.hook()).await;
+    let repo = repo(&store).await;
+    fault.on.store(true, Ordering::SeqCst);
+    let tasks: Vec<_> = (0..8u8)
+        .map(|number| {
+            let repo = repo.clone();
+            tokio::spawn(async move {
+                repo.receive(vec![Object::new(ObjectKind::Raw, vec![number; 10])]).await
+            })
+        })
+        .collect();
+    for task in tasks {
+        let error = task.await.unwrap().unwrap_err();
+        assert!(matches!(error, ark_store::ReceiveError::Blob(BlobError::Io { .. })));
+    }
+}
+
+#[tokio::test]
+async fn the_steps_of_the_barrier_are_in_order() {
+    let machine = Machine::new(1);
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&steps);
+    let hook = move |name| {
+        noted.lock().unwrap().push(name);
+        Ok(())
+    };
+    let store = machine.open_with(Arc::new(hook)).await;
+    let repo = repo(&store).await;
+    steps.lock().unwrap().clear();
+    publish(&repo, &[("x", &[1; 5000])]).await;
+    let steps = steps.lock().unwrap().clone();
+    let at = |name| steps.iter().rposition(|step| *step == name).unwrap();
+    // The state's own import is the last of the imports.
+    assert!(at("publish") < at("import"));
+    assert!(at("import") < at("tagged"));
+    assert!(at("tagged") < at("sync-db").min(at("sync-files")));
+    assert!(at("sync-db").max(at("sync-files")) < at("index"));
+    assert!(at("index") < at("index-commit"));
+    assert!(at("index-commit") < at("committed"));
+}
+
+#[tokio::test]
+async fn leftovers_of_imports_are_swept() {
+    let machine = Machine::new(1);
+    machine.open().await.close().await.unwrap();
+    let temp = machine.store_path().join("blobs").join("temp");
+    let leftover = temp.join("0123.temp");
+    std::fs::write(&leftover, [0; 100]).unwrap();
+    let store = machine.open().await;
+    assert!(!leftover.exists());
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let machine = Machine::new(1);
+    let store = machine.open().await;
+    let repo = repo(&store).await;
+    let state = publish(&repo, &[("x", b"one")]).await;
+    store.close().await.unwrap();
+    assert!(try_publish(&repo, &[("x", b"two")]).await.is_err());
+    assert!(repo.base().set_meta("a", None).await.is_err());
+    assert!(repo.indexed(&state.state().head_links()).await.is_err());
+    // Although a handle is still held.
+    let store = machine.open().await;
+    assert_eq!(own_head(&crate::support::repo(&store).await), Some(state));
+}
+
+#[tokio::test]
+async fn a_damaged_object_is_told_from_an_absent_one() {
+    let machine = Machine::new(1);
+    let store = machine.open().await;
+    let repo = repo(&store).await;
+    let mut batch = repo.batch();
+    batch.add(Object::new(ObjectKind::Raw, vec![7; 5000])).await.unwrap();
+    batch.add(Object::new(ObjectKind::Raw, vec![8; 5000])).await.unwrap();
+    let links = batch.commit().await.unwrap();
+    drop(repo);
+    store.close().await.unwrap();
+    let data = machine.store_path().join("blobs").join("data");
+    let file = |at: usize| data.join(format!("{}.data", links[at].id));
+    std::fs::write(file(0), vec![0; 5000]).unwrap();
+    std::fs::remove_file(file(1)).unwrap();
+    let store = machine.open().await;
+    let repo = crate::support::repo(&store).await;
+    for link in links {
+        let error = repo.read(link).await.unwrap_err();
+        assert!(matches!(error, ark_store::ReadError::Damaged { .. }), "{error:?}");
+    }
+}

@@ -1,0 +1,10 @@
+//! The store over real files in temporary directories.
+
+mod base;
+mod crash;
+mod exchange;
+mod faults;
+mod publish;
+mod rebuild;
+mod rollback;
+mod support;
