@@ -25,8 +25,9 @@ pub enum Effect {
     },
     /// Gossip it.
     Announce(Announcement),
-    /// Say which of these are not indexed here: [`Input::LookedUp`](crate::Input::LookedUp). To be done at once, beside
-    /// an [`Effect::Stage`] for the same state.
+    /// Say which of these, and of what those that are pending link, are neither indexed nor
+    /// pending here: [`Input::LookedUp`](crate::Input::LookedUp). To be done at once, beside an
+    /// [`Effect::Stage`] for the same state.
     Lookup {
         /// Whose state brought them.
         writer: Writer,

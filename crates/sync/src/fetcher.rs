@@ -46,15 +46,20 @@ const FIRST_PAUSE_MS: u64 = 250;
 /// The longest such pause.
 const LONGEST_PAUSE_MS: u64 = 30_000;
 
-/// How sure it is that something is needed.
+/// A point in the order in which objects were stored, to tell what the store may have overlooked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct Moment(u64);
+
+/// Who says that something is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Need {
-    /// An announcement said so, unsigned: whoever asks in vain forgets it.
+    /// An announcement, unsigned: whoever asks in vain forgets it.
     Hinted,
-    /// The closure needs it, unless it has just been stored.
-    Needed,
-    /// The closure needs it, although it seems to have been stored.
-    Certain,
+    /// An object links it.
+    Linked,
+    /// The store, which was asked at this moment: what was stored before and is missing all the
+    /// same is needed again.
+    Missing(Moment),
 }
 
 /// What became of a wish for objects.
@@ -62,7 +67,7 @@ pub(crate) enum Need {
 pub(crate) struct Wished {
     /// Objects that the lane now waits for.
     pub(crate) awaited: usize,
-    /// Objects that were stored lately.
+    /// Objects that were stored lately, and not seen by who says that they are needed.
     pub(crate) stored: usize,
 }
 
@@ -130,6 +135,8 @@ pub(crate) struct Fetcher {
     requests: BTreeMap<RequestId, Request>,
     peers: BTreeMap<DeviceId, Peer>,
     stored: Remembered<Link>,
+    /// Counts the answers of the store.
+    moment: u64,
     next_id: u64,
     /// The request whose answer streams a closure: structured objects are left to it.
     streaming: Option<RequestId>,
@@ -146,6 +153,7 @@ impl Fetcher {
             requests: BTreeMap::new(),
             peers: BTreeMap::new(),
             stored: Remembered::new(REMEMBERED),
+            moment: 0,
             next_id: 1,
             streaming: None,
             raw_estimate: RAW_ESTIMATE,
@@ -184,25 +192,37 @@ impl Fetcher {
         self.lanes.open()
     }
 
-    /// Closes a lane: what only it wanted is wanted no more. What is stored is remembered only
-    /// while any lane is open, because in time it may be collected.
+    /// Closes a lane: what only it wanted is wanted no more.
     pub(crate) fn close(&mut self, lane: LaneId) {
         self.lanes.close(lane);
-        if self.lanes.is_empty() {
-            self.stored.clear();
-        }
+    }
+
+    /// Nothing is staged: nothing that the store said is older than what was stored. What was
+    /// stored need not be remembered, and in time it may be collected.
+    pub(crate) fn forget(&mut self) {
+        self.stored.clear();
+    }
+
+    /// The moment of now.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.moment)
     }
 
     /// `lane` needs `links`.
     pub(crate) fn want(&mut self, lane: LaneId, links: &[Link], need: Need) -> Wished {
         let mut wished = Wished::default();
         for &link in links {
-            if need == Need::Certain {
-                self.stored.remove(&link);
-            }
-            if self.stored.contains(&link) {
+            let is_overlooked = match (self.stored.get(&link), need) {
+                (None, _) => false,
+                (Some(_), Need::Hinted | Need::Linked) => true,
+                (Some(moment), Need::Missing(asked)) => moment > asked.0,
+            };
+            if is_overlooked {
                 wished.stored += 1;
-            } else if self.lanes.want(lane, link, need == Need::Hinted) {
+                continue;
+            }
+            self.stored.remove(&link);
+            if self.lanes.want(lane, link, need == Need::Hinted) {
                 wished.awaited += 1;
             }
         }
@@ -218,6 +238,7 @@ impl Fetcher {
         rejected: &[Link],
     ) -> Arrival {
         let mut arrival = Arrival::default();
+        self.moment += 1;
         for &(link, length) in received {
             arrival.amount = arrival.amount.plus(Amount { objects: 1, bytes: u64::from(length) });
             if !link.kind.is_structured() {
@@ -226,7 +247,7 @@ impl Fetcher {
                 self.raw_estimate -= self.raw_estimate / ESTIMATE_INERTIA;
             }
             self.lanes.remove(link);
-            self.stored.insert(link);
+            self.stored.insert(link, self.moment);
         }
         for &link in rejected {
             if let Some(wanted) = self.lanes.remove(link).filter(|wanted| !wanted.hinted) {
@@ -248,7 +269,7 @@ impl Fetcher {
 
     /// What the objects of a request link is wanted, unless the same answer brings it.
     fn unfold(&mut self, id: RequestId, lane: LaneId, next: &[Link]) {
-        self.want(lane, next, Need::Needed);
+        self.want(lane, next, Need::Linked);
         let Some(request) = self.requests.get_mut(&id).filter(|request| request.ahead) else {
             return;
         };

@@ -56,7 +56,7 @@ pub enum Input {
         writer: Writer,
         /// As in the effect.
         revision: u64,
-        /// Those of the links that are not indexed here.
+        /// What is neither indexed nor pending here.
         absent: Vec<Link>,
     },
     /// Result of [`Effect::Stage`](crate::Effect::Stage).

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ark_core::{DeviceId, Link, ObjectId, SignedState};
 
-use crate::fetcher::LaneId;
+use crate::fetcher::{LaneId, Moment};
 use crate::view::Amount;
 
 /// A state that came.
@@ -70,8 +70,8 @@ pub(crate) struct Pull {
     pub(crate) lane: Option<LaneId>,
     /// Whether an object of it was asked for: then it is finished before a newer one.
     pub(crate) begun: bool,
-    /// Whether the store was asked again about objects that seemed to be stored.
-    pub(crate) rechecked: bool,
+    /// When the store was last asked what is missing.
+    pub(crate) asked: Moment,
     /// Who was asked in vain, for which object: nothing more is asked until there is somebody
     /// else.
     pub(crate) vain: Option<(ObjectId, BTreeSet<DeviceId>)>,
@@ -89,7 +89,7 @@ impl Pull {
             phase: Phase::Staging { replacing: false },
             lane: None,
             begun: false,
-            rechecked: false,
+            asked: Moment::default(),
             vain: None,
             next: None,
             received: Amount::default(),

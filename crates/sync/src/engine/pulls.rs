@@ -43,7 +43,8 @@ impl Engine {
         }
     }
 
-    fn begin(&mut self, pull: Pull) {
+    fn begin(&mut self, mut pull: Pull) {
+        pull.asked = self.fetcher.moment();
         let writer = pull.current.state.state().writer;
         let state = pull.current.state.clone();
         let replacing = pull.phase == Phase::Staging { replacing: true };
@@ -240,16 +241,9 @@ impl Engine {
             pull.phase = Phase::Waiting(Some(links));
             return;
         };
-        let need = if pull.rechecked { Need::Certain } else { Need::Needed };
-        let wished = self.fetcher.want(lane, &links, need);
-        if wished.awaited > 0 || pull.rechecked {
-            pull.rechecked = false;
-            pull.phase = Phase::Pulling;
-        } else {
-            // All of it seems to be stored: the store may have looked before it was.
-            pull.rechecked = true;
-            pull.phase = Phase::Unchecked;
-        }
+        let wished = self.fetcher.want(lane, &links, Need::Missing(pull.asked));
+        // Where all of it has been stored since, the store is asked again.
+        pull.phase = if wished.awaited > 0 { Phase::Pulling } else { Phase::Unchecked };
     }
 
     pub(super) fn step_failed(&mut self, step: StoreStep) {
@@ -284,7 +278,7 @@ impl Engine {
     /// Does all that has become possible.
     pub(super) fn advance_pulls(&mut self) {
         if self.pulls.is_empty() {
-            return;
+            return self.fetcher.forget();
         }
         let paused = self.store_is_paused();
         if !paused {
@@ -308,6 +302,7 @@ impl Engine {
             match pull.phase {
                 Phase::Failed(Step::Stage) => {
                     pull.phase = Phase::Staging { replacing: true };
+                    pull.asked = self.fetcher.moment();
                     let state = pull.current.state.clone();
                     self.effects.push(Effect::Stage { state, replacing: true });
                 }
@@ -368,7 +363,7 @@ impl Engine {
             }
             match (pull.lane, missing) {
                 (Some(lane), Some(missing)) => {
-                    self.fetcher.want(lane, &missing, Need::Needed);
+                    self.fetcher.want(lane, &missing, Need::Missing(pull.asked));
                     pull.phase = Phase::Pulling;
                 }
                 // What was missing may be here by now.
@@ -409,6 +404,7 @@ impl Engine {
                 });
             if drained || pull.phase == Phase::Unchecked {
                 pull.phase = Phase::Joining;
+                pull.asked = self.fetcher.moment();
                 self.effects.push(Effect::Join { writer });
             }
         }

@@ -1,34 +1,35 @@
 //! What was stored lately.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Remembers at least the last `half` and at most twice as many. The store says in its results
-/// what it lacked when it looked; what came in meanwhile is recognised here.
+/// Remembers of at least the last `half` items, and at most twice as many, when they came. The
+/// store says in its results what it lacked when it looked; what came in meanwhile is recognised
+/// here.
 #[derive(Debug)]
 pub(crate) struct Remembered<T> {
     half: usize,
-    young: HashSet<T>,
-    old: HashSet<T>,
+    young: HashMap<T, u64>,
+    old: HashMap<T, u64>,
 }
 
 impl<T: Eq + Hash> Remembered<T> {
     /// Nothing yet.
     pub(crate) fn new(half: usize) -> Self {
-        Self { half, young: HashSet::new(), old: HashSet::new() }
+        Self { half, young: HashMap::new(), old: HashMap::new() }
     }
 
-    /// Remembers `item`.
-    pub(crate) fn insert(&mut self, item: T) {
+    /// Remembers that `item` came at `moment`.
+    pub(crate) fn insert(&mut self, item: T, moment: u64) {
         if self.young.len() >= self.half {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(item);
+        self.young.insert(item, moment);
     }
 
-    /// Whether `item` is remembered.
-    pub(crate) fn contains(&self, item: &T) -> bool {
-        self.young.contains(item) || self.old.contains(item)
+    /// When `item` came, if it is remembered.
+    pub(crate) fn get(&self, item: &T) -> Option<u64> {
+        self.young.get(item).or_else(|| self.old.get(item)).copied()
     }
 
     /// Forgets `item`.
@@ -39,8 +40,8 @@ impl<T: Eq + Hash> Remembered<T> {
 
     /// Forgets everything and gives the memory back.
     pub(crate) fn clear(&mut self) {
-        self.young = HashSet::new();
-        self.old = HashSet::new();
+        self.young = HashMap::new();
+        self.old = HashMap::new();
     }
 }
 
@@ -52,12 +53,12 @@ mod tests {
     fn the_last_are_remembered_and_memory_is_bounded() {
         let mut remembered = Remembered::new(100);
         for n in 0..10_000_u32 {
-            remembered.insert(n);
-            assert!(remembered.contains(&n));
-            assert!(remembered.contains(&n.saturating_sub(99)));
+            remembered.insert(n, u64::from(n));
+            assert_eq!(remembered.get(&n), Some(u64::from(n)));
+            assert!(remembered.get(&n.saturating_sub(99)).is_some());
             assert!(remembered.young.len() + remembered.old.len() <= 200);
         }
         remembered.remove(&9_999);
-        assert!(!remembered.contains(&9_999));
+        assert_eq!(remembered.get(&9_999), None);
     }
 }
