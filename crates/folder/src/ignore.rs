@@ -224,6 +224,9 @@ impl Scope<'_> {
     }
 
     fn decide(&self, path: &RelPath, is_dir: bool) -> bool {
+        if self.config.is_empty() && self.layers.is_empty() {
+            return false;
+        }
         let whole = path.to_bytes();
         let verdict = self.config.matched(as_path(&whole), is_dir);
         if !verdict.is_none() {

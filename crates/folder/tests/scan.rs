@@ -4,10 +4,11 @@ mod scanning;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 use std::sync::Arc;
 
 use ark_core::{Content, Name, Permissions, RelPath};
-use ark_folder::fs::Granularity;
+use ark_folder::fs::{FsErrorKind, Granularity, Root};
 use ark_folder::ignore::Rules;
 use ark_folder::scan::{Extent, FoundNode, Kept, ScanError, ScanResult};
 use ark_folder::watch::Touch;
@@ -280,6 +281,21 @@ fn a_file_replaced_by_a_fifo_keeps_its_entry() {
         assert_eq!((found(&result), gone(&result)), (vec![], vec![]));
         assert_eq!(result.kept.len(), 2);
     }
+}
+
+/// Every Linux has `/proc` mounted below its root, and no right is needed to see that.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_mounted_in_the_folder_is_kept() {
+    let mut folder = Folder::new();
+    folder.root = Root::open(Path::new("/")).unwrap();
+    for extent in [changed(["proc"]), touched([("proc/self/stat", Touch::Written)])] {
+        let result = folder.scan(&extent);
+        assert_eq!((found(&result), gone(&result)), (vec![], vec![]));
+        assert_eq!(result.kept, [(path("proc"), Kept::MountPoint)].into());
+    }
+    let error = folder.root.dir(&path("proc")).unwrap_err();
+    assert_eq!(error.kind(), FsErrorKind::OtherDevice);
 }
 
 #[test]

@@ -378,3 +378,20 @@ async fn directories_that_vanish_before_they_are_watched_are_no_problem() {
     watched.watch.look_at_everything();
     assert_eq!(watched.next().await, Extent::Everything);
 }
+
+/// Run it so: `unshare -Ur sh -c 'echo 3 > /proc/sys/user/max_inotify_watches && cargo nextest
+/// run -p ark-folder --run-ignored only'`.
+#[tokio::test]
+#[ignore = "needs a user namespace in which only three watches are allowed"]
+async fn the_limit_of_watches_is_told() {
+    let folder = Folder::new();
+    for directory in 0..10 {
+        folder.write(&format!("d{directory}/f"), b"1");
+    }
+    let watch = Watch::start(&folder.root, Arc::clone(&folder.rules), QUIET);
+    let result = folder.scan_watched(&Extent::Everything, &watch);
+    assert_eq!(result.found.len(), 20);
+    let problem = watch.problem().expect("not all is watched");
+    assert!(problem.contains("max_user_watches"), "{problem}");
+    assert_eq!(watch.fence().await, Extent::Everything);
+}

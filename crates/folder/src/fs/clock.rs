@@ -4,11 +4,12 @@
 //! within that tick, and then no time stamp tells. Such a hash is not *settled*: the next scan
 //! hashes the file again although its `Stat` is unchanged.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ark_core::Mtime;
 
-use super::Stat;
+use super::{Dir, FsError, Stat, Temporary};
 
 /// Tick of the kernel's coarse clock, doubled: `CONFIG_HZ=100` is the slowest in use.
 const TICK: Duration = Duration::from_millis(20);
@@ -55,23 +56,30 @@ pub(crate) fn since(now: Mtime, then: Mtime) -> i128 {
     nanos(now) - nanos(then)
 }
 
-/// Changes per measurement: on a coarse clock all of them falling into different ticks is as
-/// unlikely as being descheduled between each two.
+/// Changes per measurement.
 const PROBES: usize = 6;
+/// A measurement that took longer proves nothing: on a coarse clock the changes may have fallen
+/// into different ticks. The finest tick in use is 1 ms.
+const MAX_PROBING: Duration = Duration::from_millis(3);
+/// Measurements before the clock is taken for coarse: a busy machine may disturb some.
+const ATTEMPTS: usize = 5;
 
 /// Writes, looks, writes, looks: distinct stamps each time mean that looking makes them so.
-pub(super) fn measure(dir: &super::Dir) -> Result<Granularity, super::FsError> {
-    use std::io::Write as _;
+pub(super) fn measure(dir: &Dir) -> Result<Granularity, FsError> {
     let mut temporary = dir.create_temp()?;
+    let is_exact = (0..ATTEMPTS).any(|_| stamps_differ(dir, &mut temporary));
+    dir.unlink(&temporary.name)?;
+    Ok(if is_exact { Granularity::exact() } else { Granularity::tick() })
+}
+
+fn stamps_differ(dir: &Dir, temporary: &mut Temporary) -> bool {
+    let begun = Instant::now();
     let mut stamps = Vec::with_capacity(PROBES);
     for _ in 0..PROBES {
-        let wrote = temporary.file.write_all(b".");
-        match (wrote, dir.stat(&temporary.name)) {
+        match (temporary.file.write_all(b"."), dir.stat(&temporary.name)) {
             (Ok(()), Ok(stat)) => stamps.push(stat.ctime),
-            _ => break,
+            _ => return false,
         }
     }
-    dir.unlink(&temporary.name)?;
-    let distinct = stamps.windows(2).all(|pair| pair[0] != pair[1]);
-    Ok(if stamps.len() == PROBES && distinct { Granularity::exact() } else { Granularity::tick() })
+    begun.elapsed() < MAX_PROBING && stamps.windows(2).all(|pair| pair[0] != pair[1])
 }

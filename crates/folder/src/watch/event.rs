@@ -40,6 +40,7 @@ impl Shared {
             EventKind::Access(_) => {}
             EventKind::Create(CreateKind::Folder) => self.each(paths, Signal::NewDirectory),
             EventKind::Modify(ModifyKind::Name(mode)) => self.renamed(&event.paths, mode),
+            EventKind::Modify(ModifyKind::Metadata(_)) => self.attributes(&event.paths),
             EventKind::Remove(_) => self.each(paths, Signal::Replaced),
             EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => {
                 self.each(paths, Signal::Modified);
@@ -54,10 +55,25 @@ impl Shared {
             RenameMode::Both if cfg!(target_os = "linux") => {}
             _ => {
                 for path in paths {
-                    let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-                    let signal = if is_dir { Signal::NewDirectory } else { Signal::Replaced };
+                    let signal =
+                        if is_directory(path) { Signal::NewDirectory } else { Signal::Replaced };
                     self.each(std::iter::once(path), signal);
                 }
+            }
+        }
+    }
+
+    /// A directory whose mode changed may be readable now and was not before: nothing in it
+    /// is known, and it has no watch.
+    fn attributes(&self, paths: &[PathBuf]) {
+        for path in paths {
+            match self.relative(path) {
+                Where::In(relative) if relative.is_root() => self.everything(),
+                Where::In(relative) if is_directory(path) => {
+                    self.note(relative, Signal::NewDirectory);
+                }
+                Where::In(relative) => self.note(relative, Signal::Modified),
+                Where::Fence(_) | Where::Elsewhere => {}
             }
         }
     }
@@ -84,17 +100,19 @@ impl Shared {
     }
 
     fn signal(&self, path: RelPath, signal: Signal) {
+        if matches!(signal, Signal::Replaced | Signal::NewDirectory) {
+            self.state().forget(&path);
+        }
+        self.note(path, signal);
+    }
+
+    fn note(&self, path: RelPath, signal: Signal) {
         let is_rules = path.names().last().is_some_and(|name| name.as_bytes() == RULES_FILE);
         let is_dir = signal == Signal::NewDirectory;
         let ignored = !is_rules && self.rules.ignored_as_seen(&path, is_dir);
-        let now = self.now();
-        let mut state = self.state();
-        if matches!(signal, Signal::Replaced | Signal::NewDirectory) {
-            state.forget(&path);
-        }
         if !ignored {
-            state.debounce.event(path, signal, now);
-            drop(state);
+            let now = self.now();
+            self.state().debounce.event(path, signal, now);
             self.wake.notify_one();
         }
     }
@@ -134,6 +152,12 @@ enum Where {
     /// In the directory of fences, under this name.
     Fence(Vec<u8>),
     Elsewhere,
+}
+
+/// Whether a directory, and no symlink to one, is at `path`. Asked of the system by path: it is
+/// but a hint.
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
 }
 
 /// Whether a directory could not be watched because it is not there any more.

@@ -8,6 +8,8 @@
 
 mod debounce;
 mod event;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
