@@ -12,7 +12,7 @@ use tracing::debug;
 
 use crate::access::{OBJECTS_ALPN, SYNC_ALPN};
 use crate::lane;
-use crate::shared::{CODE_PROTOCOL, Shared};
+use crate::shared::{CODE_PROTOCOL, Shared, close};
 
 /// Handshakes under way at once; more are turned away. Each costs a signature and some memory,
 /// and anybody can start one.
@@ -74,7 +74,7 @@ async fn handshake(incoming: Incoming) -> Option<Connection> {
 async fn dispatch(shared: &Arc<Shared>, connection: Connection) {
     let device = DeviceId::from_bytes(*connection.remote_id().as_bytes());
     let Some(peer) = shared.peers.get(&device) else {
-        connection.close(CODE_PROTOCOL, b"unknown device");
+        close(&connection, CODE_PROTOCOL, b"unknown device");
         return;
     };
     // A receiver that is gone means shutdown: the connection is closed by being dropped.
@@ -83,7 +83,7 @@ async fn dispatch(shared: &Arc<Shared>, connection: Connection) {
         OBJECTS_ALPN => lane::accepted(shared, device, connection),
         alpn => match shared.access.gossip_topic(alpn).and_then(|topic| shared.repos.get(&topic)) {
             Some(repo) => _ = repo.gossip.send(connection).await,
-            None => connection.close(CODE_PROTOCOL, b"unknown protocol"),
+            None => close(&connection, CODE_PROTOCOL, b"unknown protocol"),
         },
     }
 }

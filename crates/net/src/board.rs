@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use ark_core::DeviceId;
 use iroh::endpoint::{Connection, Path, WeakConnectionHandle};
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::status::{NetStatus, PathKind, PeerStatus, RepoStatus};
@@ -81,11 +82,17 @@ impl PeerBoard {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A sync connection stands.
+    /// A sync connection stands, and the device has spoken on it: it does not refuse us.
     pub(crate) fn connected(&self, connection: &Connection) {
+        if connection.close_reason().is_some() {
+            return;
+        }
         let now = SystemTime::now();
         let handle = Some(connection.weak_handle());
-        *self.live() = Live { connection: handle, last_seen: Some(now), problem: None };
+        let live = Live { connection: handle, last_seen: Some(now), problem: None };
+        if std::mem::replace(&mut *self.live(), live).connection.is_none() {
+            info!(peer = %self.device.short(), name = self.name, "connected");
+        }
         self.bell.ring();
     }
 
@@ -93,6 +100,7 @@ impl PeerBoard {
     pub(crate) fn disconnected(&self) {
         let mut live = self.live();
         if live.connection.take().is_some() {
+            info!(peer = %self.device.short(), name = self.name, "disconnected");
             live.last_seen = Some(SystemTime::now());
         }
         drop(live);
@@ -104,9 +112,12 @@ impl PeerBoard {
         let changed = {
             let mut live = self.live();
             let changed = live.problem != problem;
-            live.problem = problem;
+            live.problem.clone_from(&problem);
             changed
         };
+        if let Some(problem) = problem.filter(|_| changed) {
+            warn!(peer = %self.device.short(), name = self.name, "{problem}");
+        }
         if changed {
             self.bell.ring();
         }

@@ -13,7 +13,7 @@ use tracing::{Instrument, debug, error_span};
 
 use crate::access::OBJECTS_ALPN;
 use crate::objects::serve;
-use crate::shared::{CODE_REPLACED, Shared};
+use crate::shared::{CODE_REPLACED, Shared, close};
 
 /// Dialling for objects takes no longer: the sync connection stands, so the way is known.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -75,7 +75,7 @@ impl Lane {
     pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         for connection in connections.drain(..) {
-            connection.close(code, reason);
+            close(&connection, code, reason);
         }
     }
 
@@ -89,7 +89,7 @@ impl Lane {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.close_reason().is_none());
         if connections.len() == MAX_CONNECTIONS {
-            connections.remove(0).close(CODE_REPLACED, b"too many connections");
+            close(&connections.remove(0), CODE_REPLACED, b"too many connections");
         }
         connections.push(connection);
     }

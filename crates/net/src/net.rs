@@ -31,8 +31,9 @@ use crate::{accept, endpoint, peer};
 
 /// How long a shutdown waits for the tasks: they end at once, unless the disk hangs.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a shutdown waits for peers to acknowledge that connections are closed.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a shutdown waits for connections to drain. Peers are told at once; a dial that nobody
+/// answers would drain for three seconds more.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The running network side. Dropping it without [`Net::shutdown`] stops it rudely.
 #[derive(Debug)]

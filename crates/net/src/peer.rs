@@ -15,12 +15,12 @@ use iroh::endpoint::{Connection, ConnectionError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{Instrument, debug, error_span, info};
+use tracing::{Instrument, debug, error_span};
 
 use crate::access::{CODE_NOT_LISTED, SYNC_ALPN};
 use crate::backoff::Backoff;
 use crate::session;
-use crate::shared::{CODE_DUPLICATE, CODE_REPLACED, CODE_SHUTDOWN, PeerHandle, Shared};
+use crate::shared::{CODE_DUPLICATE, CODE_REPLACED, CODE_SHUTDOWN, PeerHandle, Shared, close};
 
 /// Accepted connections that wait for the task. It only ever decides, so they do not wait long.
 pub(crate) const ACCEPTED_CAPACITY: usize = 8;
@@ -104,7 +104,7 @@ impl Peer {
             }
         }
         if let Some(current) = self.current.take() {
-            current.connection.close(CODE_SHUTDOWN, b"shutting down");
+            close(&current.connection, CODE_SHUTDOWN, b"shutting down");
         }
         self.handle().lane.close(CODE_SHUTDOWN, b"shutting down");
         self.sessions.shutdown().await;
@@ -154,18 +154,17 @@ impl Peer {
             let ours_stays = self.shared.device < self.device;
             if one_meeting && current.dialled_here == ours_stays {
                 debug!(dialled_here, "closing a second connection");
-                connection.close(CODE_DUPLICATE, b"another connection stays");
+                close(&connection, CODE_DUPLICATE, b"another connection stays");
                 return;
             }
             let code = if one_meeting { CODE_DUPLICATE } else { CODE_REPLACED };
-            current.connection.close(code, b"a newer connection stays");
+            close(&current.connection, code, b"a newer connection stays");
             if !one_meeting {
                 // The peer started anew: what it had open is gone.
                 self.handle().lane.close(CODE_REPLACED, b"the devices met anew");
             }
         }
-        info!(dialled_here, "connected");
-        self.handle().board.connected(&connection);
+        debug!(dialled_here, "a connection stands");
         let session =
             session::run(self.shared.clone(), self.device, connection.clone(), dialled_here);
         let session = self.sessions.spawn(session.in_current_span());
@@ -179,8 +178,8 @@ impl Peer {
             return;
         };
         let reason = current.connection.close_reason();
-        current.connection.close(CODE_REPLACED, b"the session ended");
-        info!(reason = ?reason, "disconnected");
+        close(&current.connection, CODE_REPLACED, b"the session ended");
+        debug!(reason = ?reason, "the connection is gone");
         self.handle().lane.close(CODE_REPLACED, b"the devices met anew");
         let board = &self.handle().board;
         board.disconnected();

@@ -19,7 +19,7 @@ use crate::access::CODE_NOT_LISTED;
 use crate::board::Traffic;
 use crate::frame::{ReadFrameError, read_frame, write_frame};
 use crate::repo::RepoInput;
-use crate::shared::{CODE_PROTOCOL, CODE_TOO_SLOW, PeerHandle, RepoHandle, Shared};
+use crate::shared::{CODE_PROTOCOL, CODE_TOO_SLOW, PeerHandle, RepoHandle, Shared, close};
 
 /// The first frame must be here this soon after its stream was opened.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
@@ -57,12 +57,12 @@ pub(crate) struct EndSession(Connection);
 impl EndSession {
     /// The device does not read what it is sent.
     pub(crate) fn too_slow(&self) {
-        self.0.close(CODE_TOO_SLOW, b"messages are not read");
+        close(&self.0, CODE_TOO_SLOW, b"messages are not read");
     }
 
     /// The device said what it may not say.
     pub(crate) fn violation(&self) {
-        self.0.close(CODE_PROTOCOL, b"a message breaks the protocol");
+        close(&self.0, CODE_PROTOCOL, b"a message breaks the protocol");
     }
 }
 
@@ -209,12 +209,13 @@ impl Session {
         tell(repo, RepoInput::Connected { device, link }).await?;
         let result = async {
             if let Some(message) = hello {
+                peer.board.connected(&self.connection);
                 tell(repo, RepoInput::Received { device, session: id, message }).await?;
             }
             // Whichever direction ends first ends the other.
             tokio::select! {
                 result = write_messages(send, messages, traffic) => result,
-                result = read_messages(recv, repo, device, id, traffic) => result,
+                result = self.read_messages(recv, repo, id, peer) => result,
             }
         };
         let result = result.await;
@@ -222,6 +223,31 @@ impl Session {
         tell(repo, RepoInput::Disconnected { device, session: id, refused }).await?;
         self.open.lock().await.remove(&topic);
         result
+    }
+
+    async fn read_messages(
+        &self,
+        mut recv: RecvStream,
+        repo: &RepoHandle,
+        session: SessionId,
+        peer: &PeerHandle,
+    ) -> Result<(), StreamError> {
+        let device = self.device;
+        loop {
+            let frame = match read_frame(&mut recv, MAX_FRAME_BYTES, &peer.board.traffic).await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Err(StreamError::Ended),
+                Err(ReadFrameError::Stream(ReadExactError::ReadError(ReadError::Reset(
+                    CODE_NOT_LISTED,
+                )))) => return Err(StreamError::NotListed),
+                Err(error) => return Err(error.into()),
+            };
+            let message = Message::decode(&frame)?;
+            if matches!(message, Message::Hello(_)) {
+                peer.board.connected(&self.connection);
+            }
+            tell(repo, RepoInput::Received { device, session, message }).await?;
+        }
     }
 
     /// What follows from the end of a stream.
@@ -232,13 +258,13 @@ impl Session {
             StreamError::NotListed => debug!(topic, "the other side does not list this device"),
             error if error.is_violation() => {
                 warn!(topic, %error, "closing: the other side breaks the protocol");
-                self.connection.close(CODE_PROTOCOL, b"a frame breaks the protocol");
+                close(&self.connection, CODE_PROTOCOL, b"a frame breaks the protocol");
             }
             // A connection that lost one of its streams is not worth repairing: met anew, both
             // sides begin with a summary.
             error => {
                 debug!(topic, %error, "a stream ended");
-                self.connection.close(CODE_TOO_SLOW, b"a stream ended");
+                close(&self.connection, CODE_TOO_SLOW, b"a stream ended");
             }
         }
     }
@@ -261,25 +287,4 @@ async fn write_messages(
         }
     }
     Ok(())
-}
-
-async fn read_messages(
-    mut recv: RecvStream,
-    repo: &RepoHandle,
-    device: DeviceId,
-    session: SessionId,
-    traffic: &Traffic,
-) -> Result<(), StreamError> {
-    loop {
-        let frame = match read_frame(&mut recv, MAX_FRAME_BYTES, traffic).await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Err(StreamError::Ended),
-            Err(ReadFrameError::Stream(ReadExactError::ReadError(ReadError::Reset(
-                CODE_NOT_LISTED,
-            )))) => return Err(StreamError::NotListed),
-            Err(error) => return Err(error.into()),
-        };
-        let message = Message::decode(&frame)?;
-        tell(repo, RepoInput::Received { device, session, message }).await?;
-    }
 }

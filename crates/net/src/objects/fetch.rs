@@ -22,7 +22,7 @@ use crate::board::Traffic;
 use crate::frame::write_frame;
 use crate::lane::LaneError;
 use crate::repo::Done;
-use crate::shared::{CODE_PROTOCOL, Shared};
+use crate::shared::{CODE_PROTOCOL, Shared, close};
 
 /// A provider that sends no byte for this long is given up and another one asked.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -133,7 +133,7 @@ impl Fetch {
         // The reader's end, good or bad, ends `keep` after it kept what was read.
         let (read, kept) = tokio::join!(read, keep);
         if let Err(FetchError::Protocol(_)) = read {
-            connection.close(CODE_PROTOCOL, b"the answer breaks the protocol");
+            close(&connection, CODE_PROTOCOL, b"the answer breaks the protocol");
         }
         kept?;
         read

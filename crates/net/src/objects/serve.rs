@@ -19,7 +19,7 @@ use super::MAX_AHEAD_BYTES;
 use crate::access::CODE_NOT_LISTED;
 use crate::board::Traffic;
 use crate::frame::{ReadFrameError, read_frame};
-use crate::shared::{CODE_PROTOCOL, CODE_TOO_SLOW, Shared};
+use crate::shared::{CODE_PROTOCOL, CODE_TOO_SLOW, Shared, close};
 
 /// A request must be here, whole, this soon after its stream was opened.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -68,7 +68,7 @@ pub(crate) async fn answer(
             @ (ServeError::Request(ReadFrameError::TooLong { .. }) | ServeError::Malformed(_)),
         ) => {
             debug!(%error, "closing: a request breaks the protocol");
-            connection.close(CODE_PROTOCOL, b"the request breaks the protocol");
+            close(connection, CODE_PROTOCOL, b"the request breaks the protocol");
         }
         Err(error) => {
             debug!(%error, "a request was not answered whole");

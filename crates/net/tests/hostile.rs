@@ -1,0 +1,280 @@
+//! Who may not connect, what may not be asked, and bytes that are no protocol.
+
+mod support;
+
+use std::fmt::Write as _;
+
+use ark_core::{Link, Object, ObjectKind, RepoKind, TopicId};
+use ark_net::{Net, NetStatus, StartError};
+use ark_sync::{Hello, ITEM_HEADER_BYTES, ItemHeader, Message, ObjectsRequest, PROTOCOL, Role};
+use iroh::SecretKey;
+use iroh::endpoint::{Connection, RecvStream};
+use support::{
+    Device, Running, Stranger, assert_has, device_id, files, frame, guarded, log, publish,
+    read_frame, refused,
+};
+
+const SYNC: &[u8] = b"ark/sync/1";
+const OBJECTS: &[u8] = b"ark/objects/1";
+
+fn topic(id: &str) -> TopicId {
+    TopicId::derive(id, None)
+}
+
+/// The ALPN under which a repo gossips, as it must stay.
+fn gossip_alpn(id: &str) -> Vec<u8> {
+    let derived = blake3::derive_key("ark gossip alpn v1", topic(id).as_bytes());
+    let mut alpn = "ark/gossip/1/".to_owned();
+    for byte in &derived[..8] {
+        write!(alpn, "{byte:02x}").unwrap();
+    }
+    alpn.into_bytes()
+}
+
+async fn code_of_close(connection: &Connection) -> u64 {
+    match guarded("a close", connection.closed()).await {
+        iroh::endpoint::ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+        other => panic!("closed otherwise: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unlisted_device_is_refused_and_shown() {
+    log();
+    let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    a.share("repo", &[]);
+    let running_a = a.start().await;
+    b.share("repo", &[&a]);
+    let running_b = b.start().await;
+    let id = b.id();
+    running_a.until("the refusal", |status| refused(status).contains(&id)).await;
+    running_b
+        .until("being told", |status| {
+            status.peers[0].problem.is_some() && !status.peers[0].connected
+        })
+        .await;
+    assert!(running_a.net.status().peers.is_empty());
+    // Nothing is open to it on any protocol.
+    let stranger = Stranger::new(SecretKey::generate()).await;
+    for alpn in [SYNC, OBJECTS, &gossip_alpn("repo")] {
+        let connection = stranger.connect(&a, alpn).await;
+        assert_eq!(code_of_close(&connection).await, 1);
+    }
+    let stranger = device_id(&stranger.key);
+    running_a.until("the stranger", |status| refused(status).contains(&stranger)).await;
+    running_a.stop().await;
+    running_b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listed_device_gets_nothing_of_another_repo() {
+    log();
+    let mut a = Device::new("a");
+    let friend = Device::new("friend");
+    let other = Device::new("other");
+    a.share("x", &[&friend]).share("y", &[&other]);
+    let running = a.start().await;
+    let (in_x, in_y) = (files(1, 1, 100), files(2, 1, 100));
+    publish(running.repo("x"), &in_x).await;
+    publish(running.repo("y"), &in_y).await;
+    let link =
+        |files: &[(String, Vec<u8>)]| Object::new(ObjectKind::Raw, files[0].1.clone()).link();
+    let (x, y) = (link(&in_x), link(&in_y));
+
+    let friend = Stranger::new(friend.key.clone()).await;
+    let connection = friend.connect(&a, OBJECTS).await;
+    assert_eq!(ask(&connection, "x", vec![x, y]).await, [(x, Some(in_x[0].1.clone())), (y, None)]);
+    assert_eq!(ask(&connection, "y", vec![x, y]).await, [(x, None), (y, None)]);
+    assert_eq!(ask(&connection, "z", vec![y]).await, [(y, None)]);
+
+    // Nor may it join the other repo's gossip or open its stream.
+    let gossip = friend.connect(&a, &gossip_alpn("y")).await;
+    assert_eq!(code_of_close(&gossip).await, 1);
+    let sync = friend.connect(&a, SYNC).await;
+    let hello = frame(&hello("y", &friend).encode());
+    let (_send, mut recv) = Stranger::send(&sync, &hello).await;
+    assert_eq!(read_frame(&mut recv).await, None);
+    running.stop().await;
+}
+
+fn hello(id: &str, stranger: &Stranger) -> Message {
+    Message::Hello(Hello {
+        protocol: PROTOCOL,
+        topic: topic(id),
+        kind: RepoKind::Folder,
+        role: Role::Peer,
+        folder: false,
+        listed: vec![device_id(&stranger.key)],
+    })
+}
+
+/// Asks for objects by hand.
+async fn ask(connection: &Connection, id: &str, links: Vec<Link>) -> Vec<(Link, Option<Vec<u8>>)> {
+    let request = ObjectsRequest { topic: topic(id), links, ahead: false };
+    let (mut send, mut recv) = Stranger::send(connection, &frame(&request.encode())).await;
+    send.finish().unwrap();
+    let mut items = Vec::new();
+    while let Some(item) = item(&mut recv).await {
+        items.push(item);
+    }
+    items
+}
+
+async fn item(recv: &mut RecvStream) -> Option<(Link, Option<Vec<u8>>)> {
+    let mut header = [0; ITEM_HEADER_BYTES];
+    guarded("an item", recv.read_exact(&mut header)).await.ok()?;
+    let header = ItemHeader::decode(&header).unwrap();
+    let ItemHeader::Present { link, .. } = header else { return Some((header.link(), None)) };
+    let mut bytes = vec![0; header.length()];
+    guarded("an object", recv.read_exact(&mut bytes)).await.unwrap();
+    Some((link, Some(bytes)))
+}
+
+/// A device that lists an honest peer and a hostile one, and runs beside the honest one.
+struct Siege {
+    a: Device,
+    running: Running,
+    honest: Running,
+    hostile: Stranger,
+    _honest: Device,
+}
+
+async fn besieged() -> Siege {
+    log();
+    let mut a = Device::new("a");
+    let mut honest = Device::new("honest");
+    let hostile = Device::new("hostile");
+    a.share("repo", &[&honest, &hostile]);
+    let running = a.start().await;
+    honest.share("repo", &[&a]);
+    let running_honest = honest.start().await;
+    let hostile = Stranger::new(hostile.key.clone()).await;
+    Siege { a, running, honest: running_honest, hostile, _honest: honest }
+}
+
+/// Data still flows between the honest ones.
+async fn assert_goes_on(a: &Running, honest: &Running, seed: u64) {
+    let content = files(seed, 3, 2000);
+    let state = publish(a.repo("repo"), &content).await;
+    honest.until_durable("repo", &state).await;
+    assert_has(honest.repo("repo"), &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_closes_its_connection_only() {
+    let Siege { a, running, honest, hostile, _honest } = besieged().await;
+    running.until_met("repo", honest.id).await;
+    let empty_frame = frame(&[]);
+    let noise = frame(&[0x5a; 300]);
+    let too_long = u32::MAX.to_le_bytes();
+    for garbage in [&empty_frame[..], &noise, &too_long] {
+        for alpn in [SYNC, OBJECTS] {
+            let connection = hostile.connect(&a, alpn).await;
+            let (mut send, _recv) = Stranger::send(&connection, garbage).await;
+            // The peer may have closed already.
+            let _ = send.finish();
+            assert_eq!(code_of_close(&connection).await, 3, "{garbage:?}");
+        }
+        // iroh-gossip reads unidirectional streams; what it makes of garbage is its own.
+        let connection = hostile.connect(&a, &gossip_alpn("repo")).await;
+        let mut send = guarded("a stream", connection.open_uni()).await.unwrap();
+        let _ = send.write_all(garbage).await;
+        let _ = send.finish();
+    }
+    assert_goes_on(&running, &honest, 1).await;
+
+    // A good beginning, then garbage.
+    let connection = hostile.connect(&a, SYNC).await;
+    let mut bytes = frame(&hello("repo", &hostile).encode());
+    bytes.extend_from_slice(&noise);
+    let (_send, _recv) = Stranger::send(&connection, &bytes).await;
+    assert_eq!(code_of_close(&connection).await, 3);
+    assert_goes_on(&running, &honest, 2).await;
+    running.stop().await;
+    honest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_states_are_ignored_and_counted() {
+    let Siege { a, running, honest, hostile, _honest } = besieged().await;
+    honest.until_met("repo", running.id).await;
+    let state = publish(honest.repo("repo"), &files(9, 1, 10)).await;
+    running.until_durable("repo", &state).await;
+    let before = running.repo_status("repo").durable;
+
+    // A signed state of the honest device, changed in one bit: of its signature, of its body.
+    let connection = hostile.connect(&a, SYNC).await;
+    let mut bytes = frame(&hello("repo", &hostile).encode());
+    for at in [5, state.bytes().len() - 1] {
+        let mut forged = state.bytes().to_vec();
+        forged[at] ^= 1;
+        bytes.extend_from_slice(&frame(&Message::States(vec![forged]).encode()));
+    }
+    let (_send, _recv) = Stranger::send(&connection, &bytes).await;
+    let forged = |status: &NetStatus| status.repos[0].ignored.forged >= 2;
+    running.until("the forgeries being counted", forged).await;
+    assert_eq!(running.repo_status("repo").durable, before);
+    assert_goes_on(&running, &honest, 3).await;
+    running.stop().await;
+    honest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_that_lie_are_not_kept() {
+    log();
+    // A provider that announces a state and then sends other bytes than its objects.
+    let mut a = Device::new("a");
+    let mut liar = Device::new("liar");
+    a.share("repo", &[&liar]);
+    let running = a.start().await;
+    // The state is a real one, made where nobody listens.
+    liar.share("repo", &[]);
+    let home = liar.start().await;
+    let state = publish(home.repo("repo"), &files(4, 1, 10)).await;
+    home.stop().await;
+
+    let stranger = Stranger::new(liar.key.clone()).await;
+    stranger.endpoint.set_alpns(vec![OBJECTS.to_vec()]);
+    let objects = stranger.connect(&a, OBJECTS).await;
+    let sync = stranger.connect(&a, SYNC).await;
+    let mut bytes = frame(&hello("repo", &stranger).encode());
+    bytes.extend_from_slice(&frame(&Message::States(vec![state.bytes().to_vec()]).encode()));
+    let (_send, _recv) = Stranger::send(&sync, &bytes).await;
+
+    // The object connection is used by both sides: here comes the request.
+    let (mut send, mut recv) = guarded("a request", objects.accept_bi()).await.unwrap();
+    let request = ObjectsRequest::decode(&read_frame(&mut recv).await.unwrap()).unwrap();
+    assert_eq!(request.topic, topic("repo"));
+    let link = request.links[0];
+    let lie = b"not what was asked for";
+    let header = ItemHeader::Present { link, length: u32::try_from(lie.len()).unwrap() };
+    send.write_all(&header.encode()).await.unwrap();
+    send.write_all(lie).await.unwrap();
+    let _ = send.finish();
+    assert_eq!(code_of_close(&objects).await, 3);
+    assert_eq!(running.repo("repo").indexed(&[link]).await.unwrap(), [false]);
+    assert!(running.repo_status("repo").durable.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_port_is_named() {
+    let device = Device::new("a");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut options = device.options();
+    options.bind = vec![socket.local_addr().unwrap()];
+    match Net::start(options, Vec::new()).await {
+        Err(StartError::Busy { addr, .. }) => assert_eq!(addr, socket.local_addr().unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn only_the_given_addresses_are_opened() {
+    let mut device = Device::new("a");
+    let running = device.start().await;
+    let addrs = running.net.status().local_addrs;
+    assert_eq!(addrs.len(), 1);
+    assert!(addrs[0].ip().is_loopback());
+    running.stop().await;
+}
