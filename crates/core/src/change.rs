@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dir::{content_order, edit_into, empty_directory, get_all};
+use crate::dir::{edit_into, empty_directory, get_all};
 use crate::entry::{
     Content, Entry, MAX_PATH_DEPTH, Mtime, Name, Node, NodeKind, Permissions, RelPath, Totals,
     Version,
@@ -120,9 +120,11 @@ pub fn put_in<R: Read>(
             directory.name(name).put = Some((put, bits));
         }
     }
-    let mut putting = Putting { read: &*overlay, dot, made: Vec::new() };
-    let (root, _) = putting.directory(joined.root, top)?;
-    let Putting { made, .. } = putting;
+    let (root, made) = {
+        let mut putting = Putting { read: &*overlay, dot, open: Vec::new(), made: Vec::new() };
+        let root = putting.root(joined.root, top)?;
+        (root, putting.made)
+    };
     for object in made {
         overlay.put(object);
     }
@@ -182,47 +184,102 @@ impl NewBits {
     }
 }
 
+/// The root and the totals of a directory.
+type Children = (ObjectId, Totals);
+
 /// Changes being put in. It reads only what lay there before, so what it makes is kept apart.
-struct Putting<'a, R> {
-    read: &'a R,
+/// Open directories are on a stack of their own: paths are deeper than a thread's stack may be.
+struct Putting<'c, R> {
+    read: &'c R,
     dot: Dot,
+    open: Vec<Open<'c>>,
     made: Vec<Object>,
 }
 
-impl<R: Read> Putting<'_, R> {
-    fn directory(
+/// A directory being changed.
+struct Open<'c> {
+    root: ObjectId,
+    /// Those entries that are changed, as they were, and the changes not put in yet.
+    entries: BTreeMap<Name, Entry>,
+    changed: std::collections::btree_map::IntoIter<&'c Name, ChangedName<'c>>,
+    /// What was changed.
+    edits: BTreeMap<Name, Option<Entry>>,
+    /// The name whose own directory is being changed, on top of this one.
+    below: Option<(&'c Name, Option<Entry>, ChangedName<'c>)>,
+}
+
+impl<'c, R: Read> Putting<'c, R> {
+    fn root(
         &mut self,
         root: ObjectId,
-        changed: Changed<'_>,
-    ) -> Result<(ObjectId, Totals), TreeError<R::Error>> {
-        let names: Vec<&Name> = changed.0.keys().copied().collect();
-        let mut entries = get_all(self.read, root, &names)?;
-        let mut edits = BTreeMap::new();
-        for (name, changed) in changed.0 {
-            let old = entries.remove(name);
-            let new = self.entry(name, old.as_ref(), changed)?;
-            if new != old {
-                edits.insert(name.clone(), new);
+        changed: Changed<'c>,
+    ) -> Result<ObjectId, TreeError<R::Error>> {
+        self.open(root, changed)?;
+        let mut outcome = root;
+        while let Some(top) = self.open.last_mut() {
+            if let Some((name, mut changed)) = top.changed.next() {
+                let entry = top.entries.remove(name);
+                if let Some(below) = changed.below.take() {
+                    let (root, _) = children(entry.as_ref());
+                    top.below = Some((name, entry, changed));
+                    self.open(root, below)?;
+                } else {
+                    let children = children(entry.as_ref());
+                    self.settle(name, entry.as_ref(), &changed, children);
+                }
+            } else if let Some(Open { root, edits, .. }) = self.open.pop() {
+                let children = edit_into(self.read, root, edits, &mut self.made)?;
+                outcome = children.0;
+                let below = self.open.last_mut().and_then(|top| top.below.take());
+                if let Some((name, entry, changed)) = below {
+                    self.settle(name, entry.as_ref(), &changed, children);
+                }
             }
         }
-        edit_into(self.read, root, edits, &mut self.made)
+        Ok(outcome)
     }
 
-    fn entry(
+    fn open(&mut self, root: ObjectId, changed: Changed<'c>) -> Result<(), TreeError<R::Error>> {
+        let names: Vec<&Name> = changed.0.keys().copied().collect();
+        let entries = get_all(self.read, root, &names)?;
+        let (changed, edits) = (changed.0.into_iter(), BTreeMap::new());
+        self.open.push(Open { root, entries, changed, edits, below: None });
+        Ok(())
+    }
+
+    /// Changes an entry; what is in its directory has become `children`.
+    fn settle(
         &mut self,
-        name: &Name,
-        entry: Option<&Entry>,
-        mut changed: ChangedName<'_>,
-    ) -> Result<Option<Entry>, TreeError<R::Error>> {
-        let below = changed.below.take();
-        let directory = self.directory_version(entry, &changed, below)?;
+        name: &'c Name,
+        old: Option<&Entry>,
+        changed: &ChangedName<'_>,
+        children: Children,
+    ) {
+        let directory = self.directory(old, changed, children);
+        let files = self.files(old, changed);
+        let new = settled(name.clone(), files, directory);
+        if let Some(top) = self.open.last_mut()
+            && new.as_ref() != old
+        {
+            top.edits.insert(name.clone(), new);
+        }
+    }
+
+    /// The files and symlinks of an entry.
+    fn files(&self, entry: Option<&Entry>, changed: &ChangedName<'_>) -> Vec<Kept> {
         let mut files = Vec::new();
         for version in entry.map_or(&[][..], |entry| &entry.versions) {
             let mut dots = version.dots.clone();
             dots.retain(|dot| !changed.drops(dot));
             if version.node.kind() != NodeKind::Directory && !dots.is_empty() {
+                let bits = if version.aside {
+                    let new = new_bits_of(version, changed, self.dot);
+                    new.map_or(bits(version), |new| new.met_with(Some(bits(version)), self.dot))
+                } else {
+                    bits(version)
+                };
                 let Version { node, mtime, aside, .. } = *version;
-                files.push(Kept { node, dots, bits: bits(version), mtime, in_place: !aside });
+                files.push(Kept { node, dots, bits, mtime, in_place: !aside });
             }
         }
         if let Some((put, new)) = changed.put
@@ -230,35 +287,21 @@ impl<R: Read> Putting<'_, R> {
         {
             files.push(Kept { node, dots: vec![self.dot], bits: new.bits, mtime, in_place: true });
         }
-        for file in &mut files {
-            let order = content_order(&file.node);
-            file.bits = if file.in_place {
-                self.bits_in_place(entry, &changed, file.node.kind()).unwrap_or(file.bits)
-            } else {
-                let own = |version: &&Version| content_order(&version.node) == order;
-                let version = entry.and_then(|entry| entry.versions.iter().find(own));
-                let new = version.and_then(|version| new_bits_of(version, &changed, self.dot));
-                new.map_or(file.bits, |new| new.met_with(Some(file.bits), self.dot))
-            };
+        for file in files.iter_mut().filter(|file| file.in_place) {
+            let in_place = self.bits_in_place(entry, changed, file.node.kind());
+            file.bits = in_place.unwrap_or(file.bits);
         }
-        Ok(settled(name.clone(), files, directory))
+        files
     }
 
-    /// The directory of a name, if there is to be one.
-    fn directory_version(
+    /// The directory of an entry, if there is to be one.
+    fn directory(
         &mut self,
         entry: Option<&Entry>,
         changed: &ChangedName<'_>,
-        below: Option<Changed<'_>>,
-    ) -> Result<Option<Version>, TreeError<R::Error>> {
+        (root, totals): Children,
+    ) -> Option<Version> {
         let old = entry.and_then(Entry::in_place).filter(|v| v.node.kind() == NodeKind::Directory);
-        let (mut root, mut totals) = match old.map(|version| version.node) {
-            Some(Node::Directory { root, totals }) => (root, totals),
-            _ => (empty_directory().id(), Totals::default()),
-        };
-        if let Some(below) = below {
-            (root, totals) = self.directory(root, below)?;
-        }
         let is_empty = root == empty_directory().id();
         let had = old.map_or(&[][..], |version| &version.dots);
         let mut dots: Vec<Dot> = had.iter().copied().filter(|dot| !changed.drops(dot)).collect();
@@ -266,7 +309,7 @@ impl<R: Read> Putting<'_, R> {
             dots.push(self.dot);
         }
         if dots.is_empty() && is_empty {
-            return Ok(None);
+            return None;
         }
         if dots.is_empty() {
             dots = if had.is_empty() { vec![self.dot] } else { had.to_vec() };
@@ -278,9 +321,8 @@ impl<R: Read> Putting<'_, R> {
         }
         let found = self.bits_in_place(entry, changed, NodeKind::Directory);
         let (permissions, permissions_dot) = found.unwrap_or((PARENT_PERMISSIONS, self.dot));
-        let node = Node::Directory { root, totals };
-        let mtime = Mtime::default();
-        Ok(Some(Version { node, dots, permissions, permissions_dot, mtime, aside: false }))
+        let (node, mtime) = (Node::Directory { root, totals }, Mtime::default());
+        Some(Version { node, dots, permissions, permissions_dot, mtime, aside: false })
     }
 
     /// The bits of what is in place of this kind: those of the joined tree, as they were before
@@ -298,6 +340,14 @@ impl<R: Read> Putting<'_, R> {
             Some(new) => Some(new.met_with(joined.map(bits), self.dot)),
             None => joined.map(bits),
         }
+    }
+}
+
+/// What is in the directory that an entry has; nothing, where it has none.
+fn children(entry: Option<&Entry>) -> Children {
+    match entry.and_then(Entry::in_place).map(|version| version.node) {
+        Some(Node::Directory { root, totals }) => (root, totals),
+        _ => (empty_directory().id(), Totals::default()),
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use versions::{Bits, Kept, bits, settled};
 
-use crate::dir::{diff, edit_into, empty_directory};
+use crate::dir::{Diff, Difference, diff, edit_into, empty_directory};
 use crate::entry::{Entry, MAX_PATH_DEPTH, Mtime, Name, Node, NodeKind, RelPath, Totals, Version};
 use crate::id::{Dot, ObjectId, Vector};
 use crate::object::{Link, Object, Overlay, Read, TreeError};
@@ -61,11 +61,11 @@ pub fn merge<R: Read>(
     let mut merger = Merger {
         read: &*overlay,
         vectors: (&a.vector, &b.vector),
-        path: Vec::new(),
+        open: Vec::new(),
         made: Vec::new(),
         equivocations: Vec::new(),
     };
-    let (root, _) = merger.directories((a.root, Totals::default()), (b.root, Totals::default()))?;
+    let root = merger.roots(a.root, b.root)?;
     let Merger { made, equivocations, .. } = merger;
     for object in made {
         overlay.put(object);
@@ -125,43 +125,66 @@ pub fn join<R: Read>(
 /// The root and the totals of a directory.
 type Directory = (ObjectId, Totals);
 
-/// A merge under way. It reads only what lay there before, so what it makes is kept apart.
+/// A merge under way. It reads only what lay there before, so what it makes is kept apart. Open
+/// directories are on a stack of their own: paths are deeper than a thread's stack may be.
 struct Merger<'a, R> {
     read: &'a R,
     vectors: (&'a Vector, &'a Vector),
-    /// Where in the tree it is.
-    path: Vec<Name>,
+    open: Vec<Open<'a, R>>,
     made: Vec<Object>,
     equivocations: Vec<(RelPath, Dot)>,
 }
 
+/// A directory being merged.
+struct Open<'a, R> {
+    a: ObjectId,
+    b: ObjectId,
+    differences: Diff<'a, R>,
+    /// What makes the result of each side.
+    of_a: BTreeMap<Name, Option<Entry>>,
+    of_b: BTreeMap<Name, Option<Entry>>,
+    /// The name whose own directory is being merged, on top of this one.
+    below: Option<Difference>,
+}
+
 impl<R: Read> Merger<'_, R> {
-    fn directories(
-        &mut self,
-        a: Directory,
-        b: Directory,
-    ) -> Result<Directory, TreeError<R::Error>> {
-        if a.0 == b.0 {
+    fn roots(&mut self, a: ObjectId, b: ObjectId) -> Result<ObjectId, TreeError<R::Error>> {
+        if a == b {
             return Ok(a);
         }
-        if self.path.len() > MAX_PATH_DEPTH {
-            return Err(TreeError::TooDeep { link: Link::directory(a.0) });
-        }
-        // What makes the result of each side.
-        let (mut of_a, mut of_b) = (BTreeMap::new(), BTreeMap::new());
-        for difference in diff(self.read, a.0, b.0) {
-            let (name, entry_a, entry_b) = difference?;
-            let merged = self.entries(&name, entry_a.as_ref(), entry_b.as_ref())?;
-            match (merged == entry_a, merged == entry_b) {
-                (true, _) => drop(of_b.insert(name, merged)),
-                (_, true) => drop(of_a.insert(name, merged)),
-                _ => {
-                    of_a.insert(name.clone(), merged.clone());
-                    of_b.insert(name, merged);
+        self.open(a, b)?;
+        let mut root = a;
+        while let Some(top) = self.open.last_mut() {
+            if let Some(difference) = top.differences.next() {
+                self.enter(difference?)?;
+            } else if let Some(Open { a, b, of_a, of_b, .. }) = self.open.pop() {
+                let merged = self.close((a, of_a), (b, of_b))?;
+                root = merged.0;
+                if let Some(difference) = self.open.last_mut().and_then(|top| top.below.take()) {
+                    self.settle(difference, Some(merged));
                 }
             }
         }
-        let (root, edits) = if of_a.len() <= of_b.len() { (a.0, of_a) } else { (b.0, of_b) };
+        Ok(root)
+    }
+
+    fn open(&mut self, a: ObjectId, b: ObjectId) -> Result<(), TreeError<R::Error>> {
+        if self.open.len() > MAX_PATH_DEPTH {
+            return Err(TreeError::TooDeep { link: Link::directory(a) });
+        }
+        let differences = diff(self.read, a, b);
+        let (of_a, of_b) = (BTreeMap::new(), BTreeMap::new());
+        self.open.push(Open { a, b, differences, of_a, of_b, below: None });
+        Ok(())
+    }
+
+    /// Makes the merged directory, of the side that it differs from the least.
+    fn close(
+        &mut self,
+        (a, of_a): (ObjectId, BTreeMap<Name, Option<Entry>>),
+        (b, of_b): (ObjectId, BTreeMap<Name, Option<Entry>>),
+    ) -> Result<Directory, TreeError<R::Error>> {
+        let (root, edits) = if of_a.len() <= of_b.len() { (a, of_a) } else { (b, of_b) };
         let merged = edit_into(self.read, root, edits, &mut self.made)?;
         if merged.0 == empty_directory().id() {
             // It may stand for a side that has no directory here.
@@ -170,62 +193,77 @@ impl<R: Read> Merger<'_, R> {
         Ok(merged)
     }
 
-    fn entries(
-        &mut self,
-        name: &Name,
-        a: Option<&Entry>,
-        b: Option<&Entry>,
-    ) -> Result<Option<Entry>, TreeError<R::Error>> {
-        let sides = (Side::new(a, self.vectors.0), Side::new(b, self.vectors.1));
-        for dot in equivocal_dots(&sides.0, &sides.1) {
-            if self.equivocations.len() < MAX_EQUIVOCATIONS {
-                let path = RelPath::from(self.path.clone()).join(name.clone());
-                self.equivocations.push((path, dot));
+    /// Merges a name, or first the directory of that name.
+    fn enter(&mut self, difference: Difference) -> Result<(), TreeError<R::Error>> {
+        let (name, a, b) = &difference;
+        self.report_equivocations(name, a.as_ref(), b.as_ref());
+        match (children(a.as_ref()), children(b.as_ref())) {
+            (None, None) => self.settle(difference, None),
+            (Some(a), Some(b)) if a.0 == b.0 => self.settle(difference, Some(a)),
+            (a, b) => {
+                let root = |side: Option<Directory>| side.map_or(empty_directory().id(), |d| d.0);
+                if let Some(top) = self.open.last_mut() {
+                    top.below = Some(difference);
+                }
+                self.open(root(a), root(b))?;
             }
         }
-        let files = merged_files(&sides.0, &sides.1);
-        let directory = self.directory(name, &sides.0, &sides.1)?;
-        Ok(settled(name.clone(), files, directory))
+        Ok(())
     }
 
-    /// The directory of a name, if one stays: its own dot survives, or anything in it does.
-    fn directory(
-        &mut self,
-        name: &Name,
-        a: &Side<'_>,
-        b: &Side<'_>,
-    ) -> Result<Option<Version>, TreeError<R::Error>> {
-        let (of_a, of_b) = (a.directory(), b.directory());
-        let Some(bits) = merged_bits(a, b, NodeKind::Directory) else { return Ok(None) };
-        let children = |version: Option<&Version>| match version.map(|version| version.node) {
-            Some(Node::Directory { root, totals }) => (root, totals),
-            _ => (empty_directory().id(), Totals::default()),
-        };
-        self.path.push(name.clone());
-        let (root, totals) = self.directories(children(of_a), children(of_b))?;
-        self.path.pop();
-        let united = |of_a: Vec<Dot>, of_b: Vec<Dot>| {
-            let mut dots = [of_a, of_b].concat();
-            dots.sort_unstable();
-            dots.dedup();
-            dots
-        };
-        let kept = united(
-            of_a.map_or(Vec::new(), |version| b.keeps(version)),
-            of_b.map_or(Vec::new(), |version| a.keeps(version)),
-        );
-        let dots = match kept.is_empty() {
-            false => kept,
-            true if root == empty_directory().id() => return Ok(None),
-            true => {
-                let all =
-                    |version: Option<&Version>| version.map_or(Vec::new(), |v| v.dots.clone());
-                united(all(of_a), all(of_b))
-            }
-        };
-        let (permissions, permissions_dot) = bits;
-        let node = Node::Directory { root, totals };
-        let mtime = Mtime::default();
-        Ok(Some(Version { node, dots, permissions, permissions_dot, mtime, aside: false }))
+    /// Merges a name whose directory, if either side has one, has become `merged`.
+    fn settle(&mut self, (name, a, b): Difference, merged: Option<Directory>) {
+        let sides = (Side::new(a.as_ref(), self.vectors.0), Side::new(b.as_ref(), self.vectors.1));
+        let directory = merged.and_then(|merged| directory(&sides.0, &sides.1, merged));
+        let files = merged_files(&sides.0, &sides.1);
+        let entry = settled(name.clone(), files, directory);
+        let Some(top) = self.open.last_mut() else { return };
+        if entry != a {
+            top.of_a.insert(name.clone(), entry.clone());
+        }
+        if entry != b {
+            top.of_b.insert(name, entry);
+        }
     }
+
+    fn report_equivocations(&mut self, name: &Name, a: Option<&Entry>, b: Option<&Entry>) {
+        for dot in equivocal_dots(a, b) {
+            if self.equivocations.len() < MAX_EQUIVOCATIONS {
+                let parents = self.open.iter().filter_map(|open| open.below.as_ref());
+                let names = parents.map(|(parent, ..)| parent).chain([name]).cloned();
+                self.equivocations.push((RelPath::from(names.collect::<Vec<_>>()), dot));
+            }
+        }
+    }
+}
+
+/// What is in the directory that an entry has, if it has one.
+fn children(entry: Option<&Entry>) -> Option<Directory> {
+    entry?.versions.iter().find_map(|version| match version.node {
+        Node::Directory { root, totals } => Some((root, totals)),
+        Node::File { .. } | Node::Symlink { .. } => None,
+    })
+}
+
+/// The directory of a name, of which at least one side has one, if it stays: a dot of it
+/// survives, or anything in it does.
+fn directory(a: &Side<'_>, b: &Side<'_>, (root, totals): Directory) -> Option<Version> {
+    let (of_a, of_b) = (a.directory(), b.directory());
+    let (permissions, permissions_dot) = merged_bits(a, b, NodeKind::Directory)?;
+    let kept = [
+        of_a.map_or(Vec::new(), |version| b.keeps(version)),
+        of_b.map_or(Vec::new(), |version| a.keeps(version)),
+    ];
+    let mut dots = kept.concat();
+    if dots.is_empty() {
+        if root == empty_directory().id() {
+            return None;
+        }
+        dots =
+            [of_a, of_b].into_iter().flatten().flat_map(|version| &version.dots).copied().collect();
+    }
+    dots.sort_unstable();
+    dots.dedup();
+    let (node, mtime) = (Node::Directory { root, totals }, Mtime::default());
+    Some(Version { node, dots, permissions, permissions_dot, mtime, aside: false })
 }

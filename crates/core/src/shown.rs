@@ -189,3 +189,6 @@ fn shortened(stem: &[u8], most: usize) -> &[u8] {
         Err(_) => &stem[..most],
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -371,3 +371,6 @@ impl WireChild {
         Ok(Child { last: name(&self.last)?, id: self.id, totals })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,15 +173,13 @@ pub(crate) fn settled(name: Name, files: Vec<Kept>, directory: Option<Version>) 
 }
 
 /// Dots under which the two sides together have several contents, directories counting as one.
-pub(super) fn equivocal_dots(a: &Side<'_>, b: &Side<'_>) -> Vec<Dot> {
+pub(super) fn equivocal_dots(a: Option<&Entry>, b: Option<&Entry>) -> Vec<Dot> {
     let content = |version: &Version| match version.node.kind() {
         NodeKind::Directory => None,
         NodeKind::File | NodeKind::Symlink => Some(version.node.link()),
     };
-    let mut contents: Vec<_> = a
-        .versions
-        .iter()
-        .chain(b.versions)
+    let versions = [a, b].into_iter().flatten().flat_map(|entry| &entry.versions);
+    let mut contents: Vec<_> = versions
         .flat_map(|version| version.dots.iter().map(move |dot| (*dot, content(version))))
         .collect();
     contents.sort_unstable();
