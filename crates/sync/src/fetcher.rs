@@ -8,6 +8,8 @@
 
 mod lane;
 mod remembered;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -185,6 +187,11 @@ impl Fetcher {
     /// Asks everybody again for what they did not have.
     pub(crate) fn forgive_all(&mut self) {
         self.lanes.forgive(None);
+    }
+
+    /// Whether a lane is free.
+    pub(crate) fn has_room(&self) -> bool {
+        self.lanes.has_room()
     }
 
     /// Opens a lane, if one is free.

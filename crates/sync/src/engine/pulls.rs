@@ -320,7 +320,7 @@ impl Engine {
                 continue;
             }
             let providers = &providers[&writer];
-            let is_unavailable = pull.vain.is_some() && pull.is_vain(providers)
+            let is_unavailable = pull.is_vain(providers)
                 || pull.lane.is_some_and(|lane| {
                     matches!(self.fetcher.status(lane, providers), LaneStatus::Unavailable(_))
                 });
@@ -346,15 +346,30 @@ impl Engine {
         let total = |state: &SignedState| {
             state.state().vector.iter().fold(0_u64, |sum, (_, it)| sum.saturating_add(it))
         };
-        let mut waiting: Vec<_> = self
-            .pulls
-            .iter()
-            .filter(|(_, pull)| matches!(pull.phase, Phase::Waiting(_)))
-            .map(|(&writer, pull)| (std::cmp::Reverse(total(&pull.current.state)), writer))
-            .collect();
+        let has_room = self.fetcher.has_room();
+        let may_go_on = |writer: &Writer, pull: &Pull| {
+            let here = &providers[writer];
+            pull.lane.is_some() || (has_room && !here.is_empty() && !pull.is_vain(here))
+        };
+        let mut waiting = Vec::new();
+        for (&writer, pull) in &mut self.pulls {
+            if !matches!(pull.phase, Phase::Waiting(_)) {
+                continue;
+            }
+            if may_go_on(&writer, pull) {
+                waiting.push((std::cmp::Reverse(total(&pull.current.state)), writer));
+            } else {
+                // It is asked for anew when its time has come: by then it may be less.
+                pull.phase = Phase::Waiting(None);
+            }
+        }
         waiting.sort_unstable();
+        let mut ahead = self.under_way(providers);
         for (_, writer) in waiting {
-            let lane = self.lane_for(writer, providers);
+            let lane = self.lane_for(writer, providers, &ahead);
+            if lane.is_some() {
+                ahead.push(writer);
+            }
             let Some(pull) = self.pulls.get_mut(&writer) else { continue };
             let Phase::Waiting(missing) = &mut pull.phase else { continue };
             let missing = missing.take();
@@ -373,11 +388,26 @@ impl Engine {
         }
     }
 
+    /// The states that are being pulled, or may be at once.
+    fn under_way(&self, providers: &BTreeMap<Writer, Vec<DeviceId>>) -> Vec<Writer> {
+        let is_under_way = |pull: &Pull| {
+            let undecided =
+                matches!(pull.phase, Phase::Staging { .. } | Phase::Unchecked | Phase::Joining);
+            pull.lane.is_some() || undecided
+        };
+        self.pulls
+            .iter()
+            .filter(|(writer, pull)| is_under_way(pull) && !providers[*writer].is_empty())
+            .map(|(&writer, _)| writer)
+            .collect()
+    }
+
     /// A lane for a state that waits, if its time has come.
     fn lane_for(
         &mut self,
         writer: Writer,
         providers: &BTreeMap<Writer, Vec<DeviceId>>,
+        ahead: &[Writer],
     ) -> Option<LaneId> {
         let pull = self.pulls.get(&writer)?;
         // Begun by hints.
@@ -385,14 +415,11 @@ impl Engine {
             return pull.lane;
         }
         let here = providers.get(&writer)?;
-        if here.is_empty() || (pull.vain.is_some() && pull.is_vain(here)) {
+        if !self.fetcher.has_room() || here.is_empty() || pull.is_vain(here) {
             return None;
         }
-        let is_covered = self.pulls.iter().any(|(other, by)| {
-            let active = by.lane.is_some() && *other != writer;
-            active && providers.get(other).is_some_and(|it| !it.is_empty()) && by.covers(pull)
-        });
-        if is_covered { None } else { self.fetcher.open() }
+        let covers = |by: &Writer| *by != writer && self.pulls[by].covers(pull);
+        if ahead.iter().any(covers) { None } else { self.fetcher.open() }
     }
 
     /// Asks the store to join what may be complete.

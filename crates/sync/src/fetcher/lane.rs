@@ -10,6 +10,9 @@ use crate::effect::RequestId;
 /// The most lanes at once: one bit each in [`Wanted::lanes`]. States beyond wait their turn.
 pub(crate) const MAX_LANES: usize = 32;
 
+/// What a lane may wait for even if too much is wanted in all: so each gets on.
+const ALWAYS_AWAITED: usize = 64;
+
 /// Names a lane, for the life of the fetcher.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct LaneId(u64);
@@ -57,6 +60,11 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    /// Whether a slot is free.
+    pub(super) fn has_room(&self) -> bool {
+        self.open.len() < MAX_LANES
+    }
+
     /// Opens a lane, if a slot is free.
     pub(super) fn open(&mut self) -> Option<LaneId> {
         let slot = self.slots.iter().position(Option::is_none)?;
@@ -141,7 +149,7 @@ impl Lanes {
             }
             return true;
         }
-        if self.wanted.len() >= MAX_WANTED {
+        if self.wanted.len() >= MAX_WANTED && lane.awaited >= ALWAYS_AWAITED {
             return false;
         }
         let wanted = Wanted { lanes: bit, place: Place::Queued, hinted, refused: Vec::new() };

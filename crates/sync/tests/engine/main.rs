@@ -1,7 +1,9 @@
 //! The engine in a simulated world: virtual time, seeded chance, stores in memory. No test here
 //! waits for a clock.
 
+mod breaches;
 mod chaos;
 mod scenarios;
 mod store;
+mod wire;
 mod world;

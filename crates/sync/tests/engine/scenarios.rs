@@ -1,1 +1,413 @@
-//! Named cases.
+//! Named cases among devices that mean well.
+
+use std::collections::BTreeSet;
+
+use ark_core::{DeviceId, Incarnation, Writer};
+use ark_sync::{Input, Message, Problem};
+
+use crate::world::{Manners, Weather, World};
+
+const SECOND_MS: u64 = 1_000;
+
+/// Two devices that have the same.
+fn in_step(seed: u64) -> World {
+    let mut world = World::new(2, seed, Weather::CALM);
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    world
+}
+
+fn add_file(world: &mut World, at: usize, content: &[u8]) {
+    world.devices[at].tree.entry(0).or_default().push(content.to_vec());
+}
+
+#[test]
+fn equal_states_take_one_round_trip_and_a_few_hundred_bytes() {
+    let mut world = in_step(1);
+    world.publish(1);
+    world.run(10 * SECOND_MS);
+    world.disconnect(0, 1);
+    world.sent.clear();
+    let began_ms = world.now_ms;
+    world.connect(0, 1);
+    world.run(60 * SECOND_MS);
+    let (delay_ms, _) = Weather::CALM.delay_ms;
+    // The greeting goes out at once and is answered when it comes; nothing is left to be said.
+    assert!(world.sent.iter().all(|sent| sent.at_ms <= began_ms + delay_ms));
+    let silent = |sent: &crate::world::Sent| {
+        !matches!(sent.message, Message::States(_) | Message::WantStates(_))
+    };
+    assert!(world.sent.iter().all(silent), "states were exchanged that both have");
+    let bytes = world.bytes_between(0, 1);
+    assert!(bytes < 1_200, "{bytes} bytes both ways");
+    assert!(world.devices[0].engine.view().peers[&world.id(1)].in_touch);
+}
+
+#[test]
+fn an_edit_is_one_request() {
+    let mut world = in_step(2);
+    world.devices[1].requests.clear();
+    add_file(&mut world, 0, b"one more");
+    let began_ms = world.now_ms;
+    let state = world.publish(0);
+    world.run(SECOND_MS);
+    world.converged().unwrap();
+    let [(asked_ms, 0, request)] = &world.devices[1].requests[..] else {
+        panic!("{} requests", world.devices[1].requests.len());
+    };
+    // The content, its directory, the root, the snapshot.
+    assert_eq!(request.links.len(), 4);
+    assert!(!request.ahead);
+    // As soon as the announcement came and the hints were looked up: staging is not waited for.
+    let (_, delay_ms) = Weather::CALM.delay_ms;
+    assert!(*asked_ms <= began_ms + delay_ms + 2 * Weather::CALM.store_ms.1);
+    assert_eq!(world.devices[1].joins.last(), Some(&(state.state().writer, 2)));
+}
+
+#[test]
+fn what_a_device_makes_itself_is_not_fetched() {
+    let mut world = in_step(3);
+    add_file(&mut world, 0, b"the same on both");
+    add_file(&mut world, 1, b"the same on both");
+    world.publish(1);
+    world.run(10 * SECOND_MS);
+    let before = world.devices[1].store.received.len();
+    world.publish(0);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    // Only what differs: directories and snapshot, never the content.
+    let received = &world.devices[1].store.received;
+    assert!(received.len() <= before + 3);
+    let content = ark_core::Object::new(ark_core::ObjectKind::Raw, b"the same on both".to_vec());
+    assert!(!received.contains_key(&content.link()));
+}
+
+#[test]
+fn all_gossip_lost_costs_only_latency() {
+    let mut world = in_step(4);
+    world.weather.gossip_lost = 1_000;
+    world.sent.clear();
+    add_file(&mut world, 0, b"unheard of");
+    world.publish(0);
+    world.run(SECOND_MS);
+    world.converged().unwrap();
+    assert!(world.sent.iter().any(|sent| matches!(sent.message, Message::WantStates(_))));
+}
+
+#[test]
+fn gossip_is_waited_for_before_a_state_is_asked_for() {
+    let mut world = in_step(5);
+    world.sent.clear();
+    add_file(&mut world, 0, b"announced");
+    world.publish(0);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    let asked = |message: &Message| matches!(message, Message::WantStates(_) | Message::States(_));
+    assert!(!world.sent.iter().any(|sent| asked(&sent.message)));
+}
+
+#[test]
+fn a_state_too_large_to_be_announced_is_asked_for() {
+    let mut world = in_step(6);
+    let writer = |n: u8| Writer {
+        device: DeviceId::from_bytes([n; 32]),
+        incarnation: Incarnation::new(u64::from(n)),
+    };
+    world.devices[0].padding = (0..120).map(writer).collect();
+    world.sent.clear();
+    let state = world.publish(0);
+    assert!(state.bytes().len() > ark_sync::MAX_ANNOUNCEMENT_BYTES);
+    let began_ms = world.now_ms;
+    world.run(SECOND_MS);
+    world.converged().unwrap();
+    let asked = world.sent.iter().find(|it| matches!(it.message, Message::WantStates(_))).unwrap();
+    assert_eq!(asked.at_ms, began_ms + Weather::CALM.delay_ms.0, "at once");
+}
+
+#[test]
+fn an_empty_side_gets_the_closure_streamed() {
+    let mut world = World::new(2, 7, Weather::CALM);
+    world.fill(0, 20, 30, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    let (streams, others): (Vec<_>, Vec<_>) =
+        world.devices[1].requests.iter().partition(|(_, _, request)| request.ahead);
+    assert_eq!(streams.len(), 1);
+    assert_eq!(streams[0].2.links.len(), 1, "the snapshot names the rest");
+    let raw = |request: &ark_sync::ObjectsRequest| {
+        request.links.iter().all(|link| !link.kind.is_structured())
+    };
+    assert!(others.iter().all(|(_, _, request)| raw(request)), "structure was asked for by id");
+}
+
+#[test]
+fn a_side_that_has_something_walks() {
+    let mut world = in_step(8);
+    world.devices[1].requests.clear();
+    world.disconnect(0, 1);
+    world.fill(0, 20, 30, 2);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    assert!(world.devices[1].requests.iter().all(|(_, _, request)| !request.ahead));
+}
+
+#[test]
+fn a_provider_that_dies_is_replaced_by_another() {
+    let mut world = World::new(3, 9, Weather { slowness: 20, ..Weather::CALM });
+    world.fill(0, 10, 40, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(60 * SECOND_MS);
+    world.connect(0, 2);
+    world.run_until(|world| world.devices[2].store.received.len() > 50);
+    world.disconnect(0, 2);
+    world.connect(1, 2);
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+    let device = &world.devices[2];
+    assert!(device.requests.iter().any(|(_, of, _)| *of == 1));
+    assert!(device.store.received.values().all(|&times| times == 1), "nothing was re-sent");
+}
+
+#[test]
+fn a_restarted_receiver_goes_on_where_it_was() {
+    let mut world = World::new(2, 10, Weather { slowness: 20, ..Weather::CALM });
+    world.fill(0, 10, 40, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    for part in 1..4 {
+        world.run_until(|world| world.devices[1].store.received.len() > 50 * part);
+        world.restart(1);
+        assert!(!world.devices[1].store.pending.is_empty());
+        world.connect(0, 1);
+    }
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+    assert!(world.devices[1].store.received.values().all(|&times| times == 1));
+}
+
+#[test]
+fn several_providers_share_the_work() {
+    let mut world = World::new(4, 11, Weather { slowness: 20, ..Weather::CALM });
+    world.fill(0, 10, 40, 1);
+    world.publish(0);
+    for at in [1, 2] {
+        world.connect(0, at);
+    }
+    world.run(60 * SECOND_MS);
+    for at in [0, 1, 2] {
+        world.connect(at, 3);
+    }
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+    let asked: BTreeSet<_> = world.devices[3].requests.iter().map(|(_, of, _)| *of).collect();
+    assert_eq!(asked, [0, 1, 2].into());
+    assert!(world.devices[3].store.received.values().all(|&times| times == 1));
+}
+
+#[test]
+fn a_pull_that_has_begun_is_finished_before_a_newer_state() {
+    let mut world = World::new(2, 12, Weather { slowness: 20, ..Weather::CALM });
+    world.fill(0, 10, 40, 1);
+    let writer = world.publish(0).state().writer;
+    world.connect(0, 1);
+    world.run_until(|world| !world.devices[1].store.received.is_empty());
+    for content in [b"second", b"third!"] {
+        add_file(&mut world, 0, content);
+        world.publish(0);
+        world.run(50);
+    }
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+    // The one that came between was replaced while it waited.
+    assert_eq!(world.devices[1].joins, [(writer, 1), (writer, 3)]);
+}
+
+#[test]
+fn a_pull_that_has_not_begun_gives_way() {
+    let mut world = World::new(3, 13, Weather::CALM);
+    world.fill(0, 3, 3, 1);
+    world.connect(0, 1);
+    world.connect(1, 2);
+    world.devices[1].store.is_full = true;
+    let writer = world.publish(0).state().writer;
+    // Gossip reaches 2, but nobody who has the objects does.
+    world.run(SECOND_MS);
+    assert_eq!(world.devices[2].engine.view().staged, 1);
+    add_file(&mut world, 0, b"newer");
+    world.publish(0);
+    world.run(SECOND_MS);
+    world.devices[1].store.is_full = false;
+    world.run(200 * SECOND_MS);
+    world.converged().unwrap();
+    assert_eq!(world.devices[2].joins, [(writer, 2)]);
+}
+
+#[test]
+fn an_edit_is_not_behind_a_bulk_transfer() {
+    let mut world = World::new(3, 14, Weather { slowness: 50, ..Weather::CALM });
+    world.publish(2);
+    world.connect_all();
+    world.run(SECOND_MS);
+    world.fill(0, 20, 40, 1);
+    let bulk = world.publish(0).state().writer;
+    world.run(SECOND_MS);
+    world.fill(1, 1, 1, 2);
+    let edit = world.publish(1).state().writer;
+    world.run(2 * SECOND_MS);
+    let joins = &world.devices[2].joins;
+    assert!(joins.iter().any(|(writer, _)| *writer == edit), "{joins:?}");
+    assert!(!joins.iter().any(|(writer, _)| *writer == bulk), "the bulk is under way");
+    world.run(120 * SECOND_MS);
+    world.converged().unwrap();
+}
+
+#[test]
+fn what_a_newer_state_of_another_has_taken_in_is_not_fetched() {
+    let mut world = World::new(3, 15, Weather::CALM);
+    world.fill(0, 3, 30, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    // What 1 publishes takes in the state of 0 and has nothing of its content.
+    world.fill(1, 1, 1, 2);
+    world.devices[1].tree.remove(&1);
+    world.devices[1].tree.remove(&2);
+    world.publish(1);
+    world.run(10 * SECOND_MS);
+    world.connect(1, 2);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    assert!(world.devices[2].store.received.len() <= 4, "only what is still a head");
+}
+
+#[test]
+fn a_full_store_is_shown_and_tried_again() {
+    let mut world = World::new(2, 16, Weather::CALM);
+    world.fill(0, 3, 10, 1);
+    world.devices[1].store.is_full = true;
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(30 * SECOND_MS);
+    let view = world.devices[1].engine.view();
+    assert!(view.problems.iter().any(|it| matches!(it, Problem::Store { .. })));
+    world.devices[1].store.is_full = false;
+    world.run(120 * SECOND_MS);
+    world.converged().unwrap();
+    let view = world.devices[1].engine.view();
+    assert!(!view.problems.iter().any(|it| matches!(it, Problem::Store { .. })));
+}
+
+#[test]
+fn a_provider_that_never_answers_is_not_asked_in_a_loop() {
+    let mut world = World::new(3, 17, Weather::CALM);
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.devices[1].manners = Manners::Silent;
+    world.connect(1, 2);
+    world.run(60 * SECOND_MS);
+    let requests = world.devices[2].requests.len();
+    assert!((2..=12).contains(&requests), "{requests} requests in a minute");
+    world.connect(0, 2);
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+}
+
+#[test]
+fn have_is_said_at_once_and_then_together() {
+    let mut world = in_step(18);
+    world.sent.clear();
+    let writer = world.devices[1].writer;
+    for revision in 1..=50 {
+        world.feed(1, Input::Applied { revisions: [(writer, revision)].into() });
+        world.run(1);
+    }
+    world.run(SECOND_MS);
+    let haves: Vec<_> =
+        world.sent.iter().filter(|sent| matches!(sent.message, Message::Have(_))).collect();
+    assert!((2..=4).contains(&haves.len()), "{} messages", haves.len());
+}
+
+#[test]
+fn applied_and_scanned_are_told() {
+    let mut world = in_step(19);
+    let (writer, device) = (world.devices[0].writer, world.id(1));
+    let peer = |world: &World| world.devices[0].engine.view().peers[&device].clone();
+    assert_eq!(peer(&world).durable.get(&writer), Some(&1));
+    assert_eq!(peer(&world).applied.get(&writer), Some(&0));
+    assert!(!peer(&world).scanned);
+    world.feed(1, Input::Applied { revisions: [(writer, 1)].into() });
+    world.feed(1, Input::Scanned);
+    world.run(SECOND_MS);
+    assert_eq!(peer(&world).applied.get(&writer), Some(&1));
+    assert!(peer(&world).scanned && peer(&world).folder);
+    assert_eq!(peer(&world).behind, ark_sync::Amount::default());
+    // What was said in an earlier session is not taken for said in this one.
+    world.connect(0, 1);
+    assert!(!peer(&world).scanned && !peer(&world).in_touch);
+    world.run(SECOND_MS);
+    assert!(peer(&world).scanned && peer(&world).in_touch);
+}
+
+#[test]
+fn what_a_peer_lacks_is_shown() {
+    let mut world = in_step(20);
+    world.disconnect(0, 1);
+    add_file(&mut world, 0, b"not there yet");
+    world.publish(0);
+    let view = world.devices[0].engine.view();
+    assert_eq!(view.peers[&world.id(1)].behind.objects, 4);
+    world.connect(0, 1);
+    world.run(SECOND_MS);
+    let view = world.devices[0].engine.view();
+    assert_eq!(view.peers[&world.id(1)].behind.objects, 0);
+}
+
+#[test]
+fn progress_is_shown_while_a_pull_is_under_way() {
+    let mut world = World::new(2, 21, Weather { slowness: 20, ..Weather::CALM });
+    world.fill(0, 10, 40, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(300);
+    let early = world.devices[1].engine.view();
+    assert!(early.missing.objects > 0 && early.missing.bytes > 0 && early.requests > 0);
+    assert_eq!(early.staged, 1);
+    world.run(60 * SECOND_MS);
+    let late = world.devices[1].engine.view();
+    assert!(late.received.bytes > early.received.bytes);
+    assert_eq!((late.missing.objects, late.requests, late.staged), (0, 0, 0));
+}
+
+#[test]
+fn states_reach_devices_that_never_meet_their_writer() {
+    let mut world = World::new(4, 22, Weather { gossip_lost: 1_000, ..Weather::CALM });
+    for at in 0..3 {
+        world.connect(at, at + 1);
+    }
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+}
+
+#[test]
+fn states_are_asked_for_when_gossip_lagged_and_by_the_slow_timer() {
+    let mut world = in_step(23);
+    world.sent.clear();
+    world.feed(0, Input::Lagged);
+    assert!(world.sent.iter().any(|sent| matches!(sent.message, Message::Summary(_))));
+    world.sent.clear();
+    world.run(15 * 60 * SECOND_MS);
+    let summaries = world.sent.iter().filter(|it| matches!(it.message, Message::Summary(_)));
+    assert!((2..=12).contains(&summaries.count()));
+}

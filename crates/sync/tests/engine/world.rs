@@ -29,6 +29,10 @@ impl Dice {
         (z ^ (z >> 31)) % limit.max(1)
     }
 
+    pub fn pick(&mut self, limit: usize) -> usize {
+        usize::try_from(self.below(limit as u64)).expect("it is below a usize")
+    }
+
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
@@ -60,7 +64,8 @@ pub struct Device {
     /// Every join, in order.
     pub joins: Vec<(Writer, u64)>,
     pub tree: BTreeMap<u32, Vec<Vec<u8>>>,
-    published: BTreeMap<usize, u64>,
+    /// Further writers that its states have taken in.
+    pub padding: Vec<Writer>,
     listed: BTreeSet<usize>,
     life: u64,
     timer_ms: Option<u64>,
@@ -156,7 +161,7 @@ impl World {
                 requests: Vec::new(),
                 joins: Vec::new(),
                 tree: BTreeMap::new(),
-                published: BTreeMap::new(),
+                padding: Vec::new(),
                 listed,
                 life: 0,
                 timer_ms: None,
@@ -214,13 +219,22 @@ impl World {
         self.now_ms = end_ms;
     }
 
+    /// Lets time go by until something is so.
+    pub fn run_until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        let end_ms = self.now_ms + 60_000;
+        while !is_so(self) {
+            assert!(self.now_ms < end_ms, "it did not come about");
+            self.run(5);
+        }
+    }
+
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Message { from, to, epoch, bytes } => {
-                if self.connected.get(&pair(from, to)) == Some(&epoch) {
-                    let message = Message::decode(&bytes).expect("engines send what decodes");
-                    self.feed(to, Input::Message { peer: self.id(from), message });
-                }
+            Event::Message { from, to, epoch, bytes }
+                if self.connected.get(&pair(from, to)) == Some(&epoch) =>
+            {
+                let message = Message::decode(&bytes).expect("engines send what decodes");
+                self.feed(to, Input::Message { peer: self.id(from), message });
             }
             Event::Gossip { from, to, bytes } => {
                 let announcement = Announcement::decode(&bytes).expect("it decodes");
@@ -234,11 +248,12 @@ impl World {
             Event::Items { at, life, id, items } if self.devices[at].life == life => {
                 self.receive(at, id, &items);
             }
-            Event::Timer { at, life } if self.devices[at].life == life => {
-                if self.devices[at].timer_ms.is_some_and(|timer_ms| timer_ms <= self.now_ms) {
-                    self.devices[at].timer_ms = None;
-                    self.feed(at, Input::Timer);
-                }
+            Event::Timer { at, life }
+                if self.devices[at].life == life
+                    && self.devices[at].timer_ms.is_some_and(|at_ms| at_ms <= self.now_ms) =>
+            {
+                self.devices[at].timer_ms = None;
+                self.feed(at, Input::Timer);
             }
             _ => {}
         }
@@ -388,7 +403,9 @@ impl World {
             items.insert(0, (object.link(), object.into_bytes()));
         }
         if manners == Manners::WrongBytes {
-            items.iter_mut().for_each(|(_, bytes)| *bytes = Bytes::from_static(b"something else"));
+            for (_, bytes) in &mut items {
+                *bytes = Bytes::from_static(b"something else");
+            }
         }
         let mut check = AnswerCheck::new(&request);
         let is_good = items.iter().all(|(link, bytes)| {
@@ -526,6 +543,9 @@ impl World {
         for joined in device.store.joined.values() {
             vector.take_in_all(&joined.state().vector);
         }
+        for &writer in &device.padding {
+            vector.take_in(Dot { writer, sequence: 1 });
+        }
         vector.take_in(Dot { writer: device.writer, sequence });
         let state = State {
             topic: topic(),
@@ -539,16 +559,15 @@ impl World {
         let state = SignedState::sign(state, &device.key).unwrap();
         let new = device.store.put(objects);
         device.store.joined.insert(device.writer, state.clone());
-        device.published.insert(at, sequence);
         self.feed(at, Input::Published { state: state.clone(), new });
         state
     }
 
     /// Fills a device's tree with contents that differ from those of other `salt`s.
-    pub fn fill(&mut self, at: usize, directories: u32, files: usize, salt: u64) {
+    pub fn fill(&mut self, at: usize, directories: u32, files: usize, salt: usize) {
         for directory in 0..directories {
             let contents = (0..files).map(|file| {
-                let length = 20 + (salt as usize + file * 37) % 3_000;
+                let length = 20 + (salt + file * 37) % 3_000;
                 format!("{salt}.{directory}.{file}.").into_bytes().repeat(length / 8)
             });
             self.devices[at].tree.insert(directory, contents.collect());
