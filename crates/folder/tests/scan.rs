@@ -209,14 +209,14 @@ fn large_files_are_cut_and_read_back_whole() {
     }
     folder.write("large", &content);
     folder.write("exactly", &content[..1 << 20]);
-    folder.write("over", &content[..(1 << 20) + 1]);
+    folder.write("over", &content[..=1 << 20]);
     let result = folder.scan_and_record();
     let node = |name: &str| result.found[&path(name)].node;
     assert!(matches!(node("large"), FoundNode::File { content: Content::Chunked(_), .. }));
     assert!(matches!(node("exactly"), FoundNode::File { content: Content::Raw(_), .. }));
     assert!(matches!(node("over"), FoundNode::File { content: Content::Chunked(_), .. }));
     assert!(folder.content(&result, "large") == content);
-    assert!(folder.content(&result, "over") == content[..(1 << 20) + 1]);
+    assert!(folder.content(&result, "over") == content[..=1 << 20]);
     let chunks = folder.sink.put_count();
 
     // One byte in front: nearly all chunks are known already.
@@ -413,7 +413,7 @@ fn a_file_written_while_it_is_hashed_is_in_flux() {
 fn a_file_replaced_while_it_is_hashed_is_in_flux() {
     let folder = Folder::new();
     folder.write("f", &vec![1; 3 << 20]);
-    folder.write("other", &vec![2; 3]);
+    folder.write("other", &[2; 3]);
     let (from, to) = (folder.at("other"), folder.at("f"));
     folder.sink.at_first_put_of(1 << 20, move || fs::rename(&from, &to).unwrap());
     let result = folder.scan(&changed(["f"]));

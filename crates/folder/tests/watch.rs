@@ -21,7 +21,7 @@ use scanning::{Folder, path};
 
 const QUIET: Duration = Duration::from_millis(50);
 /// Far longer than any of this takes: only a hint that never comes waits so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -123,7 +123,7 @@ fn the_gap_of_an_open_file_begins_anew_after_a_rest() {
     assert_eq!(debounce.next_due(), Some(now + MAX_OPEN_GAP));
     now += MAX_OPEN_GAP;
     assert!(debounce.due(now).is_some());
-    now += Duration::from_secs(60);
+    now += Duration::from_mins(1);
     debounce.event(path("other"), Signal::Closed, now);
     debounce.due(now + COALESCE);
     debounce.event(path("f"), Signal::Modified, now);

@@ -37,7 +37,7 @@ fn an_overflow_is_everything() {
     made.watch.shared.event(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
     assert_eq!(made.due(Duration::MAX), Some(Extent::Everything));
     assert_eq!(made.watch.problem(), None);
-    assert_eq!(made.due(Duration::from_secs(3600)), None);
+    assert_eq!(made.due(Duration::from_hours(1)), None);
 }
 
 #[test]
