@@ -3,7 +3,13 @@
 mod device;
 mod memory;
 
-use ark_core::{Dot, Permissions, Tree, Vector, join, merge, put_in};
+use std::collections::HashMap;
+
+use ark_core::{
+    Checked, Dot, JoinedHead, LocalChange, MAX_PATH_DEPTH, Node, Object, ObjectId, Permissions,
+    Put, RelPath, Snapshot, Summary, Tree, TreeError, Vector, What, check, entries, join, merge,
+    put_in,
+};
 use device::{Device, Oracle, shown_name, synchronise};
 use memory::{Memory, content, dot, entry, file, name, path};
 
@@ -335,9 +341,51 @@ fn no_heads_make_the_empty_tree() {
     assert_eq!(made.len(), 1);
 }
 
+/// A head of a tree that took in these dots.
+fn head_of(memory: &Memory, root: ObjectId, own: Dot, others: &[Dot]) -> JoinedHead {
+    let mut vector = Vector::empty();
+    for dot in others.iter().chain([&own]) {
+        vector.take_in(*dot);
+    }
+    let snapshot = Snapshot { root, vector, wall_time_ms: 0 }.encode();
+    memory.put(&snapshot);
+    JoinedHead { id: snapshot.id(), dots: vec![own] }
+}
+
+#[test]
+fn a_head_that_another_took_in_is_left_out() {
+    let memory = Memory::default();
+    let (first, second, third) = (dot(1, 1), dot(2, 1), dot(3, 1));
+    let root = |text, by| tree_of(&memory, text, by).root;
+    let old = head_of(&memory, root("old", first), first, &[]);
+    let new = head_of(&memory, root("new", second), second, &[first]);
+    let apart = head_of(&memory, Tree::empty().root, third, &[]);
+    let joined = |heads: &[JoinedHead]| memory.with(|overlay| join(overlay, heads).unwrap()).0.tree;
+    let alone = joined(std::slice::from_ref(&new));
+    assert_eq!(joined(&[old.clone(), new.clone()]), alone);
+    assert_eq!(joined(&[new.clone(), apart.clone(), old.clone()]).root, alone.root);
+    assert_eq!(joined(&[apart, old, new]).root, alone.root);
+    // Of two that claim to have taken each other in, one stays, the same in any order.
+    let a = head_of(&memory, root("a", first), first, &[second]);
+    let b = head_of(&memory, root("b", second), second, &[first]);
+    let one = joined(&[a.clone(), b.clone()]);
+    assert_ne!(one, Tree::empty());
+    assert_eq!(joined(&[b, a]), one);
+}
+
+/// That what was made, children first, would be taken into an index.
+fn index(made: &[Object]) {
+    let mut index: HashMap<_, Summary> = HashMap::new();
+    for object in made {
+        match check(object.link(), object.bytes(), |link| index.get(&link).cloned()) {
+            Ok(Checked::Complete(summary)) => drop(index.insert(object.link(), summary)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_path_may_be_deep_and_no_deeper() {
-    use ark_core::{LocalChange, MAX_PATH_DEPTH, Put, RelPath, TreeError, What};
     let memory = Memory::default();
     let deep = |depth: usize, last: &str| {
         let names = std::iter::repeat_n(name("d"), depth - 1).chain([name(last)]);
@@ -350,7 +398,9 @@ fn a_path_may_be_deep_and_no_deeper() {
     };
     let put = |last: &str, depth: usize, by: Dot| {
         let changes = [deep(depth, last)];
-        memory.with(|overlay| put_in(overlay, &Tree::empty(), by, &changes)).0
+        let (outcome, made) = memory.with(|overlay| put_in(overlay, &Tree::empty(), by, &changes));
+        index(&made);
+        outcome
     };
     let refused = put("x", MAX_PATH_DEPTH + 1, dot(1, 1));
     assert!(matches!(refused, Err(TreeError::TooDeep { .. })));
@@ -361,11 +411,9 @@ fn a_path_may_be_deep_and_no_deeper() {
     let (merged, _) = memory.with(|overlay| merge(overlay, &a, &b).unwrap());
     let mut root = merged.tree.root;
     let mut names = Vec::new();
-    while let Some(entry) = ark_core::entries(&memory, root).last() {
+    while let Some(entry) = entries(&memory, root).last() {
         let entry = entry.unwrap();
-        let ark_core::Node::Directory { root: below, .. } = entry.versions[0].node else {
-            panic!()
-        };
+        let Node::Directory { root: below, .. } = entry.versions[0].node else { panic!() };
         (root, names) = (below, [names, vec![entry.name]].concat());
     }
     assert_eq!((names.len(), names.last()), (MAX_PATH_DEPTH, Some(&name("y"))));
