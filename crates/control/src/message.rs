@@ -91,6 +91,8 @@ pub struct RepoStatus {
     pub problems: Vec<String>,
     /// What is under way in the folder.
     pub progress: Option<Progress>,
+    /// How the pull of `pending` goes.
+    pub receiving: Option<Progress>,
 }
 
 /// An amount of data.
@@ -107,18 +109,22 @@ pub struct Amount {
 /// How far a piece of long work is. Totals are 0 where they are not known.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize, serde::Serialize)]
 pub struct Progress {
-    /// `"scanning"`, `"publishing"` or `"applying"`.
+    /// `"scanning"`, `"publishing"`, `"applying"`, `"receiving"` or `"sending"`.
     pub phase: String,
-    /// Files done.
-    pub files_done: u64,
-    /// Files in all.
-    pub files_total: u64,
+    /// Files, or objects, done.
+    pub items_done: u64,
+    /// Files, or objects, in all.
+    pub items_total: u64,
     /// Bytes done.
     pub bytes_done: u64,
     /// Bytes in all.
     pub bytes_total: u64,
     /// Milliseconds since it began.
     pub elapsed_ms: u64,
+    /// How fast it goes.
+    pub bytes_per_second: u64,
+    /// Seconds until it is done, at that rate.
+    pub seconds_left: Option<u64>,
 }
 
 /// One device that the config names.
@@ -155,6 +161,8 @@ pub struct PeerRepo {
     pub scanned: bool,
     /// What it is known to lack.
     pub behind: Amount,
+    /// How its pull goes.
+    pub sending: Option<Progress>,
 }
 
 /// A device that wanted to connect and is not in the config.

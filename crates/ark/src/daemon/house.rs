@@ -1,0 +1,166 @@
+//! Everything that runs, and the threads of knowledge between its parts: what a folder applied
+//! is told to the network side, and whatever changes rings one bell.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ark_control::Status;
+use ark_core::DeviceId;
+use ark_folder::Folder;
+use ark_net::{Net, Remote};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use super::status::{self, Meters};
+use crate::report;
+
+/// How often rates are measured while something moves.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often long work says in the log how far it is.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The running parts.
+pub(super) struct House {
+    pub(super) device: DeviceId,
+    pub(super) net: Net,
+    pub(super) repos: Vec<RunningRepo>,
+    meters: Mutex<Meters>,
+    bell: watch::Sender<u64>,
+}
+
+/// A repo.
+pub(super) struct RunningRepo {
+    pub(super) id: String,
+    pub(super) held: ark_store::Repo,
+    pub(super) folder: RunningFolder,
+    pub(super) remotes: Vec<Remote>,
+}
+
+/// A repo's folder, and where it is.
+pub(super) enum RunningFolder {
+    /// The repo is only held here.
+    None,
+    Running(Folder, PathBuf),
+    /// It did not start, for the reason in the text.
+    Failed(String, PathBuf),
+}
+
+impl RunningRepo {
+    pub(super) fn running_folder(&self) -> Option<&Folder> {
+        match &self.folder {
+            RunningFolder::Running(folder, _) => Some(folder),
+            RunningFolder::None | RunningFolder::Failed(..) => None,
+        }
+    }
+}
+
+impl House {
+    pub(super) fn new(device: DeviceId, net: Net, repos: Vec<RunningRepo>) -> Self {
+        let (bell, _) = watch::channel(0);
+        Self { device, net, repos, meters: Mutex::default(), bell }
+    }
+
+    /// Rings when [`House::status`] may have changed.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.bell.subscribe()
+    }
+
+    fn ring(&self) {
+        self.bell.send_modify(|count| *count += 1);
+    }
+
+    /// The picture of now.
+    pub(super) fn status(&self) -> Status {
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        status::status(self, &mut meters, Instant::now())
+    }
+
+    /// Starts what connects the parts.
+    pub(super) fn spawn(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) {
+        let until_stop = |future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(future));
+        };
+        for index in 0..self.repos.len() {
+            until_stop(Box::pin(Arc::clone(self).tell_applied(index)));
+        }
+        until_stop(Box::pin(Arc::clone(self).pass_on_bell()));
+        until_stop(Box::pin(Arc::clone(self).measure()));
+    }
+
+    /// Tells the network side what the folder has scanned and applied.
+    async fn tell_applied(self: Arc<Self>, index: usize) {
+        let repo = &self.repos[index];
+        let Some(folder) = repo.running_folder() else { return };
+        let topic = repo.held.topic();
+        let mut changes = folder.watch();
+        let (mut told, mut scanned) = (None, false);
+        loop {
+            changes.mark_unchanged();
+            let status = folder.status();
+            if told.as_ref() != Some(&status.applied) {
+                self.net.applied(topic, status.applied.clone());
+                told = Some(status.applied);
+            }
+            if status.scanned && !scanned {
+                self.net.scanned(topic);
+                scanned = true;
+            }
+            self.ring();
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn pass_on_bell(self: Arc<Self>) {
+        let mut changes = self.net.watch();
+        while changes.changed().await.is_ok() {
+            self.ring();
+        }
+    }
+
+    /// While something moves: measures how fast, and says so in the log now and then.
+    async fn measure(self: Arc<Self>) {
+        let mut changes = self.watch();
+        while changes.changed().await.is_ok() {
+            let mut logged = Instant::now();
+            while self.measure_once(&mut logged) {
+                tokio::time::sleep(SAMPLE_INTERVAL).await;
+                self.ring();
+            }
+            // What rang while nothing moved rings again at once; a pause keeps that cheap.
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
+        }
+    }
+
+    /// Whether anything moves.
+    fn measure_once(&self, logged: &mut Instant) -> bool {
+        let status = self.status();
+        let moving: Vec<_> = report::moving(&status).collect();
+        if !moving.is_empty() && logged.elapsed() >= LOG_INTERVAL {
+            *logged = Instant::now();
+            for (repo, progress) in &moving {
+                info!(repo, "{}", report::progress(progress));
+            }
+        }
+        !moving.is_empty()
+    }
+
+    /// Brings folders to rest, then tells the peers.
+    pub(super) async fn stop(self) {
+        let folders = self.repos.into_iter().filter_map(|repo| match repo.folder {
+            RunningFolder::Running(folder, _) => Some(folder),
+            RunningFolder::None | RunningFolder::Failed(..) => None,
+        });
+        let mut stopping = tokio::task::JoinSet::new();
+        for folder in folders {
+            stopping.spawn(folder.stop());
+        }
+        while stopping.join_next().await.is_some() {}
+        self.net.shutdown().await;
+    }
+}

@@ -1,0 +1,219 @@
+//! The picture that `ark status` shows, put together from what the parts say.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use ark_control::{Amount, PeerRepo, PeerStatus, Progress, RefusedPeer, RepoStatus, Status};
+use ark_core::{DeviceId, TopicId};
+use ark_folder::{FolderState, FolderStatus, Phase};
+use ark_net::{Behind, NetStatus, PathKind, RemoteStatus};
+use tokio::time::Instant;
+
+use super::house::{House, RunningFolder, RunningRepo};
+use super::pace::{self, Meter};
+use super::wait;
+
+/// The meters of all that moves between devices.
+#[derive(Debug, Default)]
+pub(super) struct Meters {
+    receiving: HashMap<TopicId, Meter>,
+    sending: HashMap<(TopicId, DeviceId), Meter>,
+}
+
+/// Draws the picture of now.
+pub(super) fn status(house: &House, meters: &mut Meters, now: Instant) -> Status {
+    let net = house.net.status();
+    let repos = house.repos.iter().map(|repo| repo_status(repo, &net, meters, now)).collect();
+    let peers = net.peers.iter().map(|peer| PeerStatus {
+        name: peer.name.clone(),
+        node_id: peer.device.to_string(),
+        connected: peer.connected,
+        path: match peer.path {
+            PathKind::Direct => "direct",
+            PathKind::Relay => "relay",
+            PathKind::None => "none",
+        }
+        .to_owned(),
+        rtt_ms: peer.rtt_ms,
+        last_seen: peer.last_seen.map(time_text),
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+        repos: peer_repos(peer.device, &net, meters, now),
+    });
+    let refused = net.refused.iter().map(|refused| RefusedPeer {
+        node_id: refused.device.to_string(),
+        last_seen: time_text(refused.last_seen),
+        admit: format!("{{ name = \"...\", node_id = \"{}\" }}", refused.device),
+    });
+    Status {
+        device: house.device.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        listening: net.local_addrs.iter().map(ToString::to_string).collect(),
+        repos,
+        peers: peers.collect(),
+        refused: refused.collect(),
+    }
+}
+
+fn repo_status(
+    repo: &RunningRepo,
+    net: &NetStatus,
+    meters: &mut Meters,
+    now: Instant,
+) -> RepoStatus {
+    let topic = repo.held.topic();
+    let shared = net.repos.iter().find(|shared| shared.topic == topic);
+    let pending = shared.map_or_else(Amount::default, |shared| amount(shared.behind));
+    let meter = meters.receiving.entry(topic).or_default();
+    meter.sample(pending, now);
+    let receiving = meter.progress("receiving", now);
+    let states = repo.held.states();
+    let heads = ark_core::heads(states.joined.values().map(ark_core::SignedState::state));
+    let folder = repo.running_folder().map(ark_folder::Folder::status);
+    let remotes = shared.map_or(&[][..], |shared| &shared.remotes);
+    let mut problems = shared.map_or_else(Vec::new, |shared| shared.problems.clone());
+    if let RunningFolder::Failed(text, _) = &repo.folder {
+        problems.push(text.clone());
+    }
+    if let Some(folder) = &folder {
+        if let FolderState::Halted(why) = &folder.state
+            && !folder.problems.contains(why)
+        {
+            problems.push(why.clone());
+        }
+        problems.extend(folder.problems.iter().cloned());
+    }
+    let folder = folder.as_ref();
+    let state = match repo.folder {
+        RunningFolder::Failed(..) => State::Error,
+        _ => state(repo, folder, pending, remotes),
+    };
+    RepoStatus {
+        id: repo.id.clone(),
+        kind: if matches!(repo.folder, RunningFolder::None) { "mirror" } else { "folder" }
+            .to_owned(),
+        state: state.text().to_owned(),
+        heads: heads.iter().map(|head| head.id.to_string()).collect(),
+        staged: (states.staged.len() + states.waiting.len()) as u64,
+        pending,
+        files: folder.map_or(0, |folder| folder.files),
+        bytes: folder.map_or(0, |folder| folder.bytes),
+        folder: match &repo.folder {
+            RunningFolder::Running(_, path) | RunningFolder::Failed(_, path) => {
+                Some(path.display().to_string())
+            }
+            RunningFolder::None => None,
+        },
+        scanned: folder.is_none_or(|folder| folder.scanned),
+        conflicts: folder.map_or_else(Vec::new, |folder| {
+            folder.conflicts.iter().map(ToString::to_string).collect()
+        }),
+        problems,
+        progress: folder.and_then(|folder| folder.progress).map(folder_progress),
+        receiving,
+    }
+}
+
+/// How a repo is, in one word.
+#[derive(Clone, Copy)]
+enum State {
+    InStep,
+    Syncing,
+    Waiting,
+    Error,
+}
+
+impl State {
+    fn text(self) -> &'static str {
+        match self {
+            Self::InStep => "in-step",
+            Self::Syncing => "syncing",
+            Self::Waiting => "waiting",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// In step: with every remote that is connected, and with one at least unless there is none.
+fn state(
+    repo: &RunningRepo,
+    folder: Option<&FolderStatus>,
+    pending: Amount,
+    remotes: &[RemoteStatus],
+) -> State {
+    match folder.map(|folder| &folder.state) {
+        Some(FolderState::Halted(_)) => return State::Error,
+        Some(FolderState::Busy) => return State::Syncing,
+        Some(FolderState::Waiting | FolderState::InStep) | None => {}
+    }
+    let states = repo.held.states();
+    let held = wait::revisions(&states);
+    let mut connected = remotes.iter().filter(|remote| remote.connected).peekable();
+    let is_alone = connected.peek().is_none();
+    let is_incomplete = !states.staged.is_empty() || pending != Amount::default();
+    if !is_alone
+        && (is_incomplete || connected.any(|remote| !wait::owed_by(remote, &held).is_empty()))
+    {
+        State::Syncing
+    } else if is_incomplete
+        || is_alone && !repo.remotes.is_empty()
+        || folder.is_some_and(|folder| folder.state == FolderState::Waiting)
+    {
+        State::Waiting
+    } else {
+        State::InStep
+    }
+}
+
+fn peer_repos(
+    device: DeviceId,
+    net: &NetStatus,
+    meters: &mut Meters,
+    now: Instant,
+) -> Vec<PeerRepo> {
+    let of_repo = |repo: &ark_net::RepoStatus| {
+        let remote = repo.remotes.iter().find(|remote| remote.device == device)?;
+        let behind = amount(remote.behind);
+        let meter = meters.sending.entry((repo.topic, device)).or_default();
+        // A device that is away pulls nothing: its lack is shown, but it is no work under way.
+        meter.sample(if remote.connected { behind } else { Amount::default() }, now);
+        Some(PeerRepo {
+            id: repo.id.clone(),
+            connected: remote.connected,
+            scanned: remote.scanned,
+            behind,
+            sending: meter.progress("sending", now),
+        })
+    };
+    net.repos.iter().filter_map(of_repo).collect()
+}
+
+fn amount(behind: Behind) -> Amount {
+    Amount { objects: behind.objects, bytes: behind.bytes }
+}
+
+fn folder_progress(progress: ark_folder::Progress) -> Progress {
+    let elapsed = progress.started.elapsed();
+    let bytes_per_second = pace::per_second(progress.bytes_done, elapsed);
+    let left = progress.bytes_total.saturating_sub(progress.bytes_done);
+    let known = progress.bytes_total > 0;
+    Progress {
+        phase: match progress.phase {
+            Phase::Scanning => "scanning",
+            Phase::Publishing => "publishing",
+            Phase::Applying => "applying",
+        }
+        .to_owned(),
+        items_done: progress.files_done,
+        items_total: progress.files_total,
+        bytes_done: progress.bytes_done,
+        bytes_total: progress.bytes_total,
+        elapsed_ms: pace::milliseconds(elapsed),
+        bytes_per_second,
+        seconds_left: known.then(|| pace::seconds_left(left, bytes_per_second)).flatten(),
+    }
+}
+
+fn time_text(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}

@@ -1,0 +1,178 @@
+//! When a repo is in step, and waiting for it.
+//!
+//! Everything is as of the call: first the folder takes up what was written before it; then the
+//! states held here, and those that each connected remote has announced when it is first seen,
+//! are the ones to be durable and applied everywhere. Later ones do not prolong the wait.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ark_control::WaitOutcome;
+use ark_core::{DeviceId, Writer};
+use ark_folder::{FenceError, Folder};
+use ark_net::RemoteStatus;
+use ark_store::States;
+use tokio::time::{Instant, timeout_at};
+
+use super::house::{House, RunningFolder, RunningRepo};
+
+/// Newest revisions of writers.
+pub(super) type Revisions = BTreeMap<Writer, u64>;
+
+/// Waits until `repo`, or every repo, is in step, or the deadline is over.
+pub(super) async fn wait(house: &House, repo: Option<&str>, deadline: Instant) -> WaitOutcome {
+    let asked: Vec<&RunningRepo> =
+        house.repos.iter().filter(|known| repo.is_none_or(|id| known.id == id)).collect();
+    if asked.is_empty() && repo.is_some() {
+        return WaitOutcome::UnknownRepo;
+    }
+    // All fences are passed at once: one slow folder must not move the others' "as of the call".
+    let waits = asked.into_iter().map(|repo| wait_for(house, repo, deadline));
+    let missing = n0_future::join_all(waits).await.concat();
+    if missing.is_empty() { WaitOutcome::InStep } else { WaitOutcome::Missing(missing) }
+}
+
+/// What is missing at the deadline, a line each; nothing as soon as the repo is in step.
+async fn wait_for(house: &House, repo: &RunningRepo, deadline: Instant) -> Vec<String> {
+    let named = |text: String| format!("{}: {text}", repo.id);
+    if repo.remotes.is_empty() {
+        return vec![named("has no remotes to be in step with".to_owned())];
+    }
+    if let Err(text) = pass_fence(repo, deadline).await {
+        return vec![named(text)];
+    }
+    let held = revisions(&repo.held.states());
+    let mut announced = HashMap::new();
+    let mut changes = house.watch();
+    loop {
+        changes.mark_unchanged();
+        let missing = missing(house, repo, &held, &mut announced);
+        if missing.is_empty() {
+            return missing;
+        }
+        if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+            return missing.into_iter().map(named).collect();
+        }
+    }
+}
+
+/// Returns when everything written to the folder before the call is published.
+async fn pass_fence(repo: &RunningRepo, deadline: Instant) -> Result<(), String> {
+    let folder = match &repo.folder {
+        RunningFolder::None => return Ok(()),
+        RunningFolder::Failed(text, _) => return Err(text.clone()),
+        RunningFolder::Running(folder, _) => folder,
+    };
+    loop {
+        let mut changes = folder.watch();
+        let failed = match timeout_at(deadline, folder.fence()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error @ FenceError::Stopped)) => return Err(error.to_string()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => return Err(unfenced(folder)),
+        };
+        // It is halted, or a try failed and will be repeated: a change of status may mend it.
+        if timeout_at(deadline, changes.changed()).await.is_err() {
+            return Err(failed);
+        }
+    }
+}
+
+fn unfenced(folder: &Folder) -> String {
+    if folder.status().scanned {
+        "changes in the folder are not all taken up yet".to_owned()
+    } else {
+        "the first scan of the folder is not done yet".to_owned()
+    }
+}
+
+/// The newest revision of every writer that is held: joined or to be.
+pub(super) fn revisions(states: &States) -> Revisions {
+    let mut revisions = Revisions::new();
+    for held in [&states.joined, &states.staged, &states.waiting] {
+        for (&writer, state) in held {
+            let newest = revisions.entry(writer).or_insert(0);
+            *newest = (*newest).max(state.state().revision);
+        }
+    }
+    revisions
+}
+
+/// What of `held` the remote still owes, in words; and its first scan.
+pub(super) fn owed_by(remote: &RemoteStatus, held: &Revisions) -> Vec<String> {
+    let name = &remote.name;
+    let lacks = |has: &Revisions| {
+        let listed = held.iter().filter(|(writer, _)| remote.lists(**writer));
+        listed.filter(|(writer, revision)| has.get(writer).is_none_or(|has| has < revision)).count()
+    };
+    let mut owed = Vec::new();
+    if !remote.in_touch {
+        owed.push(format!("{name} has not said yet what it has"));
+    } else if !remote.scanned {
+        owed.push(format!("{name} has not said that its first scan is done"));
+    }
+    match lacks(&remote.durable) {
+        0 => {}
+        count => owed.push(format!("{name} has not stored {count} of {} states", held.len())),
+    }
+    if remote.has_folder {
+        match lacks(&remote.applied) {
+            0 => {}
+            count => owed.push(format!("{name} has not applied {count} of {} states", held.len())),
+        }
+    }
+    owed
+}
+
+/// What keeps `repo` from being in step, a line each.
+fn missing(
+    house: &House,
+    repo: &RunningRepo,
+    held: &Revisions,
+    announced: &mut HashMap<DeviceId, Revisions>,
+) -> Vec<String> {
+    let net = house.net.status();
+    let topic = repo.held.topic();
+    let remotes = net
+        .repos
+        .into_iter()
+        .find(|shared| shared.topic == topic)
+        .map_or_else(Vec::new, |shared| shared.remotes);
+    let connected: Vec<&RemoteStatus> = remotes.iter().filter(|remote| remote.connected).collect();
+    if connected.is_empty() {
+        let names: Vec<&str> = repo.remotes.iter().map(|remote| remote.name.as_str()).collect();
+        return vec![format!("no remote is connected ({})", names.join(", "))];
+    }
+    let applied = match repo.running_folder() {
+        Some(folder) => folder.status().applied,
+        None => revisions_joined(repo),
+    };
+    let listed = |writer: Writer| {
+        writer.device == house.device
+            || repo.remotes.iter().any(|remote| remote.device == writer.device)
+    };
+    let mut missing = Vec::new();
+    for remote in connected {
+        missing.extend(owed_by(remote, held));
+        if !remote.in_touch || !remote.scanned {
+            continue;
+        }
+        let announced = announced.entry(remote.device).or_insert_with(|| remote.durable.clone());
+        let absent = |(writer, revision): &(&Writer, &u64)| {
+            listed(**writer) && applied.get(writer).is_none_or(|applied| applied < revision)
+        };
+        match announced.iter().filter(absent).count() {
+            0 => {}
+            count => missing.push(format!(
+                "{count} of {} states announced by {} are not applied here",
+                announced.len(),
+                remote.name
+            )),
+        }
+    }
+    missing
+}
+
+fn revisions_joined(repo: &RunningRepo) -> Revisions {
+    let states = repo.held.states();
+    states.joined.iter().map(|(&writer, state)| (writer, state.state().revision)).collect()
+}
