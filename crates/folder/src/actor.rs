@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ark_core::{RelPath, Writer};
+use ark_core::{ObjectId, RelPath, SignedState, Writer};
 use ark_store::{Change, Repo};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
@@ -35,6 +35,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// Rounds of applying in a row that may do nothing but find paths dirty, before a pause.
 const MAX_FUTILE_ROUNDS: u32 = 3;
+/// How long the state of another machine that runs under this device's key is waited for.
+const OTHER_MACHINE_PATIENCE: Duration = Duration::from_mins(1);
 /// More dirty paths than this are as well looked for by a scan of everything.
 const MAX_DUE_PATHS: usize = 50_000;
 
@@ -49,6 +51,9 @@ pub(crate) struct Actor {
     commands: mpsc::Receiver<Command>,
     changes: broadcast::Receiver<Change>,
     incarnations: Incarnations,
+    /// The last state that this device made in its incarnation.
+    own_state: Option<ObjectId>,
+    awaited: Option<Awaited>,
     /// The folder, unless it is halted.
     home: Option<Home>,
     /// What is to be scanned.
@@ -108,6 +113,15 @@ struct Fence {
     reply: oneshot::Sender<Result<(), FenceError>>,
     /// Whether everything was looked at since it was asked for.
     scanned: bool,
+}
+
+/// A state of another machine that runs under this device's key.
+#[derive(Debug)]
+struct Awaited {
+    writer: Writer,
+    /// The last state that this machine made as that writer.
+    ours: Option<ObjectId>,
+    until: Instant,
 }
 
 /// When to try again.
@@ -215,6 +229,7 @@ impl Actor {
         let changes = repo.subscribe();
         let failed = |source| StartError::Base { path: options.path.clone(), source };
         let incarnations = recorded_incarnations(&repo).await.map_err(failed)?;
+        let own_state = hash_of(&repo, incarnations.writer);
         let rescan_at = Instant::now() + jittered(options.rescan_interval);
         Ok(Self {
             options,
@@ -225,6 +240,8 @@ impl Actor {
             commands,
             changes,
             incarnations,
+            own_state,
+            awaited: None,
             home: None,
             due: Due::Everything,
             in_flux: BTreeSet::new(),
@@ -289,10 +306,10 @@ impl Actor {
             return Ok(true);
         }
         self.notice_incarnation().await?;
-        if !self.due.is_nothing() {
-            if !self.taking_up.is_over() {
-                return Ok(false);
-            }
+        if self.awaits_other_machine() {
+            return Ok(false);
+        }
+        if !self.due.is_nothing() && self.taking_up.is_over() {
             let extent = self.due.take();
             let again = extent.clone();
             let taken_up = self.take_up(extent).await;
@@ -309,6 +326,10 @@ impl Actor {
                 }
             }
             return taken_up.map(|()| true);
+        }
+        // What waits to be taken up is dirty, and holds nothing else back.
+        if matches!(self.due, Due::Everything) {
+            return Ok(false);
         }
         let has_work = self.stale || self.under_way.is_some() || !self.revisit.is_empty();
         if has_work && self.applying.is_over() {
@@ -392,7 +413,9 @@ impl Actor {
     /// Waits for an input or a timer.
     async fn wait(&mut self) {
         let pauses = [self.taking_up.until, self.applying.until, self.retrying.until];
-        let next = pauses.into_iter().flatten().fold(self.rescan_at, Instant::min);
+        let awaited = self.awaited.as_ref().map(|awaited| awaited.until);
+        let pauses = pauses.into_iter().chain([awaited]).flatten();
+        let next = pauses.fold(self.rescan_at, Instant::min);
         let watch = self.home.as_ref().map(|home| Arc::clone(&home.watch));
         let hint = async {
             match watch {
@@ -492,14 +515,32 @@ impl Actor {
         if writer == self.incarnations.writer {
             return Ok(());
         }
-        let renewed = renew(&self.incarnations, writer);
+        let old = self.incarnations.writer;
+        let renewed = renew(&self.incarnations, writer, true);
         record_incarnations(&self.repo, &renewed)
             .await
             .map_err(|error| Setback::failed("cannot record the new incarnation", &*error))?;
         self.incarnations = renewed;
         self.under_way = None;
         self.due = Due::Everything;
+        self.awaited = Some(Awaited {
+            writer: old,
+            ours: self.own_state.take(),
+            until: Instant::now() + OTHER_MACHINE_PATIENCE,
+        });
         Ok(())
+    }
+
+    /// Whether the state of the machine that issued our dots, too, is not joined yet: what is
+    /// published before would claim to know what it wrote.
+    fn awaits_other_machine(&mut self) -> bool {
+        let Some(Awaited { writer, ours, until }) = &self.awaited else { return false };
+        let is_ours = hash_of(&self.repo, *writer) == *ours;
+        if is_ours && *until > Instant::now() {
+            return true;
+        }
+        self.awaited = None;
+        false
     }
 }
 
@@ -528,7 +569,7 @@ async fn recorded_incarnations(repo: &Repo) -> Result<Incarnations, StoreFailed>
         Some(recorded) if recorded.writer == writer => {
             Incarnations { started_at, ..recorded.clone() }
         }
-        Some(recorded) => renew(recorded, writer),
+        Some(recorded) => renew(recorded, writer, false),
         None => Incarnations { writer, started_at, disowned: Vec::new() },
     };
     if recorded.as_ref() != Some(&incarnations) {
@@ -543,9 +584,13 @@ fn own_sequence(repo: &Repo, writer: Writer) -> u64 {
     states.joined.get(&writer).map_or(0, |state| state.state().vector.get(writer))
 }
 
-fn renew(old: &Incarnations, writer: Writer) -> Incarnations {
+fn hash_of(repo: &Repo, writer: Writer) -> Option<ObjectId> {
+    repo.states().joined.get(&writer).map(SignedState::hash)
+}
+
+fn renew(old: &Incarnations, writer: Writer, reissue: bool) -> Incarnations {
     let mut disowned = old.disowned.clone();
-    disowned.push(Disowned { writer: old.writer, after: old.started_at });
+    disowned.push(Disowned { writer: old.writer, after: old.started_at, reissue });
     Incarnations { writer, started_at: 0, disowned }
 }
 

@@ -357,7 +357,14 @@ fn of_error(action: &Action, error: &FsError) -> Outcome {
         | FsErrorKind::Exists
         | FsErrorKind::NotAFile
         | FsErrorKind::NotEmpty => Outcome::Dirty(action.paths().cloned().collect()),
-        kind => Outcome::Failed(Retry { hold: hold(kind), reason: error.in_words() }),
+        kind => {
+            // What failed was a temporary, of which nobody knows.
+            let reason = match action {
+                Action::Write { path, .. } => format!("cannot write {path:?}: {}", error.source),
+                _ => error.in_words(),
+            };
+            Outcome::Failed(Retry { hold: hold(kind), reason })
+        }
     }
 }
 

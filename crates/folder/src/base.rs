@@ -106,6 +106,9 @@ pub struct Disowned {
     pub writer: Writer,
     /// The last sequence that is surely this machine's own.
     pub after: u64,
+    /// Whether it was seen that the other machine issued them, so that what the joined tree
+    /// still has of this machine's will not stay. Otherwise the store was only put back.
+    pub reissue: bool,
 }
 
 /// Why base could not be read.
@@ -357,7 +360,8 @@ struct AppliedWire {
 struct IncarnationsWire {
     writer: Writer,
     started_at: u64,
-    disowned: Vec<Dot>,
+    /// The dots issued last before those disowned, and whether to reissue.
+    disowned: Vec<(Dot, bool)>,
 }
 
 /// What a record is about; the numbers are part of the format.
@@ -513,7 +517,10 @@ fn decode_applied(value: &[u8]) -> Result<Applied, String> {
 
 /// The record for [`INCARNATION_META`].
 pub(crate) fn encode_incarnations(incarnations: &Incarnations) -> Vec<u8> {
-    let dot = |disowned: &Disowned| Dot { writer: disowned.writer, sequence: disowned.after };
+    let dot = |disowned: &Disowned| {
+        let Disowned { writer, after, reissue } = *disowned;
+        (Dot { writer, sequence: after }, reissue)
+    };
     encode(&IncarnationsWire {
         writer: incarnations.writer,
         started_at: incarnations.started_at,
@@ -523,7 +530,8 @@ pub(crate) fn encode_incarnations(incarnations: &Incarnations) -> Vec<u8> {
 
 fn decode_incarnations(value: &[u8]) -> Result<Incarnations, String> {
     let IncarnationsWire { writer, started_at, disowned } = decode(value)?;
-    let disown = |dot: Dot| Disowned { writer: dot.writer, after: dot.sequence };
+    let disown =
+        |(dot, reissue): (Dot, bool)| Disowned { writer: dot.writer, after: dot.sequence, reissue };
     Ok(Incarnations { writer, started_at, disowned: disowned.into_iter().map(disown).collect() })
 }
 

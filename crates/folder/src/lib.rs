@@ -3,6 +3,7 @@
 mod actor;
 pub mod apply;
 pub mod base;
+mod disowned;
 pub mod folder;
 pub mod fs;
 pub mod ignore;

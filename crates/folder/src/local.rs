@@ -9,19 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{
-    Behind, Dot, LocalChange, Mtime, Name, NodeKind, Permissions, Put, Read, RelPath, TreeError,
-    What,
+    Behind, Dot, LocalChange, Mtime, NodeKind, Permissions, Put, Read, RelPath, TreeError, What,
 };
 
 use crate::base::{BaseRead, Cache, Disowned, Record};
+use crate::disowned::without;
 use crate::scan::{Found, FoundNode};
-use crate::wants::{Lookup, Want, WantsError, found_node};
-
-impl Disowned {
-    fn has(&self, dot: Dot) -> bool {
-        dot.writer == self.writer && dot.sequence > self.after
-    }
-}
+use crate::wants::{Lookup, Want, WantsError};
 
 /// What follows from a scan.
 #[derive(Debug, Default)]
@@ -58,7 +52,7 @@ impl Local {
 }
 
 /// Compares what a scan found with base, and with the joined tree through `joined`. `dot` is the
-/// act under which the changes will be published.
+/// act under which the changes will be published; dots that are `disowned` drop nothing.
 ///
 /// # Errors
 /// Base or the tree could not be read.
@@ -68,10 +62,11 @@ pub fn local<R: Read, B: BaseRead>(
     base: &B,
     joined: &mut Lookup<'_, R>,
     dot: Dot,
+    disowned: &[Disowned],
 ) -> Result<Local, WantsError<R::Error>> {
     let mut local = Local::default();
     for (path, found) in found {
-        let before = base.get(path)?;
+        let before = without(base.get(path)?, disowned);
         if before.as_ref().is_some_and(|before| is_same(before, found)) {
             let behind = before.map(|before| before.behind);
             local.records.insert(path.clone(), behind.map(|behind| record(found, behind)));
@@ -95,7 +90,7 @@ pub fn local<R: Read, B: BaseRead>(
         local.records.insert(path.clone(), after);
     }
     for path in gone {
-        let Some(before) = base.get(path)? else { continue };
+        let Some(before) = without(base.get(path)?, disowned) else { continue };
         local.records.insert(path.clone(), None);
         local.revisit.insert(path.clone());
         let entry = joined.entry(path, &before.behind.name)?;
@@ -108,74 +103,13 @@ pub fn local<R: Read, B: BaseRead>(
     Ok(local)
 }
 
-/// Adds what was written here under disowned dots and is not in the joined tree, as if it were
-/// new: what the other machine wrote under the same dots keeps its own version beside it.
-/// Deletions are not repeated: that would take knowing what was seen.
-///
-/// # Errors
-/// Base or the tree could not be read.
-pub fn add_disowned<R: Read, B: BaseRead>(
-    local: &mut Local,
-    disowned: Disowned,
-    base: &B,
-    joined: &mut Lookup<'_, R>,
-    dot: Dot,
-) -> Result<(), WantsError<R::Error>> {
-    for item in base.below(&RelPath::root())? {
-        let (path, before) = item?;
-        let Behind { name, dots, permissions_dot } = &before.behind;
-        let is_disowned = dots.iter().chain([permissions_dot]).any(|&dot| disowned.has(dot));
-        if !is_disowned || local.records.get(&path).is_some_and(Option::is_none) {
-            continue;
-        }
-        let wanted = joined.want(&path)?;
-        let is_there = wanted
-            .as_ref()
-            .is_some_and(|want| want.node == before.node && want.permissions == before.permissions);
-        if is_there || is_known(joined, &path, name, &before)? {
-            continue;
-        }
-        let what = match &wanted {
-            Some(want) if want.node == before.node => What::Permissions(before.permissions),
-            _ => put(before.node, before.mtime, before.permissions, true),
-        };
-        let behind = wanted.filter(|want| want.node == before.node).map(|want| want.behind);
-        local.changes.push(LocalChange { path: path.clone(), behind, what });
-        local.revisit.insert(path.clone());
-        // A path that was looked at has a fresher stat than base.
-        let before = local.records.remove(&path).flatten().unwrap_or(before);
-        let behind = own(&path, dot);
-        local.records.insert(path, Some(Record { behind, ..before }));
-    }
-    Ok(())
-}
-
-/// Whether the entry holds the record's very content under its dots, in place or aside.
-fn is_known<R: Read>(
-    joined: &mut Lookup<'_, R>,
-    path: &RelPath,
-    name: &Name,
-    before: &Record,
-) -> Result<bool, WantsError<R::Error>> {
-    let entry = joined.entry(path, name)?;
-    let mut versions = entry.iter().flat_map(|entry| &entry.versions);
-    Ok(versions.any(|version| {
-        version.permissions == before.permissions
-            && version.dots.iter().any(|dot| before.behind.dots.contains(dot))
-            && match before.node {
-                FoundNode::Directory => version.node.kind() == NodeKind::Directory,
-                node => found_node(&version.node) == node,
-            }
-    }))
-}
-
 /// Whether found is what base says: mtime alone is no change.
 fn is_same(before: &Record, found: &Found) -> bool {
     before.node == found.node && before.permissions == found.permissions
 }
 
 /// What stands behind a path that was written here under `dot`.
-fn own(path: &RelPath, dot: Dot) -> Behind {
+pub(crate) fn own(path: &RelPath, dot: Dot) -> Behind {
     let name = path.names().last().expect("the root is never found as a path of its own");
     Behind { name: name.clone(), dots: vec![dot], permissions_dot: dot }
 }
@@ -269,7 +203,12 @@ fn decide(
     }
 }
 
-fn put(node: FoundNode, mtime: Mtime, permissions: Permissions, permissions_changed: bool) -> What {
+pub(crate) fn put(
+    node: FoundNode,
+    mtime: Mtime,
+    permissions: Permissions,
+    permissions_changed: bool,
+) -> What {
     let put = match node {
         FoundNode::File { content, size } => Put::File { content, size, mtime },
         FoundNode::Symlink { target, size } => Put::Symlink { target, size, mtime },

@@ -6,8 +6,9 @@
 //!
 //! The order: files that stand where directories must be are removed; directories are made,
 //! outermost first; content that is here under another name is moved, the last of a chain first
-//! and rings by exchanges; what is gone is removed, directories innermost first; content is
-//! written; bits that could keep ark out of a directory come last.
+//! and pairs by exchanges; what is gone is removed, directories innermost first; content is
+//! written; bits that could keep ark out of a directory come last. After each step every path is
+//! as base says, as wanted, or not there, so that a scan after a crash takes nothing for an edit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -52,16 +53,16 @@ pub enum Action {
         /// What `to` is to show: the content of `from`.
         want: Want,
     },
-    /// Swaps two files.
+    /// Swaps two files, each of which has the content wanted for the other.
     Exchange {
-        /// Where the content is that `to` is to show.
+        /// One.
         from: RelPath,
-        /// Where it is wanted.
+        /// What it is to show: the content of `to`.
+        back: Want,
+        /// The other.
         to: RelPath,
-        /// What `to` is to show. What it had stays at `from`, to be moved on or as wanted there.
+        /// What it is to show: the content of `from`.
         want: Want,
-        /// What `from` is to show, where the swap brings it.
-        back: Option<Want>,
     },
     /// Writes content (a file or a symlink) where nothing is, or over what is there.
     Write {
@@ -327,7 +328,8 @@ impl Sorted {
     }
 
     fn into_plan(mut self) -> Plan {
-        let matched = self.match_moves();
+        let mut matched = self.match_moves();
+        let pairs = break_rings(&mut matched);
         let sources: BTreeSet<&RelPath> = matched.values().collect();
         let mut actions = std::mem::take(&mut self.quiet);
         let (open, close): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -344,12 +346,20 @@ impl Sorted {
                 want: want.clone(),
             }),
         );
+        actions.extend(pairs.iter().map(|(a, b)| Action::Exchange {
+            from: a.clone(),
+            back: self.arriving[a].clone(),
+            to: b.clone(),
+            want: self.arriving[b].clone(),
+        }));
         actions.extend(order_moves(&matched, &self.arriving));
         let removals = leaving(Then::Nothing).filter(|path| !sources.contains(path));
         actions.extend(removals.map(|path| Action::Remove { path: path.clone() }));
         let innermost_first = self.remove.iter().rev();
         actions.extend(innermost_first.map(|path| Action::RemoveDirectory { path: path.clone() }));
-        let written = self.arriving.iter().filter(|(path, _)| !matched.contains_key(*path));
+        let paired: BTreeSet<&RelPath> = pairs.iter().flat_map(|(a, b)| [a, b]).collect();
+        let is_moved = |path: &RelPath| matched.contains_key(path) || paired.contains(path);
+        let written = self.arriving.iter().filter(|(path, _)| !is_moved(path));
         actions.extend(
             written.map(|(path, want)| Action::Write { path: path.clone(), want: want.clone() }),
         );
@@ -384,9 +394,37 @@ pub(crate) fn working_bits(want: &Want) -> Permissions {
     Permissions::from_mode(u32::from(want.permissions.bits() | OWNER_BITS))
 }
 
-/// Moves in an order in which each finds its target free or done with: chains from their end,
-/// rings as exchanges with one of their paths.
-fn order_moves(moves: &BTreeMap<RelPath, RelPath>, wants: &BTreeMap<RelPath, Want>) -> Vec<Action> {
+/// Takes the rings out of `moves` (from target to source): of a pair both moves, which it
+/// returns; of a longer ring one, whose content is written anew.
+fn break_rings(moves: &mut BTreeMap<RelPath, RelPath>) -> Vec<(RelPath, RelPath)> {
+    let mut pairs = Vec::new();
+    let mut seen: BTreeSet<RelPath> = BTreeSet::new();
+    let targets: Vec<RelPath> = moves.keys().cloned().collect();
+    for first in targets {
+        let mut length = 0;
+        let mut at = &first;
+        // From target to source. A path seen before is not in a ring with this one: rings were
+        // seen whole.
+        while let Some(from) = moves.get(at).filter(|_| seen.insert(at.clone())) {
+            length += 1;
+            at = from;
+        }
+        if length > 0 && *at == first {
+            if let Some(from) = moves.remove(&first).filter(|_| length == 2) {
+                moves.remove(&from);
+                pairs.push((first, from));
+            }
+        }
+    }
+    pairs
+}
+
+/// Moves in an order in which each finds its target free or done with: chains from their end.
+/// There are no rings.
+fn order_moves(
+    moves: &BTreeMap<RelPath, RelPath>,
+    wants: &BTreeMap<RelPath, Want>,
+) -> Vec<Action> {
     let by_source: HashMap<&RelPath, &RelPath> =
         moves.iter().map(|(to, from)| (from, to)).collect();
     let mut done: BTreeSet<&RelPath> = BTreeSet::new();
@@ -399,27 +437,11 @@ fn order_moves(moves: &BTreeMap<RelPath, RelPath>, wants: &BTreeMap<RelPath, Wan
             chain.push(to);
             next = by_source.get(to).copied();
         }
-        let ring = next.is_some_and(|to| chain.first() == Some(&to));
-        if ring {
-            // The last of the chain moves to where the first one is: p0 <- pn, p1 <- p0, ...
-            let pivot = chain[0];
-            for (at, &to) in chain.iter().enumerate().skip(1) {
-                let is_last = at + 1 == chain.len();
-                actions.push(Action::Exchange {
-                    from: pivot.clone(),
-                    to: to.clone(),
-                    want: wants[to].clone(),
-                    back: is_last.then(|| wants[pivot].clone()),
-                });
-            }
-        } else {
-            let steps = chain.iter().rev().map(|&to| Action::Move {
-                from: moves[to].clone(),
-                to: to.clone(),
-                want: wants[to].clone(),
-            });
-            actions.extend(steps);
-        }
+        actions.extend(chain.iter().rev().map(|&to| Action::Move {
+            from: moves[to].clone(),
+            to: to.clone(),
+            want: wants[to].clone(),
+        }));
     }
     actions
 }

@@ -10,7 +10,8 @@ use ark_core::{
 };
 
 use crate::base::{BaseRead, Disowned, Record};
-use crate::local::{Local, add_disowned, local};
+use crate::disowned::add_disowned;
+use crate::local::{Local, local};
 use crate::scan::ScanResult;
 use crate::wants::{Lookup, WantsError};
 
@@ -82,10 +83,8 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
     let joined = join(&mut overlay, &heads(states.values().map(SignedState::state)))?.tree;
     let mut changed = {
         let mut lookup = Lookup::new(&overlay, joined.root);
-        let mut changed = local(&result.found, &result.gone, base, &mut lookup, dot)?;
-        for &disowned in disowned {
-            add_disowned(&mut changed, disowned, base, &mut lookup, dot)?;
-        }
+        let mut changed = local(&result.found, &result.gone, base, &mut lookup, dot, disowned)?;
+        add_disowned(&mut changed, disowned, base, &mut lookup, dot)?;
         changed
     };
     let snapshot = if changed.changes.is_empty() {

@@ -16,7 +16,8 @@ async fn twenty_thousand_files() {
         filler.fill(&mut content);
         a.write(&format!("d{}/e{}/f{number}", number % 10, number % 190), content);
     }
-    let said = |what: &str, began: Instant| println!("{what}: {:.2} s", began.elapsed().as_secs_f64());
+    let said =
+        |what: &str, began: Instant| println!("{what}: {:.2} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
     a.start().await;
     a.until("scanned", |status| status.scanned).await;

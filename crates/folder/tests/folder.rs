@@ -4,7 +4,12 @@ mod syncing;
 
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
+use ark_core::{
+    Content, Dot, Head, LocalChange, Mtime, Object, ObjectKind, Overlay, Permissions, Put, RelPath,
+    SignedState, Snapshot, State, Tree, Vector, What, put_in,
+};
 use ark_folder::FolderState;
+use ark_store::Staged;
 use syncing::{Device, Payload, pull, settle};
 
 async fn two() -> (Device, Device) {
@@ -263,8 +268,16 @@ async fn a_swap_is_applied_as_one_and_rings_too() {
     settle(&[&a, &b]).await;
     assert_eq!(b.read("a"), "was d");
     assert_eq!(b.read("b"), "was a");
+    // Of a ring one is written anew, so that each file is at any time as it was or as wanted.
     let after = inodes(&b);
-    assert_eq!(after, [before[3], before[0], before[1], before[2]]);
+    assert_eq!(after[1..], before[..3]);
+    b.rename("a", "t");
+    b.rename("b", "a");
+    b.rename("t", "b");
+    let before = inodes(&a);
+    settle(&[&a, &b]).await;
+    let after = inodes(&a);
+    assert_eq!(after[..2], [before[1], before[0]]);
     assert!(b.conflicts().is_empty());
 }
 
@@ -452,4 +465,329 @@ async fn a_folder_is_made_once_and_never_again() {
     a.until("halted", |status| matches!(status.state, FolderState::Halted(_))).await;
     assert!(!a.root().exists());
     assert_eq!(a.published(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_edit_at_any_moment_of_applying_is_kept() {
+    let (a, b) = two_with(&[("f", "before")]).await;
+    for round in 0..40u64 {
+        a.write("f", format!("of a, {round}"));
+        a.rest().await;
+        let path = b.path("f");
+        let local = format!("of b, {round}");
+        let edit = std::thread::spawn({
+            let local = local.clone();
+            move || {
+                std::thread::sleep(std::time::Duration::from_micros(round * 431 % 17_000));
+                // As an editor does it every other time.
+                if round % 2 == 0 {
+                    std::fs::write(path, local).unwrap();
+                } else {
+                    let beside = path.with_extension("swp");
+                    std::fs::write(&beside, local).unwrap();
+                    std::fs::rename(beside, path).unwrap();
+                }
+            }
+        });
+        pull(&a, &b).await;
+        edit.join().unwrap();
+        settle(&[&a, &b]).await;
+        let tree = a.tree();
+        assert!(tree.values().any(|what| what.ends_with(&local)), "{local} is not in {tree:?}");
+        for copy in a.conflicts() {
+            a.remove(&copy);
+        }
+        settle(&[&a, &b]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_it_neither_loses_nor_repeats() {
+    let (a, mut b) = two().await;
+    for number in 0..120 {
+        a.write(&format!("d{}/{number}", number % 7), format!("content {number}"));
+    }
+    settle(&[&a, &b]).await;
+    for number in 0..120 {
+        match number % 4 {
+            0 => a.write(&format!("d{}/{number}", number % 7), format!("edited {number}")),
+            1 => a.remove(&format!("d{}/{number}", number % 7)),
+            2 => a.rename(&format!("d{}/{number}", number % 7), &format!("d0/moved {number}")),
+            _ => {}
+        }
+    }
+    a.rename("d3", "e3");
+    a.rest().await;
+    pull(&a, &b).await;
+    for pause_ms in (0..30).map(|round| round * 7 % 40) {
+        b.kill().await;
+        b.start().await;
+        tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+    }
+    settle(&[&a, &b]).await;
+    assert_eq!(b.published(), 0, "nothing of it was taken for a change made here");
+    assert!(b.conflicts().is_empty());
+    let leftovers = std::process::Command::new("find")
+        .arg(b.root())
+        .args(["-name", ".ark-tmp-*"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&leftovers.stdout), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_publishes_nothing_is_lost() {
+    let (mut a, b) = two().await;
+    for round in 0..12u64 {
+        for number in 0..20 {
+            a.write(&format!("{number}"), format!("round {round} of {number}"));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(round * 5 % 37)).await;
+        a.kill().await;
+        a.start().await;
+    }
+    settle(&[&a, &b]).await;
+    assert_eq!(b.tree().len(), 20);
+    assert_eq!(b.read("7"), "round 11 of 7");
+    assert!(b.conflicts().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_errs_alone() {
+    let (a, b) = two_with(&[("open/f", "1"), ("closed/f", "1")]).await;
+    // Root is stopped by no permission bits, so the directory is made immutable there.
+    let closed = std::fs::File::open(b.path("closed")).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        if rustix::fs::ioctl_setflags(&closed, rustix::fs::IFlags::IMMUTABLE).is_err() {
+            return;
+        }
+    } else {
+        b.chmod("closed", 0o555);
+        b.rest().await;
+    }
+    a.write("open/f", "2");
+    a.write("closed/f", "2");
+    a.write("closed/new", "3");
+    a.rest().await;
+    pull(&a, &b).await;
+    b.rest().await;
+    let problems = b.status().problems.join("\n");
+    let contents = (b.read("open/f"), b.read("closed/f"));
+    let published = b.published();
+    if is_root {
+        rustix::fs::ioctl_setflags(&closed, rustix::fs::IFlags::empty()).unwrap();
+    } else {
+        b.chmod("closed", 0o755);
+    }
+    assert_eq!(contents, ("2".to_owned(), "1".to_owned()));
+    assert!(problems.contains("closed/f") && problems.contains("closed/new"), "{problems}");
+    // What failed was never taken for a change made here, and comes when it can.
+    b.rest().await;
+    b.until("written at last", |status| status.problems.is_empty()).await;
+    assert_eq!((b.read("closed/f"), b.read("closed/new")), ("2".to_owned(), "3".to_owned()));
+    assert_eq!(is_root, b.published() == published);
+    settle(&[&a, &b]).await;
+    assert!(a.conflicts().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_replaced_by_a_symlink_does_not_lead_out() {
+    let (a, mut b) = two_with(&[("d/f", "1")]).await;
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("f"), "not ours").unwrap();
+    a.write("d/f", "2");
+    a.write("d/g", "3");
+    a.rest().await;
+    pull(&a, &b).await;
+    b.kill().await;
+    b.remove("d");
+    symlink(outside.path(), b.path("d")).unwrap();
+    b.start().await;
+    settle(&[&a, &b]).await;
+    assert_eq!(std::fs::read(outside.path().join("f")).unwrap(), b"not ours");
+    assert!(!outside.path().join("g").exists());
+    let tree = b.tree();
+    assert!(tree.values().any(|what| what.starts_with("->")), "{tree:?}");
+    assert_eq!((b.read("d/f"), b.read("d/g")), ("2".to_owned(), "3".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sparse_file_stays_sparse() {
+    let (a, b) = two().await;
+    let file = std::fs::File::create(a.path("sparse")).unwrap();
+    file.set_len(64 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"in the middle", 30 << 20).unwrap();
+    drop(file);
+    settle(&[&a, &b]).await;
+    let found = b.path("sparse").metadata().unwrap();
+    assert_eq!(found.len(), 64 << 20);
+    assert!(found.blocks() * 512 < 1 << 20, "{} blocks", found.blocks());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ignore_rules_hold_back_and_let_go() {
+    let (a, b) = two_with(&[("kept.log", "1"), ("f", "2")]).await;
+    b.write(".arkignore", "*.log\n");
+    settle(&[&a, &b]).await;
+    assert_eq!(a.read(".arkignore"), "*.log\n");
+    // Both ignore it now: it stays on both, and is sent no more.
+    a.write("kept.log", "of a");
+    a.write("other.log", "of a");
+    settle_ignoring(&a, &b).await;
+    assert_eq!((a.read("kept.log"), b.read("kept.log")), ("of a".to_owned(), "1".to_owned()));
+    assert!(!b.path("other.log").exists());
+    a.remove(".arkignore");
+    settle(&[&a, &b]).await;
+    assert_eq!((b.read("kept.log"), b.read("other.log")), ("of a".to_owned(), "of a".to_owned()));
+    assert!(b.conflicts().is_empty());
+}
+
+/// One exchange; the folders may differ in what is ignored.
+async fn settle_ignoring(a: &Device, b: &Device) {
+    a.rest().await;
+    b.rest().await;
+    pull(a, b).await;
+    pull(b, a).await;
+    a.rest().await;
+    b.rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_backup_of_the_store_loses_nothing() {
+    let (mut a, b) = two_with(&[("f", "1"), ("g", "1"), ("h", "1")]).await;
+    a.stop().await;
+    let backup = a.home.path().join("backup");
+    copy_tree(&a.home.path().join("store"), &backup);
+    a.start().await;
+    a.write("f", "2");
+    a.write("new", "2");
+    settle(&[&a, &b]).await;
+    b.write("g", "of b");
+    b.remove("h");
+    settle(&[&a, &b]).await;
+    a.stop().await;
+    let store = a.home.path().join("store");
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::rename(&backup, &store).unwrap();
+    a.write("f", "3");
+    a.start().await;
+    settle(&[&a, &b]).await;
+    assert_eq!(b.read("g"), "of b");
+    assert_eq!(b.read("new"), "2");
+    assert!(!b.path("h").exists());
+    assert!(b.tree().values().any(|what| what.ends_with('3')), "{:?}", b.tree());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_index_unites_and_deletes_nothing() {
+    let (mut a, b) = two_with(&[("f", "1"), ("d/g", "1"), ("gone", "1")]).await;
+    a.stop().await;
+    std::fs::remove_file(a.home.path().join("store/index.redb")).unwrap();
+    a.remove("gone");
+    a.write("f", "2");
+    b.write("d/g", "of b");
+    a.start().await;
+    settle(&[&a, &b]).await;
+    assert_eq!(a.read("d/g"), "of b");
+    // Nobody can tell that it was deleted, so it is back.
+    assert_eq!(a.read("gone"), "1");
+    assert!(b.tree().values().any(|what| what.ends_with('2')), "{:?}", b.tree());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_on_two_machines_loses_nothing() {
+    let (mut a, b) = two_with(&[("f", "1")]).await;
+    a.stop().await;
+    let mut twin = Device::new(1);
+    for part in ["store", "witness"] {
+        std::fs::rename(a.home.path().join(part), a.home.path().join("moved")).unwrap();
+        copy_tree(&a.home.path().join("moved"), &a.home.path().join(part));
+        std::fs::rename(a.home.path().join("moved"), twin.home.path().join(part)).unwrap();
+    }
+    std::fs::remove_dir(twin.root()).unwrap();
+    copy_tree(&a.root(), &twin.root());
+    // Only one of them proves to be the store last open; both may think so if the machine's
+    // image was copied. Either way all that either writes must come out.
+    a.start().await;
+    twin.start().await;
+    a.write("of a", "a");
+    twin.write("of twin", "twin");
+    a.write("f", "2 of a");
+    twin.write("f", "2 of twin");
+    settle(&[&a, &b]).await;
+    settle(&[&a, &twin, &b]).await;
+    let tree = b.tree();
+    assert!(tree.contains_key("of a") && tree.contains_key("of twin"), "{tree:?}");
+    assert!(tree.values().any(|what| what.ends_with("2 of a")), "{tree:?}");
+    assert!(tree.values().any(|what| what.ends_with("2 of twin")), "{tree:?}");
+}
+
+/// Nothing lies below what is made.
+struct Nothing;
+
+impl ark_core::Read for Nothing {
+    type Error = std::io::Error;
+
+    fn read(&self, _link: ark_core::Link) -> Result<bytes::Bytes, std::io::Error> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+/// What another machine with the same key and incarnation may have published: one file.
+fn state_of_a_twin(device: &Device) -> (SignedState, Vec<Object>) {
+    let states = device.repo().states();
+    let own = states.joined[&device.repo().writer()].state().clone();
+    let dot = Dot { writer: own.writer, sequence: own.vector.get(own.writer) + 3 };
+    let content = Object::new(ObjectKind::Raw, "of the twin");
+    let put = Put::File {
+        content: Content::Raw(content.id()),
+        size: content.bytes().len() as u64,
+        mtime: Mtime::default(),
+    };
+    let permissions = Permissions::from_mode(0o644);
+    let what = What::Put { put, permissions, permissions_changed: true };
+    let path = RelPath::parse(b"of the twin").unwrap();
+    let change = LocalChange { path, behind: None, what };
+    let mut overlay = Overlay::new(Nothing);
+    let root = put_in(&mut overlay, &Tree::empty(), dot, &[change]).unwrap();
+    let vector: Vector = [(dot.writer, dot.sequence)].into_iter().collect();
+    let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms: 0 }.encode();
+    let state = State {
+        revision: own.revision + 3,
+        heads: vec![Head { id: snapshot.id(), sequence: dot.sequence }],
+        vector,
+        held: Vec::new(),
+        ..own
+    };
+    let key = ed25519_dalek::SigningKey::from_bytes(&device.key);
+    let mut objects = overlay.into_made();
+    objects.extend([content, snapshot]);
+    (SignedState::sign(state, &key).unwrap(), objects)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_under_dots_issued_twice_is_published_anew() {
+    let (mut a, b) = two_with(&[("old", "1")]).await;
+    a.stop().await;
+    a.start().await;
+    a.write("since the start", "2");
+    a.write("old", "edited");
+    a.rest().await;
+    let (state, objects) = state_of_a_twin(&a);
+    let writer = a.repo().writer();
+    let staged = a.repo().stage(state).await.unwrap();
+    assert!(matches!(staged, Staged::OwnFork { .. }), "{staged:?}");
+    a.repo().receive(objects).await.unwrap();
+    a.repo().join(writer).await.unwrap();
+    settle(&[&a, &b]).await;
+    assert_ne!(a.repo().writer(), writer);
+    assert_eq!((b.read("since the start"), b.read("old")), ("2".to_owned(), "edited".to_owned()));
+    assert_eq!(b.read("of the twin"), "of the twin");
+    assert!(b.conflicts().is_empty());
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
 }

@@ -159,7 +159,10 @@ impl Actor {
                 let batch = add_all(batch, objects).await?;
                 let head = Head { id: head.id, sequence: dot.sequence };
                 match publisher.publish(batch, vec![head], vector, Vec::new()).await {
-                    Ok(_) => self.stale = true,
+                    Ok(state) => {
+                        self.own_state = Some(state.hash());
+                        self.stale = true;
+                    }
                     Err(PublishError::Incarnation) => return Err(Setback::Again),
                     Err(error) => {
                         return Err(Setback::failed("cannot publish local changes", &error));

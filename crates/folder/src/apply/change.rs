@@ -6,7 +6,7 @@ use super::content;
 use super::place::{last_name, move_to_free, taken, unchanged};
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
-use crate::fs::{Dir, FsErrorKind, Stat, StatKind, temporary_name};
+use crate::fs::{FsErrorKind, Stat, StatKind, temporary_name};
 use crate::plan::{Action, working_bits};
 use crate::scan::FoundNode;
 use crate::wants::Want;
@@ -23,9 +23,7 @@ impl<B: BaseRead> Batch<'_, B> {
             Action::Forget { path } => Ok(Outcome::Done(vec![(path.clone(), None)])),
             Action::MakeDirectory { path, want } => self.make_directory(path, want),
             Action::Move { from, to, want } => self.relocate(from, to, want),
-            Action::Exchange { from, to, want, back } => {
-                self.exchange(from, to, want, back.as_ref())
-            }
+            Action::Exchange { from, back, to, want } => self.exchange(from, back, to, want),
             Action::Remove { path } => self.remove(path),
             Action::RemoveDirectory { path } => self.remove_directory(path),
             Action::SetPermissions { path, want } => self.set_permissions(path, want),
@@ -96,49 +94,32 @@ impl<B: BaseRead> Batch<'_, B> {
         }
         self.touch(from);
         self.touch(to);
-        self.settle_moved(from, None, to, want, &to_dir)
+        self.moved(&[from, to]);
+        let stat = to_dir.stat(to_name)?;
+        let mut records = vec![(from.clone(), None)];
+        records.push(self.dress(to, want, &to_dir, &stat)?);
+        Ok(Outcome::Done(records))
     }
 
-    /// Records that `to` has what `from` had, as wanted, and `from` now has `left`.
-    fn settle_moved(
-        &mut self,
-        from: &RelPath,
-        left: Option<Record>,
-        to: &RelPath,
-        want: &Want,
-        to_dir: &Dir,
-    ) -> Result<Outcome, Stopped> {
-        // Also if the rest fails: the names are moved.
-        let mut records = vec![(from.clone(), left)];
-        let moved = to_dir.stat(last_name(to))?;
-        match self.dress(to, want, to_dir, &moved) {
-            Ok(Outcome::Done(more)) => records.extend(more),
-            Ok(other) => return Ok(other),
-            Err(error) => {
-                for (path, record) in records {
-                    self.applied.records.insert(path.clone(), record.clone());
-                    self.disk.now.insert(path, record);
-                }
-                self.applied.records.insert(to.clone(), None);
-                self.disk.now.insert(to.clone(), None);
-                self.applied.dirty.insert(to.clone());
-                return Err(error);
-            }
+    /// The names of these files are moved, whatever comes: until all is done base says nothing
+    /// of them, and the next scan finds what the joined tree says.
+    fn moved(&mut self, paths: &[&RelPath]) {
+        for &path in paths {
+            self.applied.records.insert(path.clone(), None);
+            self.disk.now.insert(path.clone(), None);
         }
-        Ok(Outcome::Done(records))
     }
 
     fn exchange(
         &mut self,
         from: &RelPath,
+        back: &Want,
         to: &RelPath,
         want: &Want,
-        back: Option<&Want>,
     ) -> Result<Outcome, Stopped> {
         let (Some(a), Some(b)) = (self.expected(from)?, self.expected(to)?) else {
             return Err(blocked());
         };
-        let displaced = self.disk.get(to)?;
         let (from_dir, to_dir) = (self.parent(from)?, self.parent(to)?);
         let (from_name, to_name) = (last_name(from), last_name(to));
         unchanged(&from_dir, from_name, &a, from)?;
@@ -147,7 +128,10 @@ impl<B: BaseRead> Batch<'_, B> {
             Err(error) if error.kind() == FsErrorKind::Unsupported => {
                 let aside = temporary_name();
                 from_dir.rename_new(from_name, &from_dir, &aside)?;
-                to_dir.rename_new(to_name, &from_dir, from_name)?;
+                if let Err(error) = to_dir.rename_new(to_name, &from_dir, from_name) {
+                    from_dir.rename_new(&aside, &from_dir, from_name)?;
+                    return Err(error.into());
+                }
                 from_dir.rename_new(&aside, &to_dir, to_name)?;
             }
             other => other?,
@@ -159,14 +143,12 @@ impl<B: BaseRead> Batch<'_, B> {
         }
         self.touch(from);
         self.touch(to);
-        let left = match back {
-            Some(want) => match self.dress(from, want, &from_dir, &at_from)? {
-                Outcome::Done(mut records) => records.pop().and_then(|(_, record)| record),
-                other => return Ok(other),
-            },
-            None => displaced.map(|record| Record { cache: Some(self.cache(at_from)), ..record }),
-        };
-        self.settle_moved(from, left, to, want, &to_dir)
+        self.moved(&[from, to]);
+        let records = vec![
+            self.dress(from, back, &from_dir, &at_from)?,
+            self.dress(to, want, &to_dir, &at_to)?,
+        ];
+        Ok(Outcome::Done(records))
     }
 
     /// Removes a file by way of a temporary name, so that it is looked at once it cannot be

@@ -42,7 +42,7 @@ impl<B: BaseRead> Batch<'_, B> {
             }
         }
         self.touch(path);
-        self.placed(path, want, &made.dir, &made.stat)
+        Ok(Outcome::Done(vec![self.placed(path, want, &made.dir, &made.stat)?]))
     }
 
     /// The stat that base has for a path.
@@ -61,7 +61,7 @@ impl<B: BaseRead> Batch<'_, B> {
         want: &Want,
         dir: &Dir,
         made: &Stat,
-    ) -> Result<Outcome, Stopped> {
+    ) -> Result<(RelPath, Option<Record>), Stopped> {
         let stat = dir.stat(last_name(path))?;
         if !same_content(&stat, made) {
             return Err(Stopped::Dirty(vec![path.clone()]));
@@ -73,7 +73,7 @@ impl<B: BaseRead> Batch<'_, B> {
             mtime: if want.node == FoundNode::Directory { want.mtime } else { stat.mtime },
             cache: Some(self.cache(stat)),
         };
-        Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
+        Ok((path.clone(), Some(record)))
     }
 
     /// Sets bits and mtime of a file that was moved to `path`, and gives its record.
@@ -83,7 +83,7 @@ impl<B: BaseRead> Batch<'_, B> {
         want: &Want,
         dir: &Dir,
         moved: &Stat,
-    ) -> Result<Outcome, Stopped> {
+    ) -> Result<(RelPath, Option<Record>), Stopped> {
         let name = last_name(path);
         if has_permissions(want.node) && moved.permissions() != want.permissions {
             dir.set_permissions(name, want.permissions)?;

@@ -1,4 +1,5 @@
 //! Devices with a real store and a real folder that exchange states directly, without a network.
+#![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -17,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A device: its directories outlive its daemon.
 pub struct Device {
     pub home: TempDir,
-    key: [u8; 32],
+    pub key: [u8; 32],
     pub ignore: Vec<String>,
     running: Option<Running>,
 }

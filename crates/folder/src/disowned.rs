@@ -1,0 +1,103 @@
+//! What to do about dots that another machine issued, too: a machine image was rolled back, or a
+//! key runs twice.
+//!
+//! The other machine's state replaces the one that this machine made, and its vector has the dots
+//! under which something else was written here. So what base has under such dots is published anew
+//! under the new incarnation, and drops nothing that the joined tree has under them. To claim no
+//! act of the other's that is not here, nothing is published before its state is joined (unless
+//! that takes too long). Deletions are not repeated: that would take knowing what was seen.
+
+use std::collections::BTreeSet;
+
+use ark_core::{Dot, LocalChange, Read, RelPath, What};
+
+use crate::base::{BaseRead, Disowned, Record};
+use crate::local::{Local, own, put};
+use crate::wants::{Lookup, Want, WantsError, found_node};
+
+impl Disowned {
+    fn has(&self, dot: &Dot) -> bool {
+        dot.writer == self.writer && dot.sequence > self.after
+    }
+}
+
+fn any_has(disowned: &[Disowned], dot: &Dot) -> bool {
+    disowned.iter().any(|disowned| disowned.has(dot))
+}
+
+/// The record without the disowned dots: of what the joined tree has under them, nothing is
+/// known here.
+pub(crate) fn without(record: Option<Record>, disowned: &[Disowned]) -> Option<Record> {
+    record.map(|mut record| {
+        record.behind.dots.retain(|dot| !any_has(disowned, dot));
+        record
+    })
+}
+
+/// Adds to `local` all that base has under disowned dots, to be published under `dot`.
+///
+/// # Errors
+/// Base or the tree could not be read.
+pub fn add_disowned<R: Read, B: BaseRead>(
+    local: &mut Local,
+    disowned: &[Disowned],
+    base: &B,
+    joined: &mut Lookup<'_, R>,
+    dot: Dot,
+) -> Result<(), WantsError<R::Error>> {
+    if disowned.is_empty() {
+        return Ok(());
+    }
+    let changed: BTreeSet<RelPath> =
+        local.changes.iter().map(|change| change.path.clone()).collect();
+    for item in base.below(&RelPath::root())? {
+        let (path, before) = item?;
+        let is_gone = local.records.get(&path).is_some_and(Option::is_none);
+        let content = before.behind.dots.iter().any(|dot| any_has(disowned, dot));
+        let bits = any_has(disowned, &before.behind.permissions_dot);
+        if is_gone || changed.contains(&path) || !content && !bits {
+            continue;
+        }
+        let wanted = joined.want(&path)?;
+        let says_so = |want: &Want| {
+            let dots = want.behind.dots.iter().chain([&want.behind.permissions_dot]);
+            want.node == before.node
+                && want.permissions == before.permissions
+                && !dots.into_iter().any(|dot| any_has(disowned, dot))
+        };
+        if wanted.as_ref().is_some_and(says_so) {
+            continue;
+        }
+        if !disowned.iter().any(|disowned| disowned.reissue) && stands(joined, &path, &before)? {
+            continue;
+        }
+        let what = if content {
+            put(before.node, before.mtime, before.permissions, bits)
+        } else {
+            What::Permissions(before.permissions)
+        };
+        // A path that was looked at has a fresher stat than base.
+        let before = local.records.remove(&path).flatten().unwrap_or(before);
+        let behind = without(Some(before.clone()), disowned).map(|record| record.behind);
+        local.changes.push(LocalChange { path: path.clone(), behind, what });
+        local.revisit.insert(path.clone());
+        let behind = if content { own(&path, dot) } else { before.behind.clone() };
+        local.records.insert(path, Some(Record { behind, ..before }));
+    }
+    Ok(())
+}
+
+/// Whether the joined tree has what the record says under its dots, in place or aside.
+fn stands<R: Read>(
+    joined: &mut Lookup<'_, R>,
+    path: &RelPath,
+    before: &Record,
+) -> Result<bool, WantsError<R::Error>> {
+    let entry = joined.entry(path, &before.behind.name)?;
+    let mut versions = entry.iter().flat_map(|entry| &entry.versions);
+    Ok(versions.any(|version| {
+        version.permissions == before.permissions
+            && version.dots.iter().any(|dot| before.behind.dots.contains(dot))
+            && found_node(&version.node) == before.node
+    }))
+}

@@ -1,0 +1,373 @@
+//! Plans carried out on a folder in memory: they lead to exactly what is wanted, also when they
+//! are interrupted and made anew, and never touch what is dirty.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ark_core::{
+    Behind, Content, DeviceId, Dot, Incarnation, Mtime, Name, ObjectId, Permissions, RelPath,
+    Writer,
+};
+use ark_folder::base::{BaseError, Cache, Record};
+use ark_folder::fs::{Stat, StatKind};
+use ark_folder::plan::{Action, Dirty, Held, Plan, plan};
+use ark_folder::scan::FoundNode;
+use ark_folder::wants::{Want, Wants};
+use proptest::prelude::*;
+
+type Base = BTreeMap<RelPath, Record>;
+type Tree = BTreeMap<RelPath, (FoundNode, Permissions)>;
+
+fn path(text: &str) -> RelPath {
+    RelPath::parse(text.as_bytes()).unwrap()
+}
+
+fn file(content: &str) -> FoundNode {
+    let size = content.len() as u64;
+    FoundNode::File { content: Content::Raw(ObjectId::of(content.as_bytes())), size }
+}
+
+fn symlink(target: &str) -> FoundNode {
+    FoundNode::Symlink { target: ObjectId::of(target.as_bytes()), size: target.len() as u64 }
+}
+
+fn behind(path: &RelPath, sequence: u64) -> Behind {
+    let writer = Writer { device: DeviceId::from_bytes([1; 32]), incarnation: Incarnation::new(1) };
+    let dot = Dot { writer, sequence };
+    let name: &Name = path.names().last().unwrap();
+    Behind { name: name.clone(), dots: vec![dot], permissions_dot: dot }
+}
+
+fn wants_of(before: &Tree, tree: &Tree) -> Wants {
+    let gone = before.keys().map(|path| (path.clone(), None));
+    let wanted = tree.iter().map(|(path, &(node, permissions))| {
+        let behind = behind(path, 2);
+        let want = Want { node, permissions, mtime: Mtime::default(), behind };
+        (path.clone(), Some(want))
+    });
+    gone.chain(wanted).collect()
+}
+
+fn base_of(tree: &Tree) -> Base {
+    let record = |(path, &(node, permissions)): (&RelPath, &(FoundNode, Permissions))| {
+        (path.clone(), record(behind(path, 1), node, permissions))
+    };
+    tree.iter().map(record).collect()
+}
+
+fn record(behind: Behind, node: FoundNode, permissions: Permissions) -> Record {
+    let stat = Stat {
+        kind: StatKind::File,
+        dev: 0,
+        ino: 0,
+        size: 0,
+        mode: 0,
+        mtime: Mtime::default(),
+        ctime: Mtime::default(),
+    };
+    let cache = Some(Cache { stat, settled: true });
+    Record { behind, node, permissions, mtime: Mtime::default(), cache }
+}
+
+/// A disk in memory, as strict as a real one, with base beside it.
+#[derive(Clone)]
+struct Disk {
+    tree: Tree,
+    base: Base,
+}
+
+impl Disk {
+    fn parent_is_there(&self, path: &RelPath) {
+        let (parent, _) = path.split_last().unwrap();
+        if !parent.is_root() {
+            let found = self.tree.get(&parent).map(|found| found.0);
+            assert_eq!(found, Some(FoundNode::Directory), "the parent of {path:?}");
+        }
+    }
+
+    fn put(&mut self, path: &RelPath, want: &Want, permissions: Permissions) {
+        self.parent_is_there(path);
+        self.tree.insert(path.clone(), (want.node, permissions));
+        let record = record(want.behind.clone(), want.node, permissions);
+        self.base.insert(path.clone(), record);
+    }
+
+    fn take(&mut self, path: &RelPath) -> FoundNode {
+        self.base.remove(path);
+        self.tree.remove(path).unwrap_or_else(|| panic!("{path:?} is not there")).0
+    }
+
+    fn act(&mut self, action: &Action) {
+        let is_directory = |disk: &Self, path: &RelPath| {
+            disk.tree.get(path).is_some_and(|found| found.0 == FoundNode::Directory)
+        };
+        match action {
+            Action::Adopt { path, want } => {
+                let (node, permissions) = self.tree[path];
+                assert_eq!((node, permissions), (want.node, want.permissions));
+                self.base.get_mut(path).unwrap().behind = want.behind.clone();
+            }
+            Action::Forget { path } => {
+                self.base.remove(path);
+            }
+            Action::MakeDirectory { path, want } => {
+                assert!(!self.tree.contains_key(path), "{path:?} is in the way");
+                let bits = Permissions::from_mode(u32::from(want.permissions.bits() | 0o700));
+                self.put(path, want, bits);
+            }
+            Action::Move { from, to, want } => {
+                let moved = self.take(from);
+                assert_eq!(moved, want.node);
+                assert!(!is_directory(self, to), "{to:?} is a directory");
+                self.put(to, want, want.permissions);
+            }
+            Action::Exchange { from, back, to, want } => {
+                let (a, b) = (self.take(from), self.take(to));
+                assert_eq!((a, b), (want.node, back.node));
+                self.put(from, back, back.permissions);
+                self.put(to, want, want.permissions);
+            }
+            Action::Write { path, want } => {
+                assert!(!is_directory(self, path), "{path:?} is a directory");
+                self.put(path, want, want.permissions);
+            }
+            Action::Remove { path } => {
+                assert!(!is_directory(self, path), "{path:?} is a directory");
+                self.take(path);
+            }
+            Action::RemoveDirectory { path } => {
+                let below = self.tree.keys().find(|other| *other > path && other.starts_with(path));
+                assert_eq!(below, None, "{path:?} is not empty");
+                assert_eq!(self.take(path), FoundNode::Directory);
+            }
+            Action::SetPermissions { path, want } => {
+                assert_eq!(self.tree[path].0, want.node);
+                self.put(path, want, want.permissions);
+            }
+        }
+    }
+
+    /// What a scan makes of a crash before base was told: what is as wanted is adopted, what is
+    /// gone is forgotten. Anything else would be taken for an edit.
+    fn recover(&mut self, before: &Base, wants: &Wants) {
+        let mut base = Base::new();
+        for (path, &(node, permissions)) in &self.tree {
+            let old = before.get(path);
+            if old.is_some_and(|old| (old.node, old.permissions) == (node, permissions)) {
+                base.insert(path.clone(), old.unwrap().clone());
+                continue;
+            }
+            let want = wants.get(path).and_then(Option::as_ref);
+            let want = want.filter(|want| want.node == node);
+            let want = want.unwrap_or_else(|| panic!("{path:?} would be taken for an edit"));
+            base.insert(path.clone(), record(want.behind.clone(), node, permissions));
+        }
+        self.base = base;
+    }
+}
+
+fn make(wants: &Wants, base: &Base, dirty: &Dirty) -> Plan {
+    plan::<_, BaseError>(wants, base, dirty, |_, _| Ok(None)).unwrap()
+}
+
+fn check_done(disk: &Disk, wanted: &Tree, wants: &Wants) {
+    assert_eq!(&disk.tree, wanted);
+    for (path, want) in wants {
+        let behind = disk.base.get(path).map(|record| &record.behind);
+        assert_eq!(behind, want.as_ref().map(|want| &want.behind), "{path:?}");
+    }
+    assert_eq!(disk.base.len(), wanted.len());
+    assert_eq!(make(wants, &disk.base, &Dirty::default()), Plan::default(), "a second plan");
+}
+
+/// Random trees of few names and few contents, so that all that can meet does.
+fn trees() -> impl Strategy<Value = Tree> {
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    let node = prop_oneof![
+        4 => prop::sample::select(vec!["1", "2", "3", "4"]).prop_map(file),
+        1 => prop::sample::select(vec!["a", "b"]).prop_map(symlink),
+        1 => Just(FoundNode::Directory),
+    ];
+    let bits = prop::sample::select(vec![0o644, 0o600, 0o755, 0o555]);
+    let entry = (prop::collection::vec(name, 1..4), node, bits);
+    prop::collection::vec(entry, 0..12).prop_map(|entries| {
+        let mut tree = Tree::new();
+        for (names, node, bits) in entries {
+            let mut at = RelPath::root();
+            let mut fits = true;
+            for (depth, name) in names.iter().enumerate() {
+                at = at.join(Name::new(name.as_bytes()).unwrap());
+                if depth + 1 < names.len() {
+                    let directory = (FoundNode::Directory, Permissions::from_mode(0o755));
+                    let there = tree.entry(at.clone()).or_insert(directory);
+                    fits &= there.0 == FoundNode::Directory;
+                    if !fits {
+                        break;
+                    }
+                }
+            }
+            if fits && !tree.contains_key(&at) {
+                tree.insert(at, (node, Permissions::from_mode(bits)));
+            }
+        }
+        tree
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_plan_leads_to_what_is_wanted((before, wanted) in (trees(), trees())) {
+        let wants = wants_of(&before, &wanted);
+        let mut disk = Disk { tree: before.clone(), base: base_of(&before) };
+        for action in &make(&wants, &disk.base, &Dirty::default()).actions {
+            disk.act(action);
+        }
+        check_done(&disk, &wanted, &wants);
+    }
+
+    #[test]
+    fn an_interrupted_plan_is_made_anew(
+        (before, wanted, told) in (trees(), trees(), any::<bool>()),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let wants = wants_of(&before, &wanted);
+        let mut disk = Disk { tree: before.clone(), base: base_of(&before) };
+        let first = make(&wants, &disk.base, &Dirty::default());
+        let done = if first.actions.is_empty() { 0 } else { cut.index(first.actions.len()) };
+        for action in &first.actions[..done] {
+            disk.act(action);
+        }
+        if !told {
+            disk.recover(&base_of(&before), &wants);
+        }
+        for action in &make(&wants, &disk.base, &Dirty::default()).actions {
+            disk.act(action);
+        }
+        check_done(&disk, &wanted, &wants);
+    }
+
+    #[test]
+    fn what_is_dirty_is_left_alone_until_it_is_not(
+        (before, wanted) in (trees(), trees()),
+        dirty in prop::collection::vec(any::<prop::sample::Index>(), 1..3),
+    ) {
+        let wants = wants_of(&before, &wanted);
+        let paths: Vec<&RelPath> = wants.keys().collect();
+        prop_assume!(!paths.is_empty());
+        let dirty: BTreeSet<RelPath> = dirty.iter().map(|at| *at.get(&paths)).cloned().collect();
+        let held: Dirty = dirty.iter().cloned().collect();
+        let mut disk = Disk { tree: before.clone(), base: base_of(&before) };
+        let first = make(&wants, &disk.base, &held);
+        for action in &first.actions {
+            for path in action.paths() {
+                prop_assert!(!dirty.iter().any(|dirty| path.starts_with(dirty)), "{action:?}");
+            }
+            // What depends on something dirty fails on a real disk; here it is not tried.
+            let is_possible = match action {
+                Action::MakeDirectory { path, .. } | Action::Write { path, .. } => {
+                    possible(&disk, path)
+                }
+                Action::Move { to, .. } => possible(&disk, to),
+                Action::RemoveDirectory { path } => {
+                    !disk.tree.keys().any(|other| other > path && other.starts_with(path))
+                }
+                _ => true,
+            };
+            if is_possible {
+                disk.act(action);
+            }
+        }
+        for path in &dirty {
+            prop_assert_eq!(disk.tree.get(path), before.get(path));
+        }
+        for action in &make(&wants, &disk.base, &Dirty::default()).actions {
+            disk.act(action);
+        }
+        check_done(&disk, &wanted, &wants);
+    }
+}
+
+fn possible(disk: &Disk, path: &RelPath) -> bool {
+    let (parent, _) = path.split_last().unwrap();
+    let directory = Some(FoundNode::Directory);
+    let there = |path: &RelPath| disk.tree.get(path).map(|found| found.0);
+    (parent.is_root() || there(&parent) == directory) && there(path) != directory
+}
+
+#[test]
+fn a_renamed_directory_of_many_files_writes_nothing() {
+    let (mut before, mut wanted) = (Tree::new(), Tree::new());
+    let bits = Permissions::from_mode(0o644);
+    let directory = (FoundNode::Directory, Permissions::from_mode(0o755));
+    before.insert(path("old"), directory);
+    wanted.insert(path("new"), directory);
+    for number in 0..10_000 {
+        // A tenth of them have the same content.
+        let content = if number % 10 == 0 { "same".to_owned() } else { number.to_string() };
+        before.insert(path(&format!("old/{number}")), (file(&content), bits));
+        wanted.insert(path(&format!("new/{number}")), (file(&content), bits));
+    }
+    let wants = wants_of(&before, &wanted);
+    let base = base_of(&before);
+    let actions = make(&wants, &base, &Dirty::default()).actions;
+    let moves = actions.iter().filter(|action| match action {
+        Action::Move { from, to, .. } => from.names().last() == to.names().last(),
+        _ => false,
+    });
+    assert_eq!(moves.count(), 10_000);
+    assert_eq!(actions.len(), 10_002);
+    assert_eq!(actions.iter().map(Action::bytes).sum::<u64>(), 0);
+}
+
+#[test]
+fn a_swap_is_an_exchange_and_a_ring_writes_one() {
+    let bits = Permissions::from_mode(0o644);
+    let tree = |contents: &[(&str, &str)]| -> Tree {
+        contents.iter().map(|(at, content)| (path(at), (file(content), bits))).collect()
+    };
+    let actions = |before: &Tree, wanted: &Tree| {
+        make(&wants_of(before, wanted), &base_of(before), &Dirty::default()).actions
+    };
+    let swap = actions(&tree(&[("a", "1"), ("b", "2")]), &tree(&[("a", "2"), ("b", "1")]));
+    assert!(matches!(swap[..], [Action::Exchange { .. }]), "{swap:?}");
+    let ring = actions(
+        &tree(&[("a", "1"), ("b", "2"), ("c", "3")]),
+        &tree(&[("a", "3"), ("b", "1"), ("c", "2")]),
+    );
+    let is_as_planned =
+        matches!(ring[..], [Action::Move { .. }, Action::Move { .. }, Action::Write { .. }]);
+    assert!(is_as_planned, "{ring:?}");
+}
+
+#[test]
+fn what_is_held_is_not_touched() {
+    let bits = Permissions::from_mode(0o644);
+    let before: Tree = [("gone.o", "1"), ("kept.o", "2")]
+        .map(|(at, content)| (path(at), (file(content), bits)))
+        .into();
+    let wanted: Tree =
+        [("kept.o", "3"), ("new.o", "4")].map(|(at, c)| (path(at), (file(c), bits))).into();
+    let wants = wants_of(&before, &wanted);
+    let base = base_of(&before);
+    let ignored =
+        plan::<_, BaseError>(&wants, &base, &Dirty::default(), |_, _| Ok(Some(Held::Ignored)));
+    let ignored = ignored.unwrap();
+    assert_eq!(ignored.actions, [Action::Forget { path: path("gone.o") }]);
+    assert_eq!(ignored.skipped, BTreeSet::from([path("kept.o"), path("new.o")]));
+    let kept = plan::<_, BaseError>(&wants, &base, &Dirty::default(), |_, _| Ok(Some(Held::Kept)));
+    let kept = kept.unwrap();
+    assert!(kept.actions.is_empty());
+    assert_eq!(kept.skipped.len(), 3);
+}
+
+#[test]
+fn a_record_without_a_stat_waits_for_a_scan() {
+    let bits = Permissions::from_mode(0o644);
+    let before: Tree = [(path("f"), (file("1"), bits))].into();
+    let mut base = base_of(&before);
+    base.get_mut(&path("f")).unwrap().cache = None;
+    let planned = make(&wants_of(&before, &Tree::new()), &base, &Dirty::default());
+    assert!(planned.actions.is_empty());
+    assert_eq!(planned.blocked, BTreeSet::from([path("f")]));
+}
