@@ -13,6 +13,7 @@ use ark_core::{DeviceId, TopicId};
 use iroh::EndpointAddr;
 use iroh::endpoint::{
     AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, VarInt,
+    WeakConnectionHandle,
 };
 use tracing::info;
 
@@ -34,10 +35,17 @@ const GOSSIP_ALPN_BYTES: usize = 8;
 /// Refused devices that are remembered. Whoever tries with ever new keys must not fill memory.
 const MAX_REFUSED: usize = 64;
 
+/// Connections with one device at a time: some for each protocol, one per repo for gossip, and
+/// those of a few earlier lives of it that nobody has missed yet.
+const MAX_CONNECTIONS: usize = 256;
+
 /// The connection was closed because the device is not listed.
 pub(crate) const CODE_NOT_LISTED: VarInt = VarInt::from_u32(1);
 /// Reason sent with [`CODE_NOT_LISTED`].
 const REASON_NOT_LISTED: &[u8] = b"this device is not listed here";
+
+/// The connection was closed because the device has too many.
+const CODE_TOO_MANY: VarInt = VarInt::from_u32(7);
 
 /// The ALPN under which the devices of one repo gossip.
 pub(crate) fn gossip_alpn(topic: TopicId) -> Vec<u8> {
@@ -55,6 +63,8 @@ pub(crate) struct Access {
     listed: BTreeMap<DeviceId, BTreeSet<TopicId>>,
     gossip: BTreeMap<Vec<u8>, TopicId>,
     refused: Mutex<VecDeque<Refused>>,
+    /// The connections with each listed device, those that are gone included until the next one.
+    standing: Mutex<BTreeMap<DeviceId, Vec<WeakConnectionHandle>>>,
     bell: Bell,
 }
 
@@ -72,7 +82,7 @@ impl Access {
                 listed.entry(device).or_default().insert(topic);
             }
         }
-        Self { listed, gossip, refused: Mutex::default(), bell }
+        Self { listed, gossip, refused: Mutex::default(), standing: Mutex::default(), bell }
     }
 
     /// Every ALPN that is answered.
@@ -102,6 +112,19 @@ impl Access {
             Some(topic) => self.may_see(device, topic),
             None => self.listed.contains_key(&device),
         }
+    }
+
+    /// Counts a connection with a listed device in; `false` if it has too many.
+    fn count_in(&self, device: DeviceId, connection: &Connection) -> bool {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = standing.entry(device).or_default();
+        let is_open = |connection: Connection| connection.close_reason().is_none();
+        handles.retain(|handle| handle.upgrade().is_some_and(is_open));
+        let room = handles.len() < MAX_CONNECTIONS;
+        if room {
+            handles.push(connection.weak_handle());
+        }
+        room
     }
 
     /// The devices refused so far, latest last.
@@ -147,7 +170,11 @@ impl EndpointHooks for Gate {
     async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
         let device = DeviceId::from_bytes(*connection.remote_id().as_bytes());
         if self.0.may_connect(device, connection.alpn()) {
-            return AfterHandshakeOutcome::Accept;
+            if self.0.count_in(device, connection) {
+                return AfterHandshakeOutcome::Accept;
+            }
+            let reason = b"too many connections".to_vec();
+            return AfterHandshakeOutcome::Reject { error_code: CODE_TOO_MANY, reason };
         }
         // A listed device that asks for a repo that does not list it is no news to show as
         // refused: the peers' repos in the status say it.

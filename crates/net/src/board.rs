@@ -96,15 +96,17 @@ impl PeerBoard {
         self.bell.ring();
     }
 
-    /// The sync connection is gone.
-    pub(crate) fn disconnected(&self) {
+    /// The sync connection is gone. Whether the device had spoken on it.
+    pub(crate) fn disconnected(&self) -> bool {
         let mut live = self.live();
-        if live.connection.take().is_some() {
+        let had_spoken = live.connection.take().is_some();
+        if had_spoken {
             info!(peer = %self.device.short(), name = self.name, "disconnected");
             live.last_seen = Some(SystemTime::now());
         }
         drop(live);
         self.bell.ring();
+        had_spoken
     }
 
     /// Why no connection comes about, in words; `None`: nothing wrong.
@@ -186,6 +188,13 @@ impl RepoBoard {
             *shown = status;
         }
         self.bell.ring();
+    }
+
+    /// The repo's task ended: what is shown is not brought up to date any more.
+    pub(crate) fn failed(&self, problem: String) {
+        let mut status = self.status();
+        status.problems.push(problem);
+        self.show(status);
     }
 
     fn status(&self) -> RepoStatus {

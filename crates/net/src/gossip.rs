@@ -144,11 +144,7 @@ impl GossipTask {
                 debug!(neighbour = %id.fmt_short(), "gossip neighbour down");
                 self.heal_soon();
             }
-            Event::Lagged => {
-                self.tell(RepoInput::GossipLagged).await?;
-                // The subscription ends after this; a new one is needed.
-                return Err(End::Restart("it lagged"));
-            }
+            Event::Lagged => self.tell(RepoInput::GossipLagged).await?,
             Event::Received(message) => {
                 let from = DeviceId::from_bytes(*message.delivered_from.as_bytes());
                 self.count(&message.content, from, receiver);

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::access::Access;
 use crate::board::{Bell, Board, PeerBoard, RepoBoard};
@@ -32,8 +32,8 @@ use crate::{accept, endpoint, peer};
 /// How long a shutdown waits for the tasks: they end at once, unless the disk hangs.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a shutdown waits for connections to drain. Peers are told at once; a dial that nobody
-/// answers would drain for three seconds more.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// answers drains for three of QUIC's probe timeouts, and the sockets are free only then.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running network side. Dropping it without [`Net::shutdown`] stops it rudely.
 #[derive(Debug)]
@@ -242,14 +242,20 @@ fn spawn_repos(
         shared.tasks.spawn(gossip.run());
         let task = RepoTask {
             shared: shared.clone(),
-            board,
+            board: board.clone(),
             input: ends.input,
             folder: ends.folder,
             gossip: hints,
             budget: budget.clone(),
             resync_interval,
         };
-        shared.tasks.spawn(repo::run(options, task));
+        shared.tasks.spawn(async move {
+            // A task of its own, so that a panic in it ends nothing but this repo, visibly.
+            if let Err(error) = tokio::spawn(repo::run(options, task)).await {
+                error!(%error, "the task of a repo failed");
+                board.failed("stopped by an internal error; start ark again".to_owned());
+            }
+        });
     }
 }
 

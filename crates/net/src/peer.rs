@@ -47,6 +47,7 @@ struct Peer {
     device: DeviceId,
     current: Option<Current>,
     dial: Option<Dial>,
+    dial_since: Instant,
     next_dial: Instant,
     backoff: Backoff,
     /// Sessions of the current connection and of those just replaced.
@@ -66,6 +67,7 @@ pub(crate) async fn run(
         device,
         current: None,
         dial: None,
+        dial_since: Instant::now(),
         next_dial: Instant::now(),
         backoff: Backoff::new(),
         sessions: JoinSet::new(),
@@ -118,6 +120,7 @@ impl Peer {
     fn start_dial(&mut self) {
         let endpoint = self.shared.endpoint.clone();
         let device = self.device;
+        self.dial_since = Instant::now();
         self.dial = Some(Box::pin(async move {
             let id = EndpointId::from_bytes(device.as_bytes()).map_err(|e| e.to_string())?;
             match timeout(DIAL_TIMEOUT, endpoint.connect(id, SYNC_ALPN)).await {
@@ -138,8 +141,10 @@ impl Peer {
     }
 
     fn accepted(&mut self, connection: Connection) {
-        if self.shared.device > self.device {
-            // Of two dials the peer's stays, so ours need not come to an end.
+        // Of two dials at a time that of the smaller id stays. One that has been going nowhere for
+        // long is no longer of this meeting: it would only take the place of a good connection.
+        let stale = self.dial_since.elapsed() >= SAME_MEETING / 2;
+        if self.shared.device > self.device || stale {
             self.dial = None;
         }
         self.offer(connection, false);
@@ -180,9 +185,11 @@ impl Peer {
         let reason = current.connection.close_reason();
         close(&current.connection, CODE_REPLACED, b"the session ended");
         debug!(reason = ?reason, "the connection is gone");
-        self.handle().lane.close(CODE_REPLACED, b"the devices met anew");
-        let board = &self.handle().board;
-        board.disconnected();
+        let PeerHandle { board, lane, .. } = self.handle();
+        // A connection on which nothing was said left nothing open beside it.
+        if board.disconnected() {
+            lane.close(CODE_REPLACED, b"the devices parted");
+        }
         let refused = matches!(&reason, Some(ConnectionError::ApplicationClosed(close))
             if close.error_code == CODE_NOT_LISTED);
         if refused {
