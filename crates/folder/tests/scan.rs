@@ -299,6 +299,36 @@ fn what_is_mounted_in_the_folder_is_kept() {
 }
 
 #[test]
+fn what_cannot_be_read_is_kept_until_it_can() {
+    let mut folder = Folder::new();
+    for name in ["file", "dir/x", "other"] {
+        folder.write(name, b"1");
+    }
+    folder.scan_and_record();
+    let mode = |name: &str, mode| {
+        fs::set_permissions(folder.at(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("file", 0o000);
+    mode("dir", 0o000);
+    if fs::File::open(folder.at("file")).is_ok() {
+        // This user may read everything; there is nothing to be seen.
+        return;
+    }
+    let result = folder.scan(&Extent::Everything);
+    assert_eq!((found(&result), gone(&result)), (vec![], vec![]));
+    assert_eq!(result.kept.keys().collect::<Vec<_>>(), [&path("dir"), &path("file")]);
+    assert!(result.kept.values().all(|kept| matches!(kept, Kept::Unreadable(_))));
+    let by_path = folder.scan(&changed(["dir/x", "file"]));
+    assert_eq!((by_path.kept.len(), gone(&by_path)), (2, vec![]));
+
+    mode("file", 0o644);
+    mode("dir", 0o755);
+    let result = folder.scan(&Extent::Everything);
+    assert_eq!((found(&result), gone(&result)), (vec!["file".into()], vec![]));
+    assert!(result.kept.is_empty());
+}
+
+#[test]
 fn names_that_are_no_text_are_found() {
     use std::os::unix::ffi::OsStrExt as _;
     let folder = Folder::new();

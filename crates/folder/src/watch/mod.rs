@@ -11,7 +11,7 @@ mod event;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ struct Shared {
 struct State {
     debounce: Debounce,
     /// Directories believed to have a watch. One that has one and is not in here is harmless.
-    watched: HashSet<RelPath>,
+    watched: BTreeSet<RelPath>,
     health: Health,
     /// When everything was last given out to be looked at.
     last_everything: Duration,
@@ -94,7 +94,7 @@ impl Watch {
         let path = std::path::absolute(root.path()).unwrap_or_else(|_| root.path().to_path_buf());
         let state = State {
             debounce: Debounce::new(quiet_period),
-            watched: HashSet::new(),
+            watched: BTreeSet::new(),
             health: Health::default(),
             last_everything: Duration::ZERO,
             fences: HashMap::new(),
@@ -291,8 +291,12 @@ impl State {
 
     /// `path` and what was below it have no watches any more.
     fn forget(&mut self, path: &RelPath) {
-        if self.watched.remove(path) {
-            self.watched.retain(|watched| !watched.starts_with(path));
+        while let Some(watched) = self.watched.range(path..).next() {
+            if !watched.starts_with(path) {
+                break;
+            }
+            let watched = watched.clone();
+            self.watched.remove(&watched);
         }
     }
 }
