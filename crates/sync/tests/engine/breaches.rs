@@ -5,8 +5,8 @@ use ark_core::{
     Writer,
 };
 use ark_sync::{
-    Effect, Have, HaveEntry, Hello, Input, Message, PROTOCOL, Problem, Role, StageOutcome,
-    SummaryEntry, Violation,
+    Effect, Have, HaveEntry, Hello, Input, JoinOutcome, Message, PROTOCOL, Problem, Role,
+    StageOutcome, SummaryEntry, Violation,
 };
 use ed25519_dalek::SigningKey;
 
@@ -253,8 +253,22 @@ fn a_peer_that_comes_back_with_what_it_lacked_is_asked_again() {
     world.publish(0);
     world.connect(0, 1);
     world.run(10 * SECOND_MS);
+    assert!(world.converged().is_err());
     world.devices[0].manners = Manners::Honest;
-    // Even without a new connection, in time.
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+}
+
+#[test]
+fn a_peer_that_lacked_something_is_asked_again_in_time() {
+    let mut world = World::new(2, 4, Weather::CALM);
+    world.devices[0].manners = Manners::HasNothing;
+    world.fill(0, 2, 5, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.devices[0].manners = Manners::Honest;
     world.run(10 * 60 * SECOND_MS);
     world.converged().unwrap();
 }
@@ -376,4 +390,32 @@ fn a_peer_is_not_told_more_than_fits_a_frame() {
     let messages = world.sent.iter().filter(|it| matches!(it.message, Message::States(_)));
     assert!(messages.count() > 1);
     assert_eq!(world.devices[1].engine.view().staged, 398);
+}
+
+#[test]
+fn a_state_that_nobody_here_can_provide_is_joined_once_another_has_taken_it_in() {
+    let mut world = World::new(3, 7, Weather::CALM);
+    let peer = world.id(1);
+    meet(&mut world, peer);
+    let absent = state(&world.devices[2].key, topic(), RepoKind::Folder, 1);
+    let now_ms = world.now_ms;
+    let engine = &mut world.devices[0].engine;
+    let announcement = ark_sync::Announcement::fitting(&absent, &[]);
+    engine.handle(Input::Announced { from: peer, announcement }, now_ms);
+    let writer = absent.state().writer;
+    let outcome = StageOutcome::Staged { missing: absent.state().head_links() };
+    assert!(engine.handle(Input::Staged { writer, outcome }, now_ms).is_empty());
+
+    let key = world.devices[1].key.clone();
+    let mut taken_in = state(&key, topic(), RepoKind::Folder, 1).state().clone();
+    taken_in.vector.take_in_all(&absent.state().vector);
+    let taken_in = SignedState::sign(taken_in, &key).unwrap();
+    let by = taken_in.state().writer;
+    say(&mut world, peer, Message::States(vec![taken_in.bytes().to_vec()]));
+    let engine = &mut world.devices[0].engine;
+    let complete = Input::Staged { writer: by, outcome: StageOutcome::Complete };
+    assert_eq!(engine.handle(complete, now_ms), [Effect::Join { writer: by }]);
+    let outcome = JoinOutcome::Joined(taken_in);
+    let effects = engine.handle(Input::JoinResult { writer: by, outcome }, now_ms);
+    assert!(effects.contains(&Effect::Join { writer }), "{effects:?}");
 }

@@ -159,6 +159,61 @@ fn a_side_that_has_something_walks() {
 }
 
 #[test]
+fn two_filled_sides_walk() {
+    let mut world = World::new(2, 24, Weather::CALM);
+    for at in [0, 1] {
+        world.fill(at, 3, 10, at);
+        world.publish(at);
+    }
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    for device in &world.devices {
+        assert!(device.requests.iter().all(|(_, _, request)| !request.ahead));
+    }
+}
+
+#[test]
+fn a_side_that_holds_an_empty_folder_still_gets_the_closure_streamed() {
+    let mut world = World::new(2, 25, Weather::CALM);
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.publish(1);
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    assert!(world.devices[1].requests[0].2.ahead);
+}
+
+#[test]
+fn a_stream_that_was_cut_is_walked_on_from() {
+    let mut world = World::new(2, 26, Weather { slowness: 20, ..Weather::CALM });
+    world.fill(0, 100, 20, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run_until(|world| world.devices[1].store.received.len() > 20);
+    world.connect(0, 1);
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+    let device = &world.devices[1];
+    assert_eq!(device.requests.iter().filter(|(_, _, request)| request.ahead).count(), 1);
+    assert!(device.store.received.values().all(|&times| times == 1));
+}
+
+#[test]
+fn who_comes_back_is_told_what_is_newer_without_asking() {
+    let mut world = in_step(27);
+    world.disconnect(0, 1);
+    add_file(&mut world, 0, b"while you were away");
+    world.publish(0);
+    world.sent.clear();
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    assert!(!world.sent.iter().any(|sent| matches!(sent.message, Message::WantStates(_))));
+}
+
+#[test]
 fn a_provider_that_dies_is_replaced_by_another() {
     let mut world = World::new(3, 9, Weather { slowness: 20, ..Weather::CALM });
     world.fill(0, 10, 40, 1);
