@@ -11,7 +11,7 @@ use std::time::Duration;
 use ark_core::RelPath;
 use ark_folder::ignore::Rules;
 use ark_folder::marker::Marker;
-use ark_folder::scan::{Entering as _, Extent};
+use ark_folder::scan::{Entering as _, Extent, Found};
 use ark_folder::watch::{
     COALESCE, COMPLETE_GAP, Debounce, FIRST_OPEN_GAP, MAX_HOLD, MAX_OPEN_GAP, MAX_PENDING, Signal,
     Touch, Watch,
@@ -377,6 +377,119 @@ async fn directories_that_vanish_before_they_are_watched_are_no_problem() {
     assert_eq!(watched.watch.problem(), None);
     watched.watch.look_at_everything();
     assert_eq!(watched.next().await, Extent::Everything);
+}
+
+/// One act of a user.
+#[derive(Debug, Clone)]
+enum Act {
+    Write(u8, u8),
+    Append(u8),
+    Remove(u8),
+    Rename(u8, u8),
+    Directory(u8),
+    Link(u8),
+    Mode(u8, bool),
+    Rules(u8, u8),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let name = 0..NAMES;
+    prop_oneof![
+        4 => (name.clone(), any::<u8>()).prop_map(|(name, content)| Act::Write(name, content)),
+        1 => name.clone().prop_map(Act::Append),
+        2 => name.clone().prop_map(Act::Remove),
+        3 => (name.clone(), name.clone()).prop_map(|(from, to)| Act::Rename(from, to)),
+        2 => name.clone().prop_map(Act::Directory),
+        1 => name.clone().prop_map(Act::Link),
+        1 => (name.clone(), any::<bool>()).prop_map(|(name, private)| Act::Mode(name, private)),
+        1 => (name, 0_u8..3).prop_map(|(name, rule)| Act::Rules(name, rule)),
+    ]
+}
+
+/// Paths that acts are about: three names on three levels.
+const NAMES: u8 = 3 + 9 + 27;
+
+fn place(index: u8) -> String {
+    let name = |part: u8| ["a", "b", "c"][usize::from(part)];
+    match index {
+        0..3 => name(index).to_owned(),
+        3..12 => format!("{}/{}", name((index - 3) / 3), name((index - 3) % 3)),
+        _ => format!("{}/{}", place((index - 12) / 3 + 3), name((index - 12) % 3)),
+    }
+}
+
+impl Act {
+    /// Does it as far as it can be done.
+    fn perform(&self, folder: &Folder) {
+        let at = |index: &u8| folder.at(&place(*index));
+        let _ = match self {
+            Self::Write(name, content) => fs::write(at(name), vec![*content; 3]),
+            Self::Append(name) => fs::OpenOptions::new()
+                .append(true)
+                .open(at(name))
+                .and_then(|mut file| std::io::Write::write_all(&mut file, b"more")),
+            Self::Remove(name) => {
+                fs::remove_file(at(name)).or_else(|_| fs::remove_dir_all(at(name)))
+            }
+            Self::Rename(from, to) => fs::rename(at(from), at(to)),
+            Self::Directory(name) => fs::create_dir_all(at(name)),
+            Self::Link(name) => symlink("target", at(name)),
+            Self::Mode(name, private) => {
+                let mode = if *private { 0o700 } else { 0o755 };
+                fs::set_permissions(at(name), fs::Permissions::from_mode(mode))
+            }
+            Self::Rules(name, rule) => {
+                let rules = at(name).join(".arkignore");
+                match rule {
+                    0 => fs::remove_file(rules),
+                    1 => fs::write(rules, "b\n"),
+                    _ => fs::write(rules, "c/\n!a\n"),
+                }
+            }
+        };
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    /// Whatever is done, between scans and during them: after a fence the hints have led to all
+    /// that a scan of everything sees.
+    #[test]
+    fn hints_lead_to_all_that_is_there(
+        rounds in prop::collection::vec(prop::collection::vec(act(), 1..15), 1..8)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _guard = runtime.enter();
+        let folder = Folder::new();
+        Marker::new(ark_core::TopicId::derive("r", None)).write(&folder.root).unwrap();
+        let mut watched = Watched::new(folder, &["a/b/a"]);
+        for acts in rounds {
+            let (before, during) = acts.split_at(acts.len() / 2);
+            before.iter().for_each(|act| act.perform(&watched.folder));
+            let extent = runtime.block_on(watched.watch.fence());
+            let result = std::thread::scope(|scope| {
+                let folder = &watched.folder;
+                scope.spawn(|| during.iter().for_each(|act| act.perform(folder)));
+                folder.scan_watched(&extent, &watched.watch)
+            });
+            result.in_flux.iter().for_each(|path| watched.watch.again(path.clone()));
+            watched.folder.record(&result);
+        }
+        let extent = runtime.block_on(watched.watch.fence());
+        watched.take(&extent);
+        let result = watched.folder.scan(&Extent::Everything);
+        let base = &watched.folder.base;
+        let differs = |(path, found): &(&RelPath, &Found)| {
+            base.get(path).is_none_or(|record| {
+                (record.node, record.permissions) != (found.node, found.permissions)
+            })
+        };
+        let missed: Vec<_> = result.found.iter().filter(differs).collect();
+        prop_assert!(missed.is_empty(), "not found by hints: {missed:?} {extent:?}");
+        prop_assert!(result.gone.is_empty(), "not found to be gone: {:?} {extent:?}", result.gone);
+        prop_assert!(result.in_flux.is_empty());
+    }
 }
 
 /// Run it so: `unshare -Ur sh -c 'echo 3 > /proc/sys/user/max_inotify_watches && cargo nextest

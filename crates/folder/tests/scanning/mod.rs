@@ -41,13 +41,14 @@ impl Folder {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().join("folder");
         fs::create_dir(&at).unwrap();
+        let root = Root::open(&at).unwrap();
         Self {
-            root: Root::open(&at).unwrap(),
+            granularity: root.granularity(),
+            root,
             _directory: directory,
             base: BTreeMap::new(),
             rules: Arc::new(Rules::new::<&str>(&[]).unwrap()),
             sink: Memory::default(),
-            granularity: Granularity::exact(),
             progress: ScanProgress::new(),
             entered: Entered::default(),
             hashers: Hashers::new().unwrap(),
@@ -95,11 +96,21 @@ impl Folder {
         self.try_scan(extent).unwrap()
     }
 
-    /// Scans everything and makes base say so.
+    /// Scans everything and makes base say so, for good. What the first scan said.
     pub fn scan_and_record(&mut self) -> ScanResult {
         let result = self.scan(&Extent::Everything);
         self.record(&result);
+        self.settle();
         result
+    }
+
+    /// Looks again, as later scans would, until each stat stands for its content. Takes a tick
+    /// of the clock where the file system's stamps are no finer.
+    pub fn settle(&mut self) {
+        while self.base.values().any(|r| !r.cache.as_ref().unwrap().settled) {
+            let result = self.scan(&Extent::Everything);
+            self.record(&result);
+        }
     }
 
     pub fn record(&mut self, result: &ScanResult) {
