@@ -150,7 +150,7 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
     logging::start(if arguments.command.is_none() { "info" } else { "warn" });
     let config = load(arguments.config)?;
     match arguments.command {
-        None => runtime()?.block_on(daemon::run(config)).map_err(Into::into),
+        None => run_daemon(config),
         Some(Command::Id) => {
             print(&format!("{}\n", Key::read_or_create(&config.store_path)?.device()))
         }
@@ -160,6 +160,14 @@ pub fn run(arguments: Arguments) -> Result<(), CommandError> {
         Some(Command::Wait { repo, timeout }) => runtime()?.block_on(wait(&config, repo, timeout)),
         Some(Command::Service { kind }) => print(&unit(kind, &config)?),
     }
+}
+
+fn run_daemon(config: Config) -> Result<(), CommandError> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(daemon::run(config));
+    // After a clean end nothing is left; after another one, what hangs is not waited for.
+    runtime.shutdown_background();
+    Ok(ended?)
 }
 
 fn load(named: Option<PathBuf>) -> Result<Config, CommandError> {

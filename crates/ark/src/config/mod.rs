@@ -1,6 +1,6 @@
 //! The config file: read once, checked whole, and handed on as plain values.
 //!
-//! Two stages. [`raw`] takes the text apart into the keys of the interface, [`validate`] turns
+//! Two stages. `raw` takes the text apart into the keys of the interface, `validate` turns
 //! them into a [`Config`]. Both go on after an error, so that all of them are told at once.
 //! Nothing is written here, and no crate below sees TOML.
 

@@ -21,7 +21,7 @@ use ark_control::{Client, SocketError};
 use ark_core::{RepoKind, SealingKey, TopicId};
 use ark_folder::Folder;
 use ark_net::{Net, RepoOptions};
-use ark_store::{Recovery, Store};
+use ark_store::Store;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -218,7 +218,6 @@ impl Daemon {
             index_cache_bytes: ark_store::DEFAULT_INDEX_CACHE_BYTES,
         })
         .await?;
-        log_recovery(&store.recovered());
         key.write_id(&config.store_path)?;
         match Self::start_on(config, &key, store.clone()).await {
             Ok(daemon) => Ok(daemon),
@@ -283,17 +282,6 @@ async fn watchdog(interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         notify(&[NotifyState::Watchdog]);
-    }
-}
-
-fn log_recovery(recovery: &Recovery) {
-    match recovery {
-        Recovery::Same => {}
-        Recovery::NewIncarnation { why } => info!("writing under a new incarnation: {why:?}"),
-        Recovery::Rebuilt { joined, staged, objects } => warn!(
-            "the index was lost and rebuilt: {joined} states joined, {staged} to be completed, \
-             {objects} objects"
-        ),
     }
 }
 

@@ -151,14 +151,18 @@ fn state(
     let mut connected = remotes.iter().filter(|remote| remote.connected).peekable();
     let is_alone = connected.peek().is_none();
     let is_incomplete = !states.staged.is_empty() || pending != Amount::default();
-    if !is_alone
-        && (is_incomplete || connected.any(|remote| !wait::owed_by(remote, &held).is_empty()))
-    {
+    let mut is_owed = || connected.any(|remote| !wait::owed_by(remote, &held).is_empty());
+    let is_unapplied = |folder: &FolderStatus| {
+        let applied = |writer| folder.applied.get(writer).copied().unwrap_or(0);
+        states.joined.iter().any(|(writer, state)| applied(writer) < state.state().revision)
+    };
+    if !is_alone && (is_incomplete || is_owed()) {
         State::Syncing
-    } else if is_incomplete
-        || is_alone && !repo.remotes.is_empty()
-        || folder.is_some_and(|folder| folder.state == FolderState::Waiting)
-    {
+    } else if folder.is_some_and(|folder| folder.state == FolderState::Waiting) {
+        State::Waiting
+    } else if folder.is_some_and(is_unapplied) {
+        State::Syncing
+    } else if is_incomplete || is_alone && !repo.remotes.is_empty() {
         State::Waiting
     } else {
         State::InStep
