@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::blobs::{Blobs, Import};
 use crate::error::{BlobError, IndexError};
 use crate::failpoint::Failpoints;
-use crate::index::{self, Group};
+use crate::index::{self, Apply, Group};
 
 /// Callers that may wait for the barrier: more wait for room.
 const QUEUE: usize = 64;
@@ -50,7 +50,7 @@ struct Request {
     imports: Vec<Arc<Import>>,
     /// Whether tags were set that must be durable too.
     tagged: bool,
-    apply: Box<dyn FnOnce(&WriteTransaction) -> Result<(), IndexError> + Send>,
+    apply: Apply,
     /// Hears of the blobs' failure; without one, `committed` hears of the index.
     failed: oneshot::Sender<BlobError>,
     committed: oneshot::Sender<Result<(), IndexError>>,

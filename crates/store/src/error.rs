@@ -13,7 +13,9 @@ use ark_core::{DecodeError, Link};
 pub enum BlobError {
     /// The disk is full, or nearly: the store refuses imports before it is, because its
     /// databases do not survive a failed write in place. Goes away when there is room.
-    #[error("no space left for the store at {path}: {available} bytes are free")]
+    #[error(
+        "no space left for the store at {path}: {available} bytes are free, which it needs itself"
+    )]
     NoSpace {
         /// The store.
         path: PathBuf,
@@ -29,8 +31,13 @@ pub enum BlobError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// The blob store ended, after an error that it logged; only opening the store again helps.
-    #[error("the blob store has stopped; ark must be started again")]
+    /// The blob store failed and was opened again; what it was given before and had not yet made
+    /// durable is lost, and has to be given again.
+    #[error("the blob store had to be opened again")]
+    Reopened,
+    /// The blob store has ended, because it was closed or after an error that it logged. It is
+    /// opened again with the next operation if that can be.
+    #[error("the blob store has stopped")]
     Stopped {
         /// What it said.
         #[source]
@@ -58,7 +65,9 @@ pub enum IndexError {
         table: &'static str,
     },
     /// The disk is full, or nearly: nothing is committed before there is room.
-    #[error("no space left for the store at {path}: {available} bytes are free")]
+    #[error(
+        "no space left for the store at {path}: {available} bytes are free, which it needs itself"
+    )]
     NoSpace {
         /// The store.
         path: PathBuf,
@@ -109,7 +118,7 @@ pub enum OpenError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<io::Error>,
     },
     /// The blob store failed while the store was opened.
     #[error("cannot read the blob store")]

@@ -60,7 +60,7 @@ impl Importer {
         self.imports.push(Arc::clone(&import));
         let stored = self.index.view().and_then(|view| view.is_stored(topics, object.id()));
         if stored.map_err(ImportError::Index)? {
-            Blobs::skip(&import);
+            import.skip();
             return Ok(());
         }
         let permit = self.blobs.permit(object.bytes().len()).await.map_err(ImportError::Blob)?;

@@ -143,16 +143,14 @@ async fn open_index(
     path: &Path,
     cache_bytes: usize,
 ) -> Result<(Database, Record), OpenError> {
-    match try_open_index(store, path, cache_bytes).await? {
-        Some(opened) => Ok(opened),
-        None => {
-            let aside = store.join(DAMAGED_INDEX);
-            tracing::error!(?path, ?aside, "the index is damaged; put aside and made anew");
-            fs::rename(path, &aside).map_err(|source| path_error(path, source))?;
-            let opened = try_open_index(store, path, cache_bytes).await?;
-            opened.ok_or_else(|| path_error(path, io::Error::other("a new index is damaged")))
-        }
+    if let Some(opened) = try_open_index(store, path, cache_bytes).await? {
+        return Ok(opened);
     }
+    let aside = store.join(DAMAGED_INDEX);
+    tracing::error!(?path, ?aside, "the index is damaged; put aside and made anew");
+    fs::rename(path, &aside).map_err(|source| path_error(path, source))?;
+    let opened = try_open_index(store, path, cache_bytes).await?;
+    opened.ok_or_else(|| path_error(path, io::Error::other("a new index is damaged")))
 }
 
 /// `None`: the file is damaged.

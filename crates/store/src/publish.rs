@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::batch::{Batch, NewLinks, Ready};
 use crate::counters::count;
-use crate::error::{CommitError, IndexError, PublishError};
+use crate::error::{BlobError, CommitError, IndexError, PublishError};
 use crate::index::{ISSUED, STATES, Slot, insert_objects, issued_key, state_key};
 use crate::repo::{Issued, RepoInner};
 use crate::rollback::living_incarnation;
@@ -52,6 +52,20 @@ impl Publisher {
     /// # Errors
     /// Nothing was told. See [`PublishError`] for what to do.
     pub async fn publish(
+        self,
+        batch: Batch,
+        heads: Vec<Head>,
+        vector: Vector,
+        held: Vec<Dot>,
+    ) -> Result<SignedState, PublishError> {
+        // On its own, so that a caller who stops waiting does not leave a state that is durable
+        // and told nobody.
+        let publishing = tokio::spawn(self.run(batch, heads, vector, held));
+        let stopped = |error| BlobError::Stopped { source: Arc::new(error) };
+        publishing.await.map_err(stopped)?
+    }
+
+    async fn run(
         self,
         batch: Batch,
         heads: Vec<Head>,
@@ -145,7 +159,8 @@ impl Publisher {
 }
 
 fn hit(repo: &RepoInner, name: &'static str) -> Result<(), PublishError> {
-    repo.store.failpoints.hit(name).map_err(|source| {
-        crate::error::BlobError::Io { what: name, source: Arc::new(source) }.into()
-    })
+    repo.store
+        .failpoints
+        .hit(name)
+        .map_err(|source| BlobError::Io { what: name, source: Arc::new(source) }.into())
 }

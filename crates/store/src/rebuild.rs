@@ -1,6 +1,7 @@
 //! Making a lost index anew: from the signed states, which are kept as tagged blobs, and the
 //! blobs themselves. Unites and deletes nothing; the folder's base is lost, so folders unite too.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use ark_core::{Link, RepoKind, SignedState, Summary, TopicId, Writer};
@@ -78,7 +79,7 @@ pub(crate) async fn rebuild(
             objects: 0,
             runtime: Handle::current(),
         };
-        let walked = tokio::task::spawn_blocking(move || rebuild_repo(source, writers));
+        let walked = tokio::task::spawn_blocking(move || rebuild_repo(source, &writers));
         let walked = walked
             .await
             .map_err(|error| BlobError::Stopped { source: std::sync::Arc::new(error) })?;
@@ -115,7 +116,7 @@ async fn find_states(blobs: &Blobs) -> Result<Found, OpenError> {
         }
     }
     for states in found.values_mut().flat_map(BTreeMap::values_mut) {
-        states.sort_by(|a, b| (b.state().revision, b.hash()).cmp(&(a.state().revision, a.hash())));
+        states.sort_by_key(|state| Reverse((state.state().revision, state.hash())));
     }
     Ok(found)
 }
@@ -138,10 +139,10 @@ impl State {
 /// that is another.
 fn rebuild_repo(
     mut source: Blobbed,
-    writers: BTreeMap<Writer, Vec<SignedState>>,
+    writers: &BTreeMap<Writer, Vec<SignedState>>,
 ) -> Result<Rebuilt, WalkError> {
     let mut joined = BTreeMap::new();
-    for (writer, states) in &writers {
+    for (writer, states) in writers {
         for state in states {
             if source.is_whole(&state.state().head_links())? {
                 joined.insert(*writer, state.clone());

@@ -253,14 +253,14 @@ impl RepoInner {
         let known = store.index.begin_read()?;
         let known = known.open_table(TOPICS).map_err(IndexError::from)?;
         let known = known.get(topic.as_bytes()).map_err(IndexError::from)?;
-        let (number, found) = match known.map(|value| value.value()) {
-            Some(known) => known,
-            None => {
-                let made = store.index.write(move |write| number_topic(write, topic, kind as u8));
-                let made = made.await?;
-                store.topics.fetch_max(made.0 + 1, Ordering::AcqRel);
-                made
-            }
+        let known = known.map(|value| value.value());
+        let (number, found) = if let Some(known) = known {
+            known
+        } else {
+            let made = store.index.write(move |write| number_topic(write, topic, kind as u8));
+            let made = made.await?;
+            store.topics.fetch_max(made.0 + 1, Ordering::AcqRel);
+            made
         };
         let kind = RepoKind::from_u8(found).ok_or(IndexError::Damaged { table: "topics" })?;
         let writer = store.writer();

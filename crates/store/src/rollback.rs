@@ -196,8 +196,9 @@ impl Witness {
         let new = self.path.with_extension("new");
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let hex: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
-        file.write_all(format!("{WITNESS_HEADER}\n{hex}\n").as_bytes())?;
+        // As an id is written: 32 bytes in hex.
+        let token = ark_core::ObjectId::from_bytes(*token);
+        file.write_all(format!("{WITNESS_HEADER}\n{token}\n").as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
         match self.path.parent() {
@@ -212,7 +213,6 @@ fn parse(bytes: &[u8]) -> Option<Token> {
     if lines.next()? != WITNESS_HEADER {
         return None;
     }
-    // Written as an id is: 32 bytes in hex.
     let id: ark_core::ObjectId = lines.next()?.parse().ok()?;
     Some(*id.as_bytes())
 }

@@ -35,13 +35,16 @@ fn is_fork(repo: &RepoInner, given: &SignedState) -> bool {
     if state.vector.get(own) > issued.sequence {
         return true;
     }
-    if state.writer != own || state.revision < issued.revision {
+    if state.writer != own {
         return false;
     }
+    // A revision below the last is taken for a state of this device's of before. One that was
+    // burnt was told to nobody.
     let states = repo.states();
-    let known = states.joined.get(&own).is_some_and(|joined| joined == given);
-    // What was issued last is either what is joined, or was burnt and told nobody.
-    !known && (state.revision > issued.revision || states.joined.contains_key(&own))
+    match states.joined.get(&own) {
+        Some(joined) => joined != given && state.revision >= issued.revision,
+        None => true,
+    }
 }
 
 /// Stages the state unless it is known, older, or has to wait.
@@ -55,9 +58,10 @@ async fn decide(
     for known in [states.joined.get(&writer), states.staged.get(&writer)].into_iter().flatten() {
         if let Some(seen) = equivocation(known, &given) {
             repo.record_equivocation(seen).await?;
-            let stands = match seen.stands == given.hash() {
-                true => place(repo, pulls, given).await?,
-                false => Staged::Old,
+            let stands = if seen.stands == given.hash() {
+                place(repo, pulls, given).await?
+            } else {
+                Staged::Old
             };
             return Ok(Staged::Equivocation { seen, stands: Box::new(stands) });
         }

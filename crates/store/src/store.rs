@@ -142,6 +142,12 @@ impl Store {
         crate::open::open(options, Failpoints { hook: Some(hook) }).await
     }
 
+    /// Ends the blob store below as a failure of its database does.
+    #[cfg(feature = "failpoints")]
+    pub async fn kill_blobs(&self) {
+        self.inner.blobs.kill().await;
+    }
+
     /// The device.
     pub fn device(&self) -> DeviceId {
         self.inner.device

@@ -21,7 +21,7 @@ pub(crate) use tables::{
     number_topic, object_key, object_keys, state_key,
 };
 pub(crate) use tables::{OBJECTS, PENDING, STATES};
-pub(crate) use writer::{Group, Writer, with_result};
+pub(crate) use writer::{Apply, Group, Writer, with_result};
 
 /// Any error of the database as the index's own.
 pub(crate) fn database_error(error: impl Into<redb::Error>) -> IndexError {

@@ -18,7 +18,7 @@ const QUEUE: usize = 256;
 const MAX_GROUP: usize = 128;
 
 /// A change of the index, run inside a transaction.
-type Apply = Box<dyn FnOnce(&WriteTransaction) -> Result<(), IndexError> + Send>;
+pub(crate) type Apply = Box<dyn FnOnce(&WriteTransaction) -> Result<(), IndexError> + Send>;
 
 struct Job {
     apply: Apply,
@@ -151,7 +151,7 @@ fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, reopen: bool) -> bool
     if let Err(error) = &outcome {
         tracing::error!(%error, source = ?std::error::Error::source(error), "index commit failed");
     }
-    count(&counts.commits, 1);
+    count(&counts.commits, usize::from(outcome.is_ok()));
     for done in dones {
         drop(done.send(outcome.clone()));
     }

@@ -123,7 +123,7 @@ async fn a_publication_that_ends_anywhere_is_there_whole_or_not_at_all() {
         // A tag that was set and perhaps not yet durable may be lost: then nothing of that
         // revision was told, and it may be signed again. A killed process loses none.
         let state = publish(&repo, &[("x", b"after")]).await;
-        assert!(state.state().revision >= found + 1, "{place}");
+        assert!(state.state().revision > found, "{place}");
         if place != "tagged" && place != "sync-db" && place != "sync-files" {
             assert_eq!(state.state().revision, next, "{place}");
         }

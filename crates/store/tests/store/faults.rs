@@ -23,9 +23,9 @@ impl Fault {
 
     fn hook(self: &Arc<Self>) -> ark_store::FailpointHook {
         let fault = Arc::clone(self);
-        Arc::new(move |name| match name == fault.place && fault.on.load(Ordering::SeqCst) {
-            true => Err(fault.kind.into()),
-            false => Ok(()),
+        Arc::new(move |name| {
+            let fails = name == fault.place && fault.on.load(Ordering::SeqCst);
+            if fails { Err(fault.kind.into()) } else { Ok(()) }
         })
     }
 }
@@ -197,4 +197,42 @@ async fn a_damaged_object_is_told_from_an_absent_one() {
         let error = repo.read(link).await.unwrap_err();
         assert!(matches!(error, ark_store::ReadError::Damaged { .. }), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn a_blob_store_that_ended_is_opened_again() {
+    let machine = Machine::new(1);
+    let store = machine.open().await;
+    let repo = repo(&store).await;
+    publish(&repo, &[("x", &[1; 5000]), ("small", b"one")]).await;
+    // What was imported and not yet durable is lost with it, and never indexed.
+    let object = Object::new(ObjectKind::Raw, vec![2; 5000]);
+    let mut batch = repo.batch();
+    batch.add(object.clone()).await.unwrap();
+    let other = Object::new(ObjectKind::Raw, vec![3; 50]);
+    batch.add(other.clone()).await.unwrap();
+    // Its imports end before the store does.
+    let mut seen = store.counters().imports;
+    while seen < 8 {
+        tokio::task::yield_now().await;
+        seen = store.counters().imports;
+    }
+    store.kill_blobs().await;
+    let read = repo.read(ark_core::Link::raw(ark_core::ObjectId::of(b"one"))).await.unwrap();
+    assert_eq!(read, b"one"[..]);
+    let error = batch.commit().await.unwrap_err();
+    assert!(error.to_string().contains("opened again"), "{error}");
+    assert_eq!(repo.indexed(&[object.link(), other.link()]).await.unwrap(), [false; 2]);
+
+    let mut batch = repo.batch();
+    batch.add(object.clone()).await.unwrap();
+    batch.add(other.clone()).await.unwrap();
+    batch.commit().await.unwrap();
+    assert_eq!(repo.read(object.link()).await.unwrap(), object.bytes());
+    assert_eq!(repo.read(other.link()).await.unwrap(), other.bytes());
+    publish(&repo, &[("x", b"after")]).await;
+    assert_eq!(files(&repo).await.len(), 2);
+    drop(repo);
+    store.close().await.unwrap();
+    assert_eq!(machine.open().await.recovered(), ark_store::Recovery::Same);
 }

@@ -107,9 +107,9 @@ async fn what_is_not_closed_is_not_committed() {
     // A head that is not here.
     let publisher = repo.publisher().await;
     let head = Head { id: ObjectId::of(b"nothing"), sequence: dot.sequence };
-    let published = publisher.publish(repo.batch(), vec![head], vector, vec![]).await;
+    let outcome = publisher.publish(repo.batch(), vec![head], vector, vec![]).await;
     assert!(matches!(
-        published.unwrap_err(),
+        outcome.unwrap_err(),
         PublishError::Commit(CommitError::NotClosed { missing }) if missing.len() == 1
     ));
 }
@@ -150,8 +150,8 @@ async fn presence_is_per_repo_and_bytes_are_written_once() {
     let machine = Machine::new(1);
     let store = machine.open().await;
     let repo = repo(&store).await;
-    publish(&repo, &[("a", &[3; 20_000])]).await;
-    let link = Link::raw(ObjectId::of(&[3; 20_000]));
+    publish(&repo, &[("a", &vec![3; 20_000])]).await;
+    let link = Link::raw(ObjectId::of(&vec![3; 20_000]));
     let other = store.repo(TopicId::derive("another", None), RepoKind::Folder).await.unwrap();
 
     assert_eq!(other.indexed(&[link]).await.unwrap(), [false]);
@@ -189,7 +189,7 @@ async fn objects_of_every_size_come_back() {
     let sizes = [0, 1, 1023, 1024, 1025, 16_384, 16_385, 278_528, 278_529, 1 << 20, 4 << 20];
     let mut batch = repo.batch();
     for size in sizes {
-        let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
         batch.add(Object::new(ObjectKind::Raw, bytes)).await.unwrap();
     }
     let links = batch.commit().await.unwrap();
@@ -254,7 +254,7 @@ async fn concurrent_batches_share_imports_and_barriers() {
     for task in tasks {
         new.extend(task.await.unwrap());
     }
-    let shared = Link::raw(ObjectId::of(&[1; 50_000]));
+    let shared = Link::raw(ObjectId::of(&vec![1; 50_000]));
     assert_eq!(new.iter().filter(|link| **link == shared).count(), 1);
     assert_eq!(store.counters().imports - before.imports, 17);
 }
@@ -321,4 +321,45 @@ async fn structured_objects_are_cached() {
     tokio::task::spawn_blocking(move || reader.read(head).unwrap()).await.unwrap();
     assert_eq!(store.counters().blob_reads, before.blob_reads);
     assert_eq!(store.counters().cache_hits, before.cache_hits + 1);
+}
+
+#[tokio::test]
+async fn a_publication_goes_on_when_nobody_waits_for_it() {
+    let machine = Machine::new(1);
+    let store = machine.open().await;
+    let repo = repo(&store).await;
+    let mut changes = repo.subscribe();
+    let publisher = repo.publisher().await;
+    let mut batch = repo.batch();
+    let dot = publisher.dot();
+    let (head, vector) = put_files(&repo, &mut batch, dot, &[("a", b"x")], None).await.unwrap();
+    let heads = vec![Head { id: head.id, sequence: dot.sequence }];
+    let mut publishing = Box::pin(publisher.publish(batch, heads, vector, vec![]));
+    // Begun, then dropped.
+    let begun = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(publishing.as_mut().poll(context).is_pending())
+    });
+    assert!(begun.await);
+    drop(publishing);
+    let Change::Published { state, .. } = changes.recv().await.unwrap() else { panic!() };
+    assert_eq!(own_head(&repo), Some(state));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_read_one_small_object() {
+    let machine = Machine::new(1);
+    let store = machine.open().await;
+    let repo = repo(&store).await;
+    let mut batch = repo.batch();
+    batch.add(Object::new(ObjectKind::Raw, vec![1; 20])).await.unwrap();
+    let link = batch.commit().await.unwrap()[0];
+    let tasks: Vec<_> = (0..300)
+        .map(|_| {
+            let repo = repo.clone();
+            tokio::spawn(async move { repo.read(link).await.unwrap() })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap(), vec![1; 20]);
+    }
 }

@@ -15,7 +15,7 @@ async fn filled() -> (Machine, Machine, Machine) {
     let (ra, rb, rc) = (repo(&sa).await, repo(&sb).await, repo(&sc).await);
     publish(&ra, &[("own", &[1; 5000])]).await;
     publish(&ra, &[("own", &[2; 5000])]).await;
-    let from_b = publish(&rb, &[("b", &[3; 500]), ("big", &[4; 70_000])]).await;
+    let from_b = publish(&rb, &[("b", &[3; 500]), ("big", &vec![4; 70_000])]).await;
     assert!(matches!(pull(&rb, &ra, &from_b).await, Join::Joined(_)));
     let from_c = publish(&rc, &[("c", &[5; 5000])]).await;
     let Staged::Staged { missing } = ra.stage(from_c).await.unwrap() else { panic!() };
@@ -35,7 +35,7 @@ async fn assert_rebuilt(store: &Store, c: &Machine) {
     };
     assert_eq!((joined, staged), (2, 1));
     let repo = repo(store).await;
-    let expected = contents(&[("own", &[2; 5000]), ("b", &[3; 500]), ("big", &[4; 70_000])]);
+    let expected = contents(&[("own", &[2; 5000]), ("b", &[3; 500]), ("big", &vec![4; 70_000])]);
     assert_eq!(files(&repo).await, expected);
     // The base is gone, so the folder unites.
     assert_eq!(repo.base().meta("applied").unwrap(), None);
@@ -91,7 +91,7 @@ async fn an_index_cut_short_is_rebuilt_or_opens() {
 #[tokio::test]
 async fn what_is_damaged_is_not_joined() {
     let (a, b, _c) = filled().await;
-    let big = ObjectId::of(&[4; 70_000]);
+    let big = ObjectId::of(&vec![4; 70_000]);
     let data = a.store_path().join("blobs").join("data").join(format!("{big}.data"));
     let mut bytes = std::fs::read(&data).unwrap();
     bytes[100] ^= 1;

@@ -188,10 +188,8 @@ pub async fn files(repo: &Repo) -> BTreeMap<String, Vec<u8>> {
             let entry = entry.unwrap();
             for version in &entry.versions {
                 let bytes = reader.read(version.node.link()).unwrap();
-                let name = match version.aside {
-                    true => format!("{} aside", entry.name),
-                    false => entry.name.to_string(),
-                };
+                let aside = if version.aside { " aside" } else { "" };
+                let name = format!("{}{aside}", entry.name);
                 files.insert(name, bytes.to_vec());
             }
         }
