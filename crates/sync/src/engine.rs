@@ -1,6 +1,6 @@
 //! The engine of one repo: the order in which its machines are asked.
 //!
-//! `peers` keeps the sessions, [`pulls`] brings states from their arrival to their join,
+//! `peers` keeps the sessions, `pulls` brings states from their arrival to their join,
 //! `show` says what is known. Each input changes what they hold; then [`Engine::handle`] does
 //! all that has become possible. Reconciliation of object ids will stand beside the walk of
 //! `pulls`: as another way to fill the same lanes.
