@@ -432,12 +432,14 @@ fn not_text() {
 
 #[test]
 fn any_text_is_answered_without_a_panic() {
+    let directory = directory();
     let whole = "[store]\npath = 'd'\n[[repos]]\nid = 'a'\nremotes = [{ name = 'x', addrs = [] }]\n[repos.folder]\npath = 'm'\n";
     for start in 0..whole.len() {
         for length in [0, 1, 3, 9] {
             let end = (start + length).min(whole.len());
             for filler in ["", "\"", "[", "}", "=", "é\u{0}"] {
-                drop(lines(&format!("{}{filler}{}", &whole[..start], &whole[end..])));
+                let text = format!("{}{filler}{}", &whole[..start], &whole[end..]);
+                drop(load_in(directory.path(), text.as_bytes()));
             }
         }
     }

@@ -176,3 +176,77 @@ fn revisions_joined(repo: &RunningRepo) -> Revisions {
     let states = repo.held.states();
     states.joined.iter().map(|(&writer, state)| (writer, state.state().revision)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use ark_core::Incarnation;
+
+    use super::*;
+
+    fn device(number: u8) -> DeviceId {
+        DeviceId::from_bytes([number; 32])
+    }
+
+    fn writer(number: u8) -> Writer {
+        Writer { device: device(number), incarnation: Incarnation::new(1) }
+    }
+
+    fn revisions(pairs: &[(u8, u64)]) -> Revisions {
+        pairs.iter().map(|&(number, revision)| (writer(number), revision)).collect()
+    }
+
+    /// A remote with a folder that has said everything and has applied what it stored.
+    fn remote(has: &[(u8, u64)]) -> RemoteStatus {
+        RemoteStatus {
+            device: device(9),
+            name: "nine".to_owned(),
+            connected: true,
+            in_touch: true,
+            refuses_us: false,
+            scanned: true,
+            has_folder: true,
+            listed: None,
+            durable: revisions(has),
+            applied: revisions(has),
+            behind: ark_net::Behind::default(),
+        }
+    }
+
+    #[test]
+    fn a_remote_owes_every_state_at_least_as_new() {
+        let held = revisions(&[(1, 5), (2, 1)]);
+        assert_eq!(owed_by(&remote(&[(1, 5), (2, 7), (3, 1)]), &held), [""; 0]);
+        assert_eq!(
+            owed_by(&remote(&[(1, 4)]), &held),
+            ["nine has not stored 2 of 2 states", "nine has not applied 2 of 2 states"]
+        );
+        let mut slow = remote(&[(1, 5), (2, 1)]);
+        slow.applied = revisions(&[(1, 5)]);
+        assert_eq!(owed_by(&slow, &held), ["nine has not applied 1 of 2 states"]);
+    }
+
+    #[test]
+    fn a_remote_without_a_folder_owes_durability_alone() {
+        let mut mirror = remote(&[(1, 5)]);
+        mirror.has_folder = false;
+        mirror.applied.clear();
+        assert_eq!(owed_by(&mirror, &revisions(&[(1, 5)])), [""; 0]);
+    }
+
+    #[test]
+    fn nothing_is_owed_for_a_writer_that_is_not_listed() {
+        let mut remote = remote(&[(1, 5)]);
+        remote.listed = Some([device(1), device(9)].into());
+        assert_eq!(owed_by(&remote, &revisions(&[(1, 5), (2, 1)])), [""; 0]);
+    }
+
+    #[test]
+    fn a_remote_owes_its_first_scan_and_what_it_has() {
+        let mut remote = remote(&[]);
+        remote.scanned = false;
+        let nothing = Revisions::new();
+        assert_eq!(owed_by(&remote, &nothing), ["nine has not said that its first scan is done"]);
+        remote.in_touch = false;
+        assert_eq!(owed_by(&remote, &nothing), ["nine has not said yet what it has"]);
+    }
+}
