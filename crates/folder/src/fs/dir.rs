@@ -364,7 +364,7 @@ impl Dir {
         to.checked("rename to", to_name)?;
         rustix::fs::renameat_with(&self.fd, name, &to.fd, to_name, flags).map_err(|errno| {
             // What a file system without these flags answers. A directory moved into itself
-            // gives the same number, but both names are checked single names.
+            // gives the same number, and gives it once more to the plain rename tried instead.
             let errno = if errno == Errno::INVAL { Errno::OPNOTSUPP } else { errno };
             to.failed("rename to", to_name, errno)
         })
