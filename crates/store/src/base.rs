@@ -28,24 +28,12 @@ impl Base {
     /// The index failed; nothing was changed.
     pub async fn apply(
         &self,
-        mut changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+        changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
         meta: Vec<(String, Option<Vec<u8>>)>,
     ) -> Result<(), IndexError> {
         let number = self.repo.number;
-        // In order of key, neighbours share pages. Stable: of equal keys the last stays last.
-        changes.sort_by(|a, b| a.0.cmp(&b.0));
-        let applied = self.repo.store.index.write(move |transaction| {
-            let mut table = transaction.open_table(BASE)?;
-            for (key, value) in changes {
-                set(&mut table, &base_key(number, &key), value.as_deref())?;
-            }
-            let mut table = transaction.open_table(BASE_META)?;
-            for (key, value) in meta {
-                set(&mut table, &base_key(number, key.as_bytes()), value.as_deref())?;
-            }
-            Ok(())
-        });
-        applied.await
+        let changes = BaseChanges { records: changes, meta };
+        self.repo.store.index.write(move |transaction| changes.write(transaction, number)).await
     }
 
     /// The records as they are now, unmoved by later changes. Holding it long keeps the space of
@@ -74,6 +62,34 @@ impl Base {
     /// The index failed; nothing was changed.
     pub async fn set_meta(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), IndexError> {
         self.apply(Vec::new(), vec![(key.to_owned(), value)]).await
+    }
+}
+
+/// Changes of a base: records, and small named ones.
+#[derive(Debug, Default)]
+pub(crate) struct BaseChanges {
+    pub(crate) records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub(crate) meta: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl BaseChanges {
+    /// Makes the changes in `transaction`.
+    pub(crate) fn write(
+        mut self,
+        transaction: &redb::WriteTransaction,
+        number: TopicNumber,
+    ) -> Result<(), IndexError> {
+        // In order of key, neighbours share pages. Stable: of equal keys the last stays last.
+        self.records.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut table = transaction.open_table(BASE)?;
+        for (key, value) in self.records {
+            set(&mut table, &base_key(number, &key), value.as_deref())?;
+        }
+        let mut table = transaction.open_table(BASE_META)?;
+        for (key, value) in self.meta {
+            set(&mut table, &base_key(number, key.as_bytes()), value.as_deref())?;
+        }
+        Ok(())
     }
 }
 

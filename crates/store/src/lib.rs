@@ -52,9 +52,9 @@ pub use repo::Repo;
 pub use states::{Change, Equivocation, Staged, States};
 pub use store::{DEFAULT_INDEX_CACHE_BYTES, NewIncarnation, Options, Recovery, Store};
 
-/// The most links that [`Staged::Staged`] and [`Join::Missing`] name at once: enough to keep the
-/// providers busy, bounded whatever a peer claims.
-pub const MAX_MISSING: usize = 1024;
+/// The most links that [`Staged::Staged`] and [`Join::Missing`] name at once: a large pull that is
+/// resumed walks what it has once for so many, and half a megabyte of links holds them.
+pub const MAX_MISSING: usize = 16_384;
 /// The most new links that a publication names: an announcement holds a hundred, and a first
 /// scan must not hold millions in memory.
 pub const MAX_NEW_LINKS: usize = 4096;

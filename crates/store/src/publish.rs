@@ -7,6 +7,7 @@ use ark_core::{Dot, Head, Object, ObjectKind, SignedState, State, Vector};
 use redb::ReadableTable;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::base::BaseChanges;
 use crate::batch::{Batch, NewLinks, Ready};
 use crate::counters::count;
 use crate::error::{BlobError, CommitError, IndexError, PublishError};
@@ -22,6 +23,7 @@ use crate::tags::StateTag;
 pub struct Publisher {
     repo: Arc<RepoInner>,
     next: Issued,
+    base: BaseChanges,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -35,7 +37,20 @@ impl Publisher {
             revision: issued.revision + 1,
             sequence: issued.sequence + 1,
         };
-        Self { repo, next, _turn: turn }
+        Self { repo, next, base: BaseChanges::default(), _turn: turn }
+    }
+
+    /// Lets the publication change the [base](crate::Base) too, in its own transaction: as
+    /// [`Base::apply`](crate::Base::apply) does, but there if and only if the state is. Replaces
+    /// what was given before.
+    #[must_use]
+    pub fn with_base(
+        mut self,
+        changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+        meta: Vec<(String, Option<Vec<u8>>)>,
+    ) -> Self {
+        self.base = BaseChanges { records: changes, meta };
+        self
     }
 
     /// The dot of what will be published: never used before.
@@ -66,12 +81,13 @@ impl Publisher {
     }
 
     async fn run(
-        self,
+        mut self,
         batch: Batch,
         heads: Vec<Head>,
         vector: Vector,
         held: Vec<Dot>,
     ) -> Result<SignedState, PublishError> {
+        let base = std::mem::take(&mut self.base);
         let Self { repo, next, .. } = &self;
         let store = &repo.store;
         if store.key_elsewhere.load(Ordering::Relaxed) {
@@ -92,7 +108,7 @@ impl Publisher {
             return Err(PublishError::Incarnation);
         }
         let tag = StateTag::new(&signed, sequence).name();
-        match self.commit(&signed, &tag, ready).await {
+        match self.commit(&signed, &tag, ready, base).await {
             Ok(new) => {
                 self.told(&signed, new).await;
                 Ok(signed)
@@ -111,6 +127,7 @@ impl Publisher {
         signed: &SignedState,
         tag: &str,
         ready: Ready,
+        base: BaseChanges,
     ) -> Result<NewLinks, PublishError> {
         let (repo, store) = (&self.repo, &self.repo.store);
         let Ready { objects, mut imports, mut new } = ready;
@@ -135,6 +152,7 @@ impl Publisher {
                 return Err(IndexError::Damaged { table: "issued" });
             }
             issued.insert(&key, (next.revision, next.sequence))?;
+            base.write(transaction, number)?;
             Ok(Some(new))
         });
         new.extend(committed.await?.ok_or(PublishError::Incarnation)?);

@@ -69,3 +69,40 @@ async fn many_records_are_one_commit() {
     assert_eq!(rows(&snapshot, b"").len(), 20_000);
     assert_eq!(rows(&snapshot, &[0, 0, 1]).len(), 256);
 }
+
+#[tokio::test]
+async fn a_publication_changes_the_base_if_and_only_if_it_succeeds() {
+    use ark_core::Head;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let machine = Machine::new(1);
+    let fails = Arc::new(AtomicBool::new(true));
+    let failing = Arc::clone(&fails);
+    let hook = move |name| match name {
+        "index" if failing.load(Ordering::SeqCst) => Err(std::io::Error::other("test")),
+        _ => Ok(()),
+    };
+    fails.store(false, Ordering::SeqCst);
+    let store = machine.open_with(Arc::new(hook)).await;
+    let repo = repo(&store).await;
+    for fail in [true, false] {
+        fails.store(fail, Ordering::SeqCst);
+        let commits = store.counters().commits;
+        let publisher = repo.publisher().await;
+        let dot = publisher.dot();
+        let mut batch = repo.batch();
+        let files: &[(&str, &[u8])] = &[("a", b"x")];
+        let put = crate::support::put_files(&repo, &mut batch, dot, files, None).await;
+        let (head, vector) = put.unwrap();
+        let heads = vec![Head { id: head.id, sequence: dot.sequence }];
+        let publisher = publisher
+            .with_base(vec![set(b"a", b"1")], vec![("applied".into(), Some(b"root".to_vec()))]);
+        let outcome = publisher.publish(batch, heads, vector, vec![]).await;
+        assert_eq!(outcome.is_err(), fail);
+        let base = repo.base().snapshot().unwrap();
+        assert_eq!(base.get(b"a").unwrap().is_none(), fail);
+        assert_eq!(base.meta("applied").unwrap().is_none(), fail);
+        assert_eq!(store.counters().commits - commits, u64::from(!fail));
+    }
+}
