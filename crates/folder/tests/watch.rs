@@ -27,8 +27,8 @@ fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-fn one(text: &str, touch: Touch) -> Option<Extent> {
-    Some(Extent::Paths([(path(text), touch)].into()))
+fn one(text: &str, touch: Touch) -> Extent {
+    Extent::Paths([(path(text), touch)].into())
 }
 
 #[test]
@@ -39,11 +39,11 @@ fn a_closed_file_is_due_at_once_and_an_open_one_when_quiet() {
     debounce.event(path("closed"), Signal::Closed, ms(10));
     assert_eq!(debounce.next_due(), Some(ms(10) + COALESCE));
     assert_eq!(debounce.due(ms(10)), None);
-    assert_eq!(debounce.due(ms(10) + COALESCE), one("closed", Touch::Written));
+    assert_eq!(debounce.due(ms(10) + COALESCE), Some(one("closed", Touch::Written)));
     debounce.event(path("open"), Signal::Modified, ms(40));
     assert_eq!(debounce.due(ms(89)), None);
     assert_eq!(debounce.next_due(), Some(ms(90)));
-    assert_eq!(debounce.due(ms(90)), one("open", Touch::Changed));
+    assert_eq!(debounce.due(ms(90)), Some(one("open", Touch::Changed)));
     assert_eq!((debounce.due(ms(1000)), debounce.next_due()), (None, None));
 }
 
@@ -62,7 +62,7 @@ fn a_complete_change_is_not_put_off_by_writes_after_it() {
     let mut debounce = Debounce::new(QUIET);
     debounce.event(path("f"), Signal::Closed, ms(0));
     debounce.event(path("f"), Signal::Modified, ms(1));
-    assert_eq!(debounce.due(COALESCE), one("f", Touch::Written));
+    assert_eq!(debounce.due(COALESCE), Some(one("f", Touch::Written)));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_file_that_is_never_quiet_is_taken_up_at_a_bounded_rate() {
     // The last write is taken up, too.
     let end = debounce.next_due().unwrap();
     assert!(end >= ms(last_event) || end <= ms(last_event) + MAX_OPEN_GAP);
-    assert_eq!(debounce.due(end), one("log", Touch::Changed));
+    assert_eq!(debounce.due(end), Some(one("log", Touch::Changed)));
 }
 
 #[test]
@@ -103,11 +103,11 @@ fn a_file_saved_over_and_over_is_taken_up_at_a_bounded_rate() {
     // A save now and then is never held back.
     for now in [20_000, 20_100, 20_200] {
         debounce.event(path("f"), Signal::Closed, ms(now));
-        assert_eq!(debounce.due(ms(now) + COALESCE), one("f", Touch::Written));
+        assert_eq!(debounce.due(ms(now) + COALESCE), Some(one("f", Touch::Written)));
     }
     debounce.event(path("f"), Signal::Closed, ms(20_210));
     assert_eq!(debounce.due(ms(20_220)), None);
-    assert_eq!(debounce.due(ms(20_200) + COALESCE + COMPLETE_GAP), one("f", Touch::Written));
+    assert_eq!(debounce.due(ms(20_200) + COALESCE + COMPLETE_GAP), Some(one("f", Touch::Written)));
 }
 
 #[test]
@@ -466,14 +466,22 @@ proptest! {
         let mut watched = Watched::new(folder, &["a/b/a"]);
         for acts in rounds {
             let (before, during) = acts.split_at(acts.len() / 2);
-            before.iter().for_each(|act| act.perform(&watched.folder));
+            for act in before {
+                act.perform(&watched.folder);
+            }
             let extent = runtime.block_on(watched.watch.fence());
             let result = std::thread::scope(|scope| {
                 let folder = &watched.folder;
-                scope.spawn(|| during.iter().for_each(|act| act.perform(folder)));
+                scope.spawn(|| {
+                    for act in during {
+                        act.perform(folder);
+                    }
+                });
                 folder.scan_watched(&extent, &watched.watch)
             });
-            result.in_flux.iter().for_each(|path| watched.watch.again(path.clone()));
+            for path in &result.in_flux {
+                watched.watch.again(path.clone());
+            }
             watched.folder.record(&result);
         }
         let extent = runtime.block_on(watched.watch.fence());

@@ -6,6 +6,7 @@
 //! Nothing here caches a descriptor behind the caller's back (a cached one would go on naming a
 //! directory that was moved away); who works much in one directory holds its [`Dir`].
 
+mod change;
 mod clock;
 mod dir;
 mod error;
@@ -14,8 +15,9 @@ mod stat;
 #[cfg(test)]
 mod tests;
 
+pub use change::{TEMPORARY_PREFIX, Temporary, clone_content, temporary_name};
 pub use clock::{Granularity, now};
-pub use dir::{Dir, DirEntry, TEMPORARY_PREFIX, Temporary, clone_content, temporary_name};
+pub use dir::{Dir, DirEntry};
 pub use error::{FsError, FsErrorKind};
 pub use root::{Root, Space};
 pub use stat::{Stat, StatKind};
