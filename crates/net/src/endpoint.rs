@@ -19,13 +19,17 @@ use crate::access::{Access, Gate};
 use crate::error::StartError;
 use crate::options::{Discovery, Options, Relay};
 
-/// Flow control of one stream, in bytes: 8 MiB fill 640 Mbit/s at 100 ms, or 64 MB/s at 125 ms.
-/// iroh's default of 1.25 MB stalls a single stream at 100 Mbit/s.
-const STREAM_WINDOW: u32 = 8 << 20;
-/// Flow control of a connection, in bytes: four streams at full window. Also what a peer can
-/// make this side buffer per connection.
-const CONNECTION_WINDOW: u32 = 32 << 20;
-/// Bytes that may be sent and not yet acknowledged per connection.
+/// Flow control of one stream, in bytes. Not more: noq-proto 1.4 closes the whole connection with
+/// "too many gaps in stream buffer" once more than 1,024 packets' worth of a stream wait to be
+/// read, gaps or not (quinn issue 2809), which a reader behind a slow disk meets at once. Far paths
+/// are filled by several streams.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Flow control of a connection, in bytes: what it may have under way that nobody has read yet.
+/// All of it is lost and sent again when a connection breaks, so it is no larger than a near path
+/// needs; [`lane`](crate::lane) widens it for far ones.
+pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes that may be sent and not yet acknowledged per connection: as much as the widest window
+/// of the other side.
 const SEND_WINDOW: u64 = 32 << 20;
 /// Bidirectional streams that a peer may have open at once: one per repo on the sync protocol,
 /// one per request on the object protocol.

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ark_core::DeviceId;
-use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use iroh::endpoint::{Connection, ConnectionError, Path, RecvStream, SendStream, VarInt};
 use iroh::{Endpoint, EndpointId};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{Instrument, debug, error_span};
 
 use crate::access::OBJECTS_ALPN;
+use crate::endpoint::CONNECTION_WINDOW;
 use crate::objects::serve;
 use crate::shared::{CODE_REPLACED, Shared, close};
 
@@ -21,6 +22,11 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_CONNECTIONS: usize = 4;
 /// Requests of one device that are answered at once; more wait. A puller keeps a few under way.
 const MAX_SERVED_STREAMS: usize = 16;
+
+/// The rate that a window is made for: two gigabits a second.
+const FILLED_BYTES_PER_S: u32 = 256 << 20;
+/// The widest window, in bytes: also what a far peer can make this side buffer.
+const WIDEST_WINDOW: u32 = 32 << 20;
 
 /// Why no stream for a request could be opened.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +39,38 @@ pub(crate) enum LaneError {
     Connection(#[from] ConnectionError),
 }
 
+/// One of them, and the shortest round trip that was seen on it: later ones contain the queues
+/// that the transfer itself makes.
+#[derive(Debug)]
+struct Standing {
+    connection: Connection,
+    shortest_rtt: Duration,
+}
+
+impl Standing {
+    /// Lets so much be under way as fills the path, and no more.
+    fn fit_window(&mut self) {
+        let selected =
+            self.connection.paths().iter().find(Path::is_selected).map(|path| path.rtt());
+        self.shortest_rtt = self.shortest_rtt.min(selected.unwrap_or(Duration::MAX));
+        self.connection.set_receive_window(window_for(self.shortest_rtt));
+    }
+}
+
+/// The window that a path with this round trip needs for [`FILLED_BYTES_PER_S`].
+fn window_for(rtt: Duration) -> VarInt {
+    let rtt_ms = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
+    let window = rtt_ms.saturating_mul(FILLED_BYTES_PER_S / 1000);
+    VarInt::from_u32(window.clamp(CONNECTION_WINDOW, WIDEST_WINDOW))
+}
+
 /// The object connections with one device.
 #[derive(Debug)]
 pub(crate) struct Lane {
     device: DeviceId,
     endpoint: Endpoint,
     /// Newest last; the newest open one carries new requests.
-    connections: Mutex<Vec<Connection>>,
+    connections: Mutex<Vec<Standing>>,
     /// Held while dialling, so that several requests dial once.
     dialling: tokio::sync::Mutex<()>,
     /// Bounds the requests of the device that are answered at once.
@@ -74,24 +105,28 @@ impl Lane {
     /// Closes everything: the device started anew, or is gone, or this one ends.
     pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        for connection in connections.drain(..) {
-            close(&connection, code, reason);
+        for standing in connections.drain(..) {
+            close(&standing.connection, code, reason);
         }
     }
 
     fn newest(&self) -> Option<Connection> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.retain(|connection| connection.close_reason().is_none());
-        connections.last().cloned()
+        connections.retain(|standing| standing.connection.close_reason().is_none());
+        let newest = connections.last_mut()?;
+        newest.fit_window();
+        Some(newest.connection.clone())
     }
 
     fn keep(&self, connection: Connection) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.retain(|connection| connection.close_reason().is_none());
+        connections.retain(|standing| standing.connection.close_reason().is_none());
         if connections.len() == MAX_CONNECTIONS {
-            close(&connections.remove(0), CODE_REPLACED, b"too many connections");
+            close(&connections.remove(0).connection, CODE_REPLACED, b"too many connections");
         }
-        connections.push(connection);
+        let mut standing = Standing { connection, shortest_rtt: Duration::MAX };
+        standing.fit_window();
+        connections.push(standing);
     }
 
     async fn dial(&self, shared: &Arc<Shared>) -> Result<Connection, LaneError> {
@@ -158,5 +193,18 @@ pub(crate) fn accepted(shared: &Arc<Shared>, device: DeviceId, connection: Conne
     if let Some(peer) = shared.peers.get(&device) {
         peer.lane.serve(shared, connection.clone());
         peer.lane.keep(connection);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_fits_the_path() {
+        assert_eq!(window_for(Duration::ZERO), VarInt::from_u32(CONNECTION_WINDOW));
+        assert_eq!(window_for(Duration::MAX), VarInt::from_u32(WIDEST_WINDOW));
+        let between = window_for(Duration::from_millis(50)).into_inner();
+        assert!(between > u64::from(CONNECTION_WINDOW) && between < u64::from(WIDEST_WINDOW));
     }
 }

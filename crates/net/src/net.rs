@@ -21,7 +21,7 @@ use crate::board::{Bell, Board, PeerBoard, RepoBoard};
 use crate::error::StartError;
 use crate::gossip::{self, GossipTask};
 use crate::lane::Lane;
-use crate::objects::fetch;
+use crate::objects::fetch::Budget;
 use crate::options::{Options, RepoOptions};
 use crate::repo::{self, FolderNews, RepoInput, RepoTask, show};
 use crate::seal::Sealer;
@@ -226,7 +226,7 @@ fn spawn_repos(
     boards: Vec<Arc<RepoBoard>>,
     resync_interval: Duration,
 ) {
-    let budget = fetch::budget();
+    let budget = Arc::new(Budget::new());
     for ((options, ends), board) in repos.into_iter().zip(ends).zip(boards) {
         let (hints, commands) = mpsc::channel(gossip::COMMAND_CAPACITY);
         let gossip = GossipTask {

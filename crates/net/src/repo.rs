@@ -18,14 +18,15 @@ use ark_sync::{
     RequestId, StoreStep,
 };
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error_span, warn};
 
 use crate::board::RepoBoard;
+use crate::error::chain;
 use crate::gossip;
-use crate::objects::fetch::{Fetch, FetchError};
+use crate::objects::fetch::{Budget, Fetch, FetchError};
 use crate::options::RepoOptions;
 use crate::session::{Link, SessionId};
 use crate::shared::Shared;
@@ -93,7 +94,7 @@ pub(crate) struct RepoTask {
     pub(crate) input: mpsc::Receiver<RepoInput>,
     pub(crate) folder: watch::Receiver<FolderNews>,
     pub(crate) gossip: mpsc::Sender<gossip::Command>,
-    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) resync_interval: Duration,
 }
 
@@ -110,7 +111,7 @@ struct Driver {
     staging: BTreeMap<Writer, usize>,
     results: mpsc::Sender<Done>,
     gossip: mpsc::Sender<gossip::Command>,
-    budget: Arc<Semaphore>,
+    budget: Arc<Budget>,
     board: Arc<RepoBoard>,
     shown_at: Option<Instant>,
 }
@@ -391,10 +392,10 @@ impl Driver {
                 Ok(missing) => Input::RequestEnded { request: id, missing },
                 Err(FetchError::Store(error)) => Input::StoreFailed {
                     step: StoreStep::Receive { request: id },
-                    reason: outcome::chain(&error),
+                    reason: chain(&error),
                 },
                 Err(error) => {
-                    debug!(peer = %peer.short(), error = %outcome::chain(&error), "a request failed");
+                    debug!(peer = %peer.short(), error = %chain(&error), "a request failed");
                     let violation = matches!(error, FetchError::Protocol(_));
                     let failure = if violation { Failure::Violation } else { Failure::Broken };
                     Input::RequestFailed { request: id, failure }

@@ -105,10 +105,10 @@ async fn a_restarted_peer_is_met_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_vanished_mid_transfer_gets_the_rest_only() {
     let (_a, a, mut b, running_b) = pair().await;
-    let count = 2000;
-    let content = files(5, 2000, 16 << 10);
+    let count = 1500;
+    let content = files(5, 1500, 64 << 10);
     let state = publish(a.repo("repo"), &content).await;
-    let total = count * (16 << 10);
+    let total = count * (64 << 10);
     running_b
         .until("a fifth having arrived", |status| status.repos[0].received.objects > count / 5)
         .await;

@@ -13,12 +13,13 @@ use ark_sync::{
 };
 use iroh::endpoint::RecvStream;
 use tokio::io::{AsyncReadExt, BufReader};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::MAX_AHEAD_BYTES;
 use crate::board::Traffic;
+use crate::error::chain;
 use crate::frame::write_frame;
 use crate::lane::LaneError;
 use crate::repo::Done;
@@ -26,15 +27,15 @@ use crate::shared::{CODE_PROTOCOL, Shared, close};
 
 /// A provider that sends no byte for this long is given up and another one asked.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Objects handed to the store at once: they share one barrier.
-const BATCH_OBJECTS: usize = 1024;
-/// Bytes handed to the store at once.
-const BATCH_BYTES: usize = 4 << 20;
-/// Objects wait no longer than this for their batch to fill, so that a slow transfer that is cut
-/// off has kept nearly all that arrived.
-const BATCH_DELAY: Duration = Duration::from_millis(500);
+/// Objects handed to the store at once.
+const BATCH_OBJECTS: usize = 256;
+/// Bytes handed to the store at once. Batches that the store works on at a time share a barrier,
+/// so small ones cost little, and of what is not durable yet less is lost when ark is killed.
+const BATCH_BYTES: usize = 1 << 20;
+/// Objects wait no longer than this for their batch to fill.
+const BATCH_DELAY: Duration = Duration::from_millis(200);
 /// Batches of one request that the store works on at once.
-const BATCHES_AT_ONCE: usize = 3;
+const BATCHES_AT_ONCE: usize = 4;
 /// Checked objects on their way from the reader to a batch.
 const CHECKED_CAPACITY: usize = 64;
 /// Larger objects are hashed on a thread that may block: a megabyte takes a fraction of a
@@ -47,12 +48,35 @@ const MAX_LINKED: usize = 4 * MAX_AHEAD_OBJECTS;
 const READ_BUFFER: usize = 64 << 10;
 /// A permit of the byte budget stands for so many bytes.
 const BUDGET_UNIT: usize = 1 << 10;
-/// Bytes of received objects that the whole of ark holds in memory at once.
-const BUDGET_BYTES: usize = 64 << 20;
+/// Bytes of received objects that are held in memory and not durable yet, over all requests: the
+/// disk's latency times its rate, and what has to be sent again when ark is killed.
+const BUDGET_BYTES: usize = 16 << 20;
 
 /// Bounds the bytes of received objects that wait for the store, over all requests.
-pub(crate) fn budget() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(BUDGET_BYTES / BUDGET_UNIT))
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bytes: Arc<Semaphore>,
+    /// Rises when somebody waits: batches that are not full yet are handed over then, because
+    /// their share is what is waited for.
+    short: watch::Sender<u64>,
+}
+
+impl Budget {
+    /// Nothing is taken.
+    pub(crate) fn new() -> Self {
+        let bytes = Arc::new(Semaphore::new(BUDGET_BYTES / BUDGET_UNIT));
+        Self { bytes, short: watch::Sender::new(0) }
+    }
+
+    /// Takes the share of an object of `length` bytes. `None`: shutdown.
+    async fn take(&self, length: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(length.div_ceil(BUDGET_UNIT)).ok()?;
+        if let Ok(permit) = self.bytes.clone().try_acquire_many_owned(units) {
+            return Some(permit);
+        }
+        self.short.send_modify(|count| *count = count.wrapping_add(1));
+        self.bytes.clone().acquire_many_owned(units).await.ok()
+    }
 }
 
 /// Why a request was not answered whole. What was stored before, stays.
@@ -103,7 +127,7 @@ pub(crate) struct Fetch {
     pub(crate) shared: Arc<Shared>,
     pub(crate) provider: DeviceId,
     pub(crate) store: Repo,
-    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) request: RequestId,
 }
 
@@ -122,12 +146,12 @@ impl Fetch {
         let traffic = &peer.board.traffic;
         write_frame(&mut send, &request.encode(), traffic)
             .await
-            .map_err(|error| FetchError::Stream(error.to_string()))?;
+            .map_err(|error| FetchError::Stream(chain(&error)))?;
         // The stream may be stopped already: reading will say so.
         let _ = send.finish();
 
         let (checked_tx, checked_rx) = mpsc::channel(CHECKED_CAPACITY);
-        let reader = Reader::new(recv, traffic, self.budget.clone(), &request);
+        let reader = Reader::new(recv, traffic, &self.budget, &request);
         let read = reader.run(checked_tx);
         let keep = keep(&self, checked_rx, told);
         // The reader's end, good or bad, ends `keep` after it kept what was read.
@@ -149,7 +173,7 @@ struct Checked {
 struct Reader<'a> {
     stream: BufReader<RecvStream>,
     traffic: &'a Traffic,
-    budget: Arc<Semaphore>,
+    budget: &'a Budget,
     check: AnswerCheck,
     /// Where objects may be streamed ahead: those that earlier items link.
     linked: Option<HashSet<Link>>,
@@ -160,7 +184,7 @@ impl<'a> Reader<'a> {
     fn new(
         stream: RecvStream,
         traffic: &'a Traffic,
-        budget: Arc<Semaphore>,
+        budget: &'a Budget,
         request: &ObjectsRequest,
     ) -> Self {
         Self {
@@ -213,7 +237,7 @@ impl<'a> Reader<'a> {
         let read = timeout(STALL_TIMEOUT, self.stream.read(bytes))
             .await
             .map_err(|_| FetchError::Stalled)?
-            .map_err(|error| FetchError::Stream(error.to_string()))?;
+            .map_err(|error| FetchError::Stream(chain(&error)))?;
         self.traffic.received(read);
         Ok(read)
     }
@@ -247,10 +271,7 @@ impl<'a> Reader<'a> {
 
     /// Reads and checks the bytes of `link`. `None`: shutdown.
     async fn object(&mut self, link: Link, length: usize) -> Result<Option<Checked>, FetchError> {
-        let units = u32::try_from(length.div_ceil(BUDGET_UNIT)).expect("a bounded length");
-        let Ok(permit) = self.budget.clone().acquire_many_owned(units).await else {
-            return Ok(None);
-        };
+        let Some(permit) = self.budget.take(length).await else { return Ok(None) };
         let mut bytes = vec![0; length];
         self.fill(&mut bytes).await?;
         let object = if length <= HASH_INLINE_BYTES {
@@ -280,6 +301,7 @@ async fn keep(
 ) -> Result<(), FetchError> {
     let mut working: JoinSet<Result<(), ReceiveError>> = JoinSet::new();
     let mut batch = Batch::default();
+    let mut short = fetch.budget.short.subscribe();
     loop {
         let due = batch.since.map(|since| since + BATCH_DELAY);
         tokio::select! {
@@ -290,6 +312,7 @@ async fn keep(
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 batch.full = true;
             }
+            Ok(()) = short.changed() => batch.full = !batch.objects.is_empty(),
             Some(done) = working.join_next() => done??,
         }
         if batch.full {

@@ -7,21 +7,7 @@ use ark_store::{Join, MAX_MISSING, Repo, StageError, Staged};
 use ark_sync::{Input, JoinOutcome, StageOutcome, StoreStep};
 use tracing::warn;
 
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        // Transparent errors repeat their cause's words.
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        source = error.source();
-    }
-    text
-}
+use crate::error::chain;
 
 /// Which of `links` are not indexed.
 pub(super) async fn lookup(repo: Repo, writer: Writer, revision: u64, links: Vec<Link>) -> Input {
