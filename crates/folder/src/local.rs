@@ -2,9 +2,12 @@
 //! base and trees.
 //!
 //! A difference between found and base is no change of this device's if the joined tree already
-//! says the same: an action of ours that was interrupted before base was recorded, a change that
-//! was published before base was recorded, or the same edit made elsewhere. Such a path is
-//! adopted. So whatever point a crash falls on, the next scan neither loses nor repeats a change.
+//! says the same: an action of ours that was interrupted before base was recorded, or the same
+//! edit made elsewhere. Such a path is adopted. (What is published is recorded in the same
+//! transaction.) So whatever point a crash falls on, the next scan neither loses nor repeats a
+//! change. Only what is edited between a crash and the next start, where the crash fell between
+//! an action and its record, may come out as a conflict copy: which of the two contents was
+//! edited cannot be told then.
 
 use std::collections::{BTreeMap, BTreeSet};
 

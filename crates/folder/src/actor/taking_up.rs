@@ -153,29 +153,43 @@ impl Actor {
             return Err(Setback::Again);
         }
         let Prepared { snapshot, records, revisit } = self.prepare(result, dot).await?;
-        match snapshot {
-            None => drop((publisher, batch)),
-            Some(Prospect { objects, head, vector }) => {
-                let batch = add_all(batch, objects).await?;
-                let head = Head { id: head.id, sequence: dot.sequence };
-                match publisher.publish(batch, vec![head], vector, Vec::new()).await {
-                    Ok(state) => {
-                        self.own_state = Some(state.hash());
-                        self.stale = true;
-                    }
-                    Err(PublishError::Incarnation) => return Err(Setback::Again),
-                    Err(error) => {
-                        return Err(Setback::failed("cannot publish local changes", &error));
-                    }
-                }
-            }
-        }
         let mut changes = Changes::default();
         for (path, record) in &records {
             changes.record(path, record.as_ref());
         }
         self.revisit.extend(revisit);
-        self.record(changes).await
+        match snapshot {
+            None => {
+                drop((publisher, batch));
+                self.record(changes).await?;
+            }
+            Some(Prospect { objects, head, vector }) => {
+                let batch = add_all(batch, objects).await?;
+                let head = Head { id: head.id, sequence: dot.sequence };
+                // Base learns of it in the same transaction: otherwise what was published right
+                // before a crash would be met by later changes as if somebody else had made it.
+                let publisher = publisher.with_base(changes.into_records(), self.settled_meta());
+                match publisher.publish(batch, vec![head], vector, Vec::new()).await {
+                    Ok(state) => self.own_state = Some(state.hash()),
+                    Err(PublishError::Incarnation) => return Err(Setback::Again),
+                    Err(error) => {
+                        return Err(Setback::failed("cannot publish local changes", &error));
+                    }
+                }
+                self.stale = true;
+            }
+        }
+        self.incarnations.disowned.clear();
+        Ok(())
+    }
+
+    /// What is recorded once everything is published that was written under disowned dots.
+    fn settled_meta(&self) -> Vec<(String, Option<Vec<u8>>)> {
+        if self.incarnations.disowned.is_empty() {
+            return Vec::new();
+        }
+        let settled = Incarnations { disowned: Vec::new(), ..self.incarnations.clone() };
+        vec![(INCARNATION_META.to_owned(), Some(encode_incarnations(&settled)))]
     }
 
     async fn prepare(&self, result: &Arc<ScanResult>, dot: Dot) -> Result<Prepared, Setback> {
@@ -192,20 +206,14 @@ impl Actor {
         .await?
     }
 
-    /// Tells base what was published. Nothing is lost if this fails: the next scan finds that
-    /// the joined tree says what the disk has.
-    async fn record(&mut self, changes: Changes) -> Result<(), Setback> {
-        let settled = Incarnations { disowned: Vec::new(), ..self.incarnations.clone() };
-        let is_settled = self.incarnations.disowned.is_empty();
-        if changes.is_empty() && is_settled {
+    /// Tells base what was found, where that is nothing to publish.
+    async fn record(&self, changes: Changes) -> Result<(), Setback> {
+        let meta = self.settled_meta();
+        if changes.is_empty() && meta.is_empty() {
             return Ok(());
         }
-        let meta = (INCARNATION_META.to_owned(), Some(encode_incarnations(&settled)));
-        let meta = if is_settled { Vec::new() } else { vec![meta] };
         let recorded = self.repo.base().apply(changes.into_records(), meta).await;
-        recorded.map_err(|error| Setback::failed("cannot record what was published", &error))?;
-        self.incarnations = settled;
-        Ok(())
+        recorded.map_err(|error| Setback::failed("cannot record what was found", &error))
     }
 }
 
