@@ -74,6 +74,9 @@ pub enum IndexError {
         /// Bytes that were free when it was asked.
         available: u64,
     },
+    /// It failed before and could not be opened again yet; the next change tries.
+    #[error("the store's index failed and could not be opened again yet")]
+    Unavailable,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -54,7 +54,7 @@ pub(crate) async fn join(repo: &Arc<RepoInner>, writer: Writer) -> Result<Join, 
     match walked.await.map_err(stopped)?? {
         Walked::Whole(objects) => {
             commit(repo, &pulls, &state, objects).await?;
-            settle(repo, &mut pulls, &state).await?;
+            settle(repo, &mut pulls, &state).await;
             Ok(Join::Joined(state))
         }
         Walked::Missing { links, lost } => {
@@ -127,12 +127,9 @@ async fn commit(
     Ok(())
 }
 
-/// Brings memory and tags after a commit, and stages what waited.
-async fn settle(
-    repo: &Arc<RepoInner>,
-    pulls: &mut Pulls,
-    state: &SignedState,
-) -> Result<(), JoinError> {
+/// Brings memory and tags after a commit, and stages what waited. The state is joined whatever
+/// fails here.
+async fn settle(repo: &Arc<RepoInner>, pulls: &mut Pulls, state: &SignedState) {
     let writer = state.state().writer;
     let mut replaced = None;
     repo.update_states(|states| {
@@ -143,11 +140,14 @@ async fn settle(
     pulls.tagged.remove(&writer);
     pulls.invalid.remove(&writer);
     repo.tell(Change::Joined { writer });
-    if let Some(replaced) = replaced {
-        repo.store.blobs.untag(&StateTag::of(&replaced).name()).await?;
+    if let Some(replaced) = replaced
+        && let Err(error) = repo.store.blobs.untag(&StateTag::of(&replaced).name()).await
+    {
+        tracing::warn!(%error, "the tag of a replaced state stays until the store is opened again");
     }
-    stage::promote(repo, pulls, writer).await.map_err(from_stage)?;
-    Ok(())
+    if let Err(error) = stage::promote(repo, pulls, writer).await {
+        tracing::warn!(%error, %writer, "the state that waited is not staged; it will come again");
+    }
 }
 
 fn from_stage(error: StageError) -> JoinError {

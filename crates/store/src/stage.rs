@@ -94,13 +94,15 @@ async fn place(
         return Ok(Staged::Invalid);
     }
     let states = repo.states();
-    if states.waiting.get(&writer).is_some_and(|waiting| !given.replaces(waiting)) {
+    let pulled = states.staged.contains_key(&writer) && pulls.begun.contains(&writer);
+    let waiting = states.waiting.get(&writer).filter(|_| pulled);
+    if waiting.is_some_and(|waiting| !given.replaces(waiting)) {
         return Ok(Staged::Old);
     }
     if writer.device == repo.store.device && writer != repo.store.writer() {
         repo.store.note_foreign_state(writer);
     }
-    if states.staged.contains_key(&writer) && pulls.begun.contains(&writer) {
+    if pulled {
         repo.update_states(|states| drop(states.waiting.insert(writer, given)));
         return Ok(Staged::Waiting);
     }

@@ -57,8 +57,17 @@ pub(crate) struct Handle {
     cache_bytes: usize,
     space: Space,
     failpoints: Failpoints,
-    /// `None` once closed, or when reopening after a failure has not worked yet.
-    database: RwLock<Option<Database>>,
+    database: RwLock<Opened>,
+}
+
+/// Whether there is a database to ask.
+#[derive(Debug)]
+enum Opened {
+    Open(Database),
+    /// It failed and could not be opened again yet.
+    Failed,
+    /// The store was closed.
+    Closed,
 }
 
 impl Handle {
@@ -69,13 +78,17 @@ impl Handle {
         failpoints: Failpoints,
         database: Database,
     ) -> Self {
-        Self { path, cache_bytes, space, failpoints, database: RwLock::new(Some(database)) }
+        Self { path, cache_bytes, space, failpoints, database: RwLock::new(Opened::Open(database)) }
     }
 
     /// Does something with the database.
     fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, IndexError>) -> Result<T, IndexError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        f(database.as_ref().ok_or(IndexError::Closed)?)
+        match &*database {
+            Opened::Open(database) => f(database),
+            Opened::Failed => Err(IndexError::Unavailable),
+            Opened::Closed => Err(IndexError::Closed),
+        }
     }
 
     /// Whether a commit can be expected to find room: one that does not costs a reopening.
@@ -90,14 +103,15 @@ impl Handle {
     /// file is as of its last commit.
     fn reopen(&self) -> Result<(), IndexError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
-        *database = Some(open_file(&self.path, self.cache_bytes)?);
+        // Closed before it is opened: it has a lock.
+        *database = Opened::Failed;
+        *database = Opened::Open(open_file(&self.path, self.cache_bytes)?);
         Ok(())
     }
 
     /// Closes the file for good.
     fn close(&self) {
-        drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = Opened::Closed;
     }
 }
 

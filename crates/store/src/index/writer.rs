@@ -155,7 +155,7 @@ fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, reopen: bool) -> bool
     for done in dones {
         drop(done.send(outcome.clone()));
     }
-    matches!(outcome, Err(IndexError::Database(_)))
+    matches!(outcome, Err(IndexError::Database(_) | IndexError::Unavailable))
 }
 
 fn commit(

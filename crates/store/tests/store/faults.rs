@@ -236,3 +236,82 @@ async fn a_blob_store_that_ended_is_opened_again() {
     store.close().await.unwrap();
     assert_eq!(machine.open().await.recovered(), ark_store::Recovery::Same);
 }
+
+/// A small generator (xorshift), so that a failing run can be repeated by its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+#[tokio::test]
+async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_is_there() {
+    const PLACES: [&str; 8] = [
+        "import",
+        "publish",
+        "tagged",
+        "sync-db",
+        "sync-files",
+        "index",
+        "index-commit",
+        "committed",
+    ];
+    for seed in 1..=4 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+        let machine = Machine::new(1);
+        let failing = Arc::new(Mutex::new(None::<&'static str>));
+        let hook: ark_store::FailpointHook = {
+            let failing = Arc::clone(&failing);
+            Arc::new(move |name| match *failing.lock().unwrap() {
+                Some(place) if place == name => Err(io::Error::other("test")),
+                _ => Ok(()),
+            })
+        };
+        let mut store = machine.open_with(Arc::clone(&hook)).await;
+        let mut repo = repo(&store).await;
+        let mut told: Vec<ark_core::SignedState> = Vec::new();
+        let mut content = std::collections::BTreeMap::new();
+        for step in 0..60u64 {
+            let fail = (dice.roll(3) == 0).then(|| PLACES[usize::try_from(dice.roll(8)).unwrap()]);
+            *failing.lock().unwrap() = fail;
+            let name = format!("f{}", dice.roll(5));
+            let bytes =
+                vec![u8::try_from(step).unwrap(); usize::try_from(dice.roll(4000)).unwrap()];
+            if let Ok(state) = try_publish(&repo, &[(&name, &bytes)]).await {
+                told.push(state);
+                content.insert(name, bytes);
+            }
+            *failing.lock().unwrap() = None;
+            match dice.roll(8) {
+                0 => {
+                    drop(repo);
+                    drop(store);
+                    store = machine.open_with(Arc::clone(&hook)).await;
+                    assert_eq!(store.recovered(), ark_store::Recovery::Same);
+                    repo = crate::support::repo(&store).await;
+                    if let (Some(own), Some(last)) = (own_head(&repo), told.last()) {
+                        // What was durable and not told may have come to light.
+                        assert!(own == *last || own.replaces(last), "seed {seed} step {step}");
+                        if own != *last {
+                            content = files(&repo).await;
+                            told.push(own);
+                        }
+                    }
+                }
+                1 => store.kill_blobs().await,
+                _ => {}
+            }
+            assert_eq!(files(&repo).await, content, "seed {seed} step {step}");
+        }
+        let issued = |state: &ark_core::SignedState| {
+            (state.state().revision, state.state().heads[0].sequence)
+        };
+        assert!(told.is_sorted_by(|a, b| issued(a) < issued(b)), "seed {seed}");
+        assert!(told.len() > 20, "seed {seed}: {}", told.len());
+    }
+}
