@@ -4,11 +4,18 @@ mod support;
 
 use std::fmt::Write as _;
 
-use ark_core::{Link, Object, ObjectKind, RepoKind, TopicId};
+use ark_core::{Link, Object, ObjectKind, RepoKind, SealingKey, TopicId};
 use ark_net::{Net, NetStatus, StartError};
-use ark_sync::{Hello, ITEM_HEADER_BYTES, ItemHeader, Message, ObjectsRequest, PROTOCOL, Role};
-use iroh::SecretKey;
+use ark_sync::{
+    Announced, Announcement, Hello, ITEM_HEADER_BYTES, ItemHeader, Message, ObjectsRequest,
+    PROTOCOL, Role,
+};
+use chacha20poly1305::aead::{Aead, KeyInit};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{Connection, RecvStream};
+use iroh::{EndpointAddr, SecretKey};
+use iroh_gossip::net::Gossip;
 use support::{
     Device, Running, Stranger, assert_has, device_id, files, frame, guarded, log, publish,
     read_frame, refused,
@@ -217,6 +224,53 @@ async fn forged_states_are_ignored_and_counted() {
     assert_goes_on(&running, &honest, 3).await;
     running.stop().await;
     honest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gossip_that_lies_is_ignored_and_counted() {
+    let Siege { a, running, honest, hostile, _honest } = besieged().await;
+    honest.until_met("repo", running.id).await;
+    let state = publish(honest.repo("repo"), &files(9, 1, 10)).await;
+    running.until_durable("repo", &state).await;
+    let before = running.repo_status("repo").durable;
+
+    let hints =
+        MemoryLookup::from_endpoint_info(
+            [EndpointAddr::new(a.key.public()).with_ip_addr(a.addr())],
+        );
+    hostile.endpoint.address_lookup().unwrap().add(hints);
+    let gossip = Gossip::builder().alpn(gossip_alpn("repo")).spawn(hostile.endpoint.clone());
+    let gossip_topic = iroh_gossip::TopicId::from_bytes(*topic("repo").as_bytes());
+    let join = gossip.subscribe_and_join(gossip_topic, vec![a.key.public()]);
+    let (sender, _receiver) = guarded("joining", join).await.unwrap().split();
+
+    let mut forged = state.bytes().to_vec();
+    forged[5] ^= 1;
+    let announcement = Announcement { state: Announced::State(forged), new: Vec::new() }.encode();
+    let key = SealingKey::derive("repo", None);
+    for payload in [
+        b"not sealed".to_vec(),
+        seal(&SealingKey::derive("another", None), &announcement),
+        seal(&key, b"not an announcement"),
+        seal(&key, &announcement),
+    ] {
+        sender.broadcast(payload.into()).await.unwrap();
+    }
+    let counted = |status: &NetStatus| status.repos[0].ignored.forged == 1;
+    running.until("the forgery being counted", counted).await;
+    assert_eq!(running.repo_status("repo").durable, before);
+    assert_goes_on(&running, &honest, 4).await;
+    running.stop().await;
+    honest.stop().await;
+}
+
+/// A payload sealed as ark does: 24 bytes nonce, then XChaCha20-Poly1305.
+fn seal(key: &SealingKey, payload: &[u8]) -> Vec<u8> {
+    let nonce = [7; 24];
+    let cipher = XChaCha20Poly1305::new(key.as_bytes().into());
+    let mut sealed = nonce.to_vec();
+    sealed.extend(cipher.encrypt(&XNonce::from(nonce), payload).unwrap());
+    sealed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -149,3 +149,31 @@ async fn both_dialling_makes_one_connection() {
     a.stop().await;
     b.stop().await;
 }
+
+#[test]
+fn a_peer_that_died_without_a_word_is_met_as_soon_as_it_dials() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (here, there) = (runtime(), runtime());
+    let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    let key = b.key.clone();
+    a.share("repo", &[&b]);
+    let running_a = here.block_on(a.start());
+    b.share("repo", &[&a]);
+    let running_b = there.block_on(b.start());
+    here.block_on(running_a.until_met("repo", b.id()));
+    // Its tasks stop where they are; nobody is told.
+    there.shutdown_background();
+    std::mem::forget(running_b);
+    assert!(running_a.net.status().peers[0].connected);
+
+    // A new life of the same device, elsewhere.
+    let mut again = Device::with_key("b", key);
+    again.share("repo", &[&a]);
+    here.block_on(async {
+        let running = again.start().await;
+        let state = publish(running.repo("repo"), &files(1, 2, 10)).await;
+        running_a.until_durable("repo", &state).await;
+        running_a.stop().await;
+        running.stop().await;
+    });
+}
