@@ -492,3 +492,34 @@ fn a_scan_ends_where_the_root_cannot_be_read() {
     assert!(result.found.is_empty());
     assert!(!folder.root.in_place().unwrap());
 }
+
+#[test]
+fn what_is_ignored_and_not_there_is_forgotten_not_gone() {
+    let mut folder = Folder::new();
+    for name in ["photos/a", "photos/in/b", "photos/stays", "was-dir/c", "one.log", "two.log"] {
+        folder.write(name, name.as_bytes());
+    }
+    folder.scan_and_record();
+
+    folder.rules = Arc::new(Rules::new(&["photos/", "was-dir", "*.log"]).unwrap());
+    fs::remove_file(folder.at("photos/a")).unwrap();
+    fs::remove_dir_all(folder.at("photos/in")).unwrap();
+    fs::remove_dir_all(folder.at("was-dir")).unwrap();
+    folder.write("was-dir", b"a file now");
+    fs::remove_file(folder.at("one.log")).unwrap();
+
+    let forgotten = ["one.log", "photos/a", "photos/in", "photos/in/b", "was-dir/c"].map(path);
+    let result = folder.scan(&Extent::Everything);
+    assert_eq!((found(&result), gone(&result)), (vec![], vec![]));
+    assert_eq!(result.forgotten, forgotten);
+
+    let touched = changed(["one.log", "photos/a", "photos/in/b", "photos/stays", "two.log"]);
+    let result = folder.scan(&touched);
+    assert_eq!((found(&result), gone(&result)), (vec![], vec![]));
+    assert_eq!(result.forgotten, ["one.log", "photos/a", "photos/in/b"].map(path));
+
+    fs::remove_dir_all(folder.at("photos")).unwrap();
+    let result = folder.scan(&changed(["photos"]));
+    let all = ["photos", "photos/a", "photos/in", "photos/in/b", "photos/stays"].map(path);
+    assert_eq!((gone(&result), result.forgotten), (vec![], all.to_vec()));
+}

@@ -108,6 +108,10 @@ pub struct ScanResult {
     /// What base has and is no longer there, directories with all that was in them; in order.
     /// Never a path that is ignored or kept, nor one below such.
     pub gone: Vec<RelPath>,
+    /// What base has, is no longer there, and is or was ignored when it went, so that nobody
+    /// says that it is to be removed: base should forget it, and write it again when no rule
+    /// holds it back any more. Directories with all that was in them; in order.
+    pub forgotten: Vec<RelPath>,
     /// What keeps its joined entry, with all below it.
     pub kept: BTreeMap<RelPath, Kept>,
     /// Files that changed while they were looked at: neither found nor gone. Scan them again.
@@ -137,6 +141,13 @@ pub enum ScanError {
     /// The ignore rules in the root could not be read.
     #[error("cannot tell what to ignore in the folder")]
     Rules(#[source] RulesError),
+    /// Ignore rules went on changing while they were looked at: scan the same again, after a
+    /// pause.
+    #[error("the ignore rules in {directory:?} keep changing")]
+    RulesInFlux {
+        /// The directory that holds them; empty for the root.
+        directory: RelPath,
+    },
     /// Base could not be read.
     #[error("cannot compare the folder with what was recorded about it")]
     Base(#[from] BaseError),

@@ -64,7 +64,7 @@ where
                 return self.one(level, here, touch);
             }
             if level.scope.ignored(&here, true) {
-                return Ok(Some(here));
+                return self.in_ignored(&level.scope.clone(), path);
             }
             let is_known = self.scan.base.get(&here)?;
             if is_known.is_none_or(|record| record.node != FoundNode::Directory) {
@@ -126,6 +126,21 @@ where
             }
         }
         Ok(Some(path))
+    }
+
+    /// Looks at `path`, which is in an ignored directory by the rules of `scope`.
+    fn in_ignored(
+        &mut self,
+        scope: &Scope<'a>,
+        path: &RelPath,
+    ) -> Result<Option<RelPath>, ScanError> {
+        let mut records = self.records(path, self.scan.base.get(path)?)?;
+        match self.scan.root.parent(path) {
+            Ok((dir, _)) => self.is_ignored(&dir, path, &mut records)?,
+            Err(error) if error.is_absent() => self.all_gone(records, scope)?,
+            Err(_) => {}
+        }
+        Ok(Some(path.clone()))
     }
 
     /// `own`, which is the record of `path`, then what base has below it.

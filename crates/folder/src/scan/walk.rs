@@ -203,13 +203,61 @@ where
         }
     }
 
-    /// `path`, of which base has `record` and which is not there: gone, unless it is ignored.
-    /// `scope` is that of the deepest directory on its way that is there.
+    /// `path`, of which base has `record` and which is not there: gone, or forgotten if it is
+    /// ignored. `scope` is that of the deepest directory on its way that is there.
     pub(super) fn is_gone(&mut self, path: RelPath, record: Record, scope: &Scope<'_>) {
         let is_dir = record.node == FoundNode::Directory;
-        if !scope.ignored_below(&path, is_dir) {
+        if scope.ignored_below(&path, is_dir) {
+            self.result.forgotten.push(path);
+        } else {
             self.gone.push(Gone { path, node: record.node, cache: record.cache });
         }
+    }
+
+    /// `path`, a name in `dir`, is there and ignored: what base has at it and below it and is not
+    /// there is forgotten, so that it is not taken for removed when the rule goes.
+    pub(super) fn is_ignored(
+        &mut self,
+        dir: &Dir,
+        path: &RelPath,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<(), ScanError> {
+        // The directories on the way to the record at hand, and of the first that is not there
+        // the path: nothing below it is there either.
+        let mut on_the_way = vec![dir.clone()];
+        let mut absent: Option<RelPath> = None;
+        while let Some((here, _)) = cursor.next_if(|next| next.starts_with(path))? {
+            if self.scan.progress.is_cancelled() {
+                return Err(ScanError::Cancelled);
+            }
+            if absent.as_ref().is_some_and(|absent| here.starts_with(absent)) {
+                self.result.forgotten.push(here);
+                continue;
+            }
+            while on_the_way.len() > 1
+                && !on_the_way.last().is_some_and(|above| here.starts_with(above.path()))
+            {
+                on_the_way.pop();
+            }
+            let Some(above) = on_the_way.last() else { return Ok(()) };
+            if here.names().len() != above.path().names().len() + 1 {
+                // The directory in between cannot be looked into: nothing is said of it.
+                continue;
+            }
+            match above.stat(last(&here).as_bytes()) {
+                Err(error) if error.is_absent() => {
+                    self.result.forgotten.push(here.clone());
+                    absent = Some(here);
+                }
+                Ok(stat) if stat.kind == StatKind::Directory => {
+                    on_the_way.extend(above.open_dir(last(&here)));
+                }
+                // Nothing can be below it.
+                Ok(_) => absent = Some(here),
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// What is at `path`, a name in `dir`: if it is a directory to walk, that one, opened. Takes
@@ -228,7 +276,7 @@ where
             None => dir.stat(name.as_bytes()).is_ok_and(|s| s.kind == StatKind::Directory),
         };
         if scope.ignored(&path, is_dir) {
-            cursor.skip(&path)?;
+            self.is_ignored(dir, &path, cursor)?;
             return Ok(None);
         }
         if path.names().len() > MAX_PATH_DEPTH {
