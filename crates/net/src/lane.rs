@@ -1,14 +1,17 @@
 //! The connections with one device that carry objects. Either side's is used by both for
-//! requests, so it suffices that one of them can dial.
+//! requests, so it suffices that one of them can dial: that is the side that dialled the sync
+//! connection, and it dials this one at once. The other side waits for it a moment, because the
+//! addresses that it knows itself may be those of an earlier life of the device.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ark_core::DeviceId;
 use iroh::endpoint::{Connection, ConnectionError, Path, RecvStream, SendStream, VarInt};
 use iroh::{Endpoint, EndpointId};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug, error_span};
 
 use crate::access::OBJECTS_ALPN;
@@ -18,6 +21,8 @@ use crate::shared::{CODE_REPLACED, Shared, close};
 
 /// Dialling for objects takes no longer: the sync connection stands, so the way is known.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the side that did not dial waits for the other's connection before it tries itself.
+const GRACE: Duration = Duration::from_secs(1);
 /// Connections kept with one device; one of each direction is the rule.
 const MAX_CONNECTIONS: usize = 4;
 /// Requests of one device that are answered at once; more wait. A puller keeps a few under way.
@@ -73,6 +78,10 @@ pub(crate) struct Lane {
     connections: Mutex<Vec<Standing>>,
     /// Held while dialling, so that several requests dial once.
     dialling: tokio::sync::Mutex<()>,
+    /// Whether this side dialled the sync connection.
+    dials: AtomicBool,
+    /// Told when a connection is added.
+    added: Notify,
     /// Bounds the requests of the device that are answered at once.
     served: Arc<Semaphore>,
 }
@@ -85,6 +94,8 @@ impl Lane {
             endpoint,
             connections: Mutex::default(),
             dialling: tokio::sync::Mutex::default(),
+            dials: AtomicBool::new(false),
+            added: Notify::new(),
             served: Arc::new(Semaphore::new(MAX_SERVED_STREAMS)),
         }
     }
@@ -94,12 +105,47 @@ impl Lane {
         &self,
         shared: &Arc<Shared>,
     ) -> Result<(Connection, SendStream, RecvStream), LaneError> {
-        let connection = match self.newest() {
-            Some(connection) => connection,
-            None => self.dial(shared).await?,
+        let connection = tokio::select! {
+            biased;
+            connection = self.arrival() => connection,
+            connection = self.dial(shared) => connection?,
         };
         let (send, recv) = connection.open_bi().await?;
         Ok((connection, send, recv))
+    }
+
+    /// A sync connection stands.
+    pub(crate) fn met(&self, dialled_here: bool) {
+        self.dials.store(dialled_here, Relaxed);
+    }
+
+    /// The device has spoken on the sync connection, so it has put away what it had before; where
+    /// this side dialled, it dials for objects, too.
+    pub(crate) fn warm(self: &Arc<Self>, shared: &Arc<Shared>) {
+        if !self.dials.load(Relaxed) || self.newest().is_some() {
+            return;
+        }
+        let (lane, shared) = (self.clone(), shared.clone());
+        let tasks = shared.tasks.clone();
+        tasks.spawn(async move {
+            let cancel = shared.cancel.clone();
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                // A failure is met again, and told, by the first request.
+                _ = lane.dial(&shared) => {}
+            }
+        });
+    }
+
+    /// The newest connection, or the next one.
+    async fn arrival(&self) -> Connection {
+        loop {
+            let added = self.added.notified();
+            if let Some(connection) = self.newest() {
+                return connection;
+            }
+            added.await;
+        }
     }
 
     /// Closes everything: the device started anew, or is gone, or this one ends.
@@ -127,10 +173,16 @@ impl Lane {
         let mut standing = Standing { connection, shortest_rtt: Duration::MAX };
         standing.fit_window();
         connections.push(standing);
+        drop(connections);
+        self.added.notify_waiters();
     }
 
     async fn dial(&self, shared: &Arc<Shared>) -> Result<Connection, LaneError> {
         let _one_dial = self.dialling.lock().await;
+        if !self.dials.load(Relaxed) {
+            // Whoever waits for an arrival beside this sees it first.
+            sleep(GRACE).await;
+        }
         if let Some(connection) = self.newest() {
             return Ok(connection);
         }

@@ -170,6 +170,7 @@ impl Peer {
             }
         }
         debug!(dialled_here, "a connection stands");
+        self.handle().lane.met(dialled_here);
         let session =
             session::run(self.shared.clone(), self.device, connection.clone(), dialled_here);
         let session = self.sessions.spawn(session.in_current_span());

@@ -245,6 +245,7 @@ impl Session {
             let message = Message::decode(&frame)?;
             if matches!(message, Message::Hello(_)) {
                 peer.board.connected(&self.connection);
+                peer.lane.warm(&self.shared);
             }
             tell(repo, RepoInput::Received { device, session, message }).await?;
         }
