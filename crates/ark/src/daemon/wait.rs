@@ -2,18 +2,22 @@
 //!
 //! Everything is as of the call: first the folder takes up what was written before it; then the
 //! states held here, and those that each connected remote has announced when it is first seen,
-//! are the ones to be durable and applied everywhere. Later ones do not prolong the wait.
+//! are the ones to be durable and applied everywhere, here too. Later ones do not prolong the wait.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use ark_control::WaitOutcome;
 use ark_core::{DeviceId, Writer};
 use ark_folder::{FenceError, Folder};
 use ark_net::RemoteStatus;
 use ark_store::States;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::house::{House, RunningFolder, RunningRepo};
+
+/// How long a fence that failed is left alone: a folder is opened, and maybe scanned, for each try.
+const FENCE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Newest revisions of writers.
 pub(super) type Revisions = BTreeMap<Writer, u64>;
@@ -70,8 +74,13 @@ async fn pass_fence(repo: &RunningRepo, deadline: Instant) -> Result<(), String>
             Ok(Err(error)) => error.to_string(),
             Err(_) => return Err(unfenced(folder)),
         };
-        // It is halted, or a try failed and will be repeated: a change of status may mend it.
-        if timeout_at(deadline, changes.changed()).await.is_err() {
+        // It is halted, or a try failed and will be repeated: a change of status may mend it. The
+        // failure itself may have been such a change, so a pause comes first.
+        let changed = async {
+            sleep(FENCE_PAUSE).await;
+            changes.changed().await
+        };
+        if timeout_at(deadline, changed).await.is_err() {
             return Err(failed);
         }
     }
@@ -151,16 +160,19 @@ fn missing(
             || repo.remotes.iter().any(|remote| remote.device == writer.device)
     };
     let mut missing = Vec::new();
+    // A remote's newest state may be here, by gossip, before its `Have` says that it announced it:
+    // what is held counts whoever brought it.
+    match unapplied(held, &applied, listed) {
+        0 => {}
+        count => missing.push(format!("{count} of {} states are not applied here", held.len())),
+    }
     for remote in connected {
         missing.extend(owed_by(remote, held));
         if !remote.in_touch || !remote.scanned {
             continue;
         }
         let announced = announced.entry(remote.device).or_insert_with(|| remote.durable.clone());
-        let absent = |(writer, revision): &(&Writer, &u64)| {
-            listed(**writer) && applied.get(writer).is_none_or(|applied| applied < revision)
-        };
-        match announced.iter().filter(absent).count() {
+        match unapplied(announced, &applied, listed) {
             0 => {}
             count => missing.push(format!(
                 "{count} of {} states announced by {} are not applied here",
@@ -170,6 +182,14 @@ fn missing(
         }
     }
     missing
+}
+
+/// How many of `wanted`, of listed writers, are newer than what is `applied` here.
+fn unapplied(wanted: &Revisions, applied: &Revisions, listed: impl Fn(Writer) -> bool) -> usize {
+    let absent = |(writer, revision): &(&Writer, &u64)| {
+        listed(**writer) && applied.get(writer).is_none_or(|applied| applied < revision)
+    };
+    wanted.iter().filter(absent).count()
 }
 
 fn revisions_joined(repo: &RunningRepo) -> Revisions {
@@ -238,6 +258,18 @@ mod tests {
         let mut remote = remote(&[(1, 5)]);
         remote.listed = Some([device(1), device(9)].into());
         assert_eq!(owed_by(&remote, &revisions(&[(1, 5), (2, 1)])), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_held_and_newer_than_applied_is_missing_here() {
+        let held = revisions(&[(1, 5), (2, 1), (3, 2)]);
+        let all = |_| true;
+        assert_eq!(unapplied(&held, &held, all), 0);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 6), (2, 1), (3, 2), (4, 1)]), all), 0);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 4), (3, 2)]), all), 2);
+        let listed = |writer: Writer| writer.device == device(1);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 5)]), listed), 0);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 4)]), listed), 1);
     }
 
     #[test]
