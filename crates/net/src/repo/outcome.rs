@@ -9,14 +9,10 @@ use tracing::warn;
 
 use crate::error::chain;
 
-/// Which of `links` are not indexed.
+/// What of `links` and their closures is neither indexed nor pending.
 pub(super) async fn lookup(repo: Repo, writer: Writer, revision: u64, links: Vec<Link>) -> Input {
-    match repo.indexed(&links).await {
-        Ok(indexed) => {
-            let absent =
-                links.into_iter().zip(indexed).filter(|(_, here)| !here).map(|(link, _)| link);
-            Input::LookedUp { writer, revision, absent: absent.collect() }
-        }
+    match repo.missing(&links, MAX_MISSING).await {
+        Ok(absent) => Input::LookedUp { writer, revision, absent },
         Err(error) => failed(StoreStep::Lookup { writer }, &error),
     }
 }
