@@ -87,6 +87,7 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
         incarnation: incarnation.into(),
         renewal: tokio::sync::Mutex::default(),
         repos: std::sync::Mutex::default(),
+        issued: std::sync::Mutex::default(),
         opening: tokio::sync::Mutex::default(),
         foreign: AtomicU64::new(0),
         key_elsewhere: AtomicBool::new(false),

@@ -44,7 +44,7 @@ pub(crate) struct RepoInner {
     states: RwLock<Arc<States>>,
     changes: broadcast::Sender<Change>,
     /// What this device issued under its living incarnation.
-    issued: Mutex<Issued>,
+    issued: Arc<Mutex<Issued>>,
     /// Held while a state is staged or joined.
     pub(crate) deciding: tokio::sync::Mutex<Pulls>,
     /// Held by the publisher.
@@ -266,6 +266,10 @@ impl RepoInner {
         let writer = store.writer();
         let (states, (revision, sequence)) = load(&store, number, writer)?;
         let issued = Issued { incarnation: writer.incarnation, revision, sequence };
+        let issued = {
+            let mut all = store.issued.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(topic).or_insert_with(|| Arc::new(Mutex::new(issued))))
+        };
         Ok(Arc::new(Self {
             store,
             topic,
@@ -273,7 +277,7 @@ impl RepoInner {
             kind,
             states: RwLock::new(Arc::new(states)),
             changes: broadcast::Sender::new(CHANGES),
-            issued: Mutex::new(issued),
+            issued,
             deciding: tokio::sync::Mutex::default(),
             publishing: Arc::default(),
         }))

@@ -15,7 +15,7 @@ use crate::counters::{Counters, Counts};
 use crate::error::{BlobError, IndexError, OpenError, RepoError};
 use crate::failpoint::Failpoints;
 use crate::index::Index;
-use crate::repo::{Repo, RepoInner};
+use crate::repo::{Issued, Repo, RepoInner};
 use crate::rollback::{draw_incarnation, set_incarnation};
 use crate::states::Change;
 
@@ -106,6 +106,8 @@ pub(crate) struct Inner {
     pub(crate) renewal: tokio::sync::Mutex<()>,
     /// Open repos. Weak: a repo holds the store.
     pub(crate) repos: Mutex<HashMap<TopicId, Weak<RepoInner>>>,
+    /// What each repo issued or burnt in this run: kept although nobody holds the repo open.
+    pub(crate) issued: Mutex<HashMap<TopicId, Arc<Mutex<Issued>>>>,
     /// Held while a repo is opened, so that it is opened once.
     pub(crate) opening: tokio::sync::Mutex<()>,
     /// New states by other incarnations of this device.

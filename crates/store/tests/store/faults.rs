@@ -315,3 +315,17 @@ async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_
         assert!(told.len() > 20, "seed {seed}: {}", told.len());
     }
 }
+
+#[tokio::test]
+async fn what_was_burnt_stays_burnt_when_the_repo_is_opened_again() {
+    let machine = Machine::new(1);
+    let fault = Fault::new("index", io::ErrorKind::Other);
+    let store = machine.open_with(fault.hook()).await;
+    let opened = repo(&store).await;
+    fault.on.store(true, Ordering::SeqCst);
+    try_publish(&opened, &[("x", b"one")]).await.unwrap_err();
+    fault.on.store(false, Ordering::SeqCst);
+    drop(opened);
+    let opened = repo(&store).await;
+    assert_eq!(publish(&opened, &[("x", b"two")]).await.state().revision, 2);
+}
