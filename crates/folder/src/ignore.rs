@@ -11,6 +11,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ark_core::RelPath;
 use ignore::Match;
@@ -22,6 +23,9 @@ use crate::fs::{Dir, FsError, Root, Stat};
 pub const RULES_FILE: &[u8] = b".arkignore";
 /// The most bytes of such a file: far beyond any written by hand, and each line costs memory.
 pub const MAX_RULES_BYTES: u64 = 1 << 20;
+/// How long rules that were lost or changed must stay so before a scan believes them: an editor
+/// that saves a file moves it away, or empties it, for a moment.
+const RULES_QUIET: Duration = Duration::from_millis(250);
 
 /// A pattern of the config that is not gitignore syntax.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,13 +64,21 @@ pub enum RulesError {
     },
 }
 
-/// The rules of one folder. Remembers the `.arkignore` files read, by their stat, so that only
-/// changed ones are read again. Shared between threads.
+/// The rules of one folder. Remembers the `.arkignore` files of each directory as of the last
+/// scan that walked it whole. Shared between threads.
 #[derive(Debug)]
 pub struct Rules {
     config: Gitignore,
-    /// Per directory its file of rules as last seen; directories without one are not in it.
-    seen: Mutex<HashMap<RelPath, Seen>>,
+    quiet: Duration,
+    remembered: Mutex<Remembered>,
+}
+
+#[derive(Debug, Default)]
+struct Remembered {
+    /// Per directory its file of rules; directories without one are not in it.
+    seen: HashMap<RelPath, Seen>,
+    /// The patterns of the config by which the folder was last scanned, if they are others.
+    former: Option<Gitignore>,
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +86,16 @@ struct Seen {
     stat: Stat,
     rules: Arc<Gitignore>,
     faults: Arc<[String]>,
+}
+
+/// The rules that a scan used in one directory.
+#[derive(Debug)]
+pub(crate) struct Used {
+    directory: RelPath,
+    stat: Option<Stat>,
+    seen: Option<Seen>,
+    /// Whether other rules, or some at all, were known before.
+    pub is_changed: bool,
 }
 
 /// The rules that hold for the names in one directory. Cheap to clone.
@@ -84,6 +106,10 @@ pub struct Scope<'a> {
     /// they are.
     layers: Vec<(usize, Arc<Gitignore>)>,
     directory: RelPath,
+    /// The file of rules that the directory itself has.
+    stat: Option<Stat>,
+    /// What it says.
+    own: Option<Seen>,
     faults: Vec<String>,
 }
 
@@ -93,6 +119,40 @@ impl Rules {
     /// # Errors
     /// The first pattern that is not gitignore syntax.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, PatternError> {
+        let config = Self::config(patterns)?;
+        Ok(Self { config, quiet: RULES_QUIET, remembered: Mutex::default() })
+    }
+
+    /// The same, where the folder was last scanned whole by `former` patterns: what is gone and
+    /// was ignored by them is forgotten, not removed. Former ones that are no patterns any more
+    /// are passed over.
+    ///
+    /// # Errors
+    /// The first of `patterns` that is not gitignore syntax.
+    pub fn with_former<S: AsRef<str>, F: AsRef<str>>(
+        patterns: &[S],
+        former: &[F],
+    ) -> Result<Self, PatternError> {
+        let rules = Self::new(patterns)?;
+        let same = patterns.iter().map(AsRef::as_ref).eq(former.iter().map(AsRef::as_ref));
+        if !same {
+            let usable: Vec<&F> = former
+                .iter()
+                .filter(|one| Self::config(std::slice::from_ref(one)).is_ok())
+                .collect();
+            rules.locked().former = Self::config(&usable).ok();
+        }
+        Ok(rules)
+    }
+
+    /// The same rules, with another time that changed ones must stay as they are before a scan
+    /// believes them.
+    #[must_use]
+    pub fn with_quiet(self, quiet: Duration) -> Self {
+        Self { quiet, ..self }
+    }
+
+    fn config<S: AsRef<str>>(patterns: &[S]) -> Result<Gitignore, PatternError> {
         let mut builder = GitignoreBuilder::new(".");
         for pattern in patterns.iter().map(AsRef::as_ref) {
             let failed = |error: ignore::Error| PatternError {
@@ -101,11 +161,10 @@ impl Rules {
             };
             builder.add_line(None, pattern).map_err(failed)?;
         }
-        let config = builder.build().map_err(|error| PatternError {
+        builder.build().map_err(|error| PatternError {
             pattern: patterns.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" "),
             reason: error.to_string(),
-        })?;
-        Ok(Self { config, seen: Mutex::default() })
+        })
     }
 
     /// The rules for the names in the root. Reads `.arkignore` there if it changed.
@@ -113,13 +172,7 @@ impl Rules {
     /// # Errors
     /// It cannot be told what to ignore.
     pub fn top(&self, root: &Root) -> Result<Scope<'_>, RulesError> {
-        let scope = Scope {
-            config: &self.config,
-            layers: Vec::new(),
-            directory: RelPath::root(),
-            faults: Vec::new(),
-        };
-        self.extend(scope, Some(root.top()))
+        self.extend(Scope::new(&self.config), Some(root.top()))
     }
 
     /// The rules for the names in `dir`, a directory right below that of `above`.
@@ -136,66 +189,123 @@ impl Rules {
         Lookup { rules: self, root, scopes: HashMap::new() }
     }
 
-    /// Whether `path` is ignored as far as the rules were read so far; no file is looked at.
+    /// Whether `path` is ignored as far as scans read the rules so far; no file is looked at.
     /// Good enough to drop hints early: a scan that reads changed rules walks what they govern.
     pub fn ignored_as_seen(&self, path: &RelPath, is_dir: bool) -> bool {
-        let seen = self.locked();
-        if seen.is_empty() && self.config.is_empty() {
-            return false;
-        }
-        let mut scope = Scope {
-            config: &self.config,
-            layers: Vec::new(),
-            directory: RelPath::root(),
-            faults: Vec::new(),
-        };
-        let names = path.names();
-        for depth in 0..names.len() {
-            let directory = RelPath::from(names[..depth].to_vec());
-            if let Some(found) = seen.get(&directory) {
-                scope.layers.push((depth, Arc::clone(&found.rules)));
-            }
-            let here = RelPath::from(names[..=depth].to_vec());
-            if scope.decide(&here, is_dir || depth + 1 < names.len()) {
-                return true;
-            }
-        }
-        false
+        ignored_by(&self.config, &self.locked().seen, path, is_dir)
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<RelPath, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether `path` was ignored by the rules that held before the scan under way.
+    pub(crate) fn was_ignored(&self, path: &RelPath, is_dir: bool) -> bool {
+        let remembered = self.locked();
+        let config = remembered.former.as_ref().unwrap_or(&self.config);
+        ignored_by(config, &remembered.seen, path, is_dir)
+    }
+
+    /// What a scan is to remember of the rules that `scope` has of its own. `None` where there
+    /// are none and were none. `base_has` tells whether base has a file of rules there that is not
+    /// empty.
+    pub(crate) fn used<E>(
+        &self,
+        scope: &Scope<'_>,
+        base_has: impl FnOnce() -> Result<bool, E>,
+    ) -> Result<Option<Used>, E> {
+        let known = self.locked().seen.get(&scope.directory).map(|seen| seen.stat);
+        let is_changed = match (&known, &scope.own) {
+            (Some(known), Some(own)) => !own.stat.unchanged(known),
+            (Some(_), None) => true,
+            (None, Some(own)) => own.stat.size == 0 && base_has()?,
+            (None, None) => base_has()?,
+        };
+        let used = || Used {
+            directory: scope.directory.clone(),
+            stat: scope.stat,
+            seen: scope.own.clone(),
+            is_changed,
+        };
+        Ok((is_changed || scope.stat.is_some()).then(used))
+    }
+
+    /// How long changed rules must stay as they are.
+    pub(crate) fn quiet(&self) -> Duration {
+        self.quiet
+    }
+
+    /// A directory whose rules are not as they were used, if there is one.
+    pub(crate) fn first_changed(&self, root: &Root, used: &[Used]) -> Option<RelPath> {
+        let is_same = |used: &Used| {
+            let now = root.dir(&used.directory).and_then(|dir| dir.stat(RULES_FILE));
+            match (now, &used.stat) {
+                (Ok(now), Some(before)) => now.unchanged(before),
+                (Err(error), None) => error.is_absent(),
+                _ => false,
+            }
+        };
+        used.iter().find(|used| !is_same(used)).map(|used| used.directory.clone())
+    }
+
+    /// Remembers rules by which all was looked at that they govern, and that of some paths
+    /// nothing is there any more. `is_all`: the folder was scanned whole.
+    pub(crate) fn remember(&self, walked: Vec<Used>, absent: &[RelPath], is_all: bool) {
+        let mut remembered = self.locked();
+        if is_all {
+            remembered.former = None;
+        }
+        if !remembered.seen.is_empty() {
+            for path in absent {
+                remembered.seen.remove(path);
+            }
+        }
+        for used in walked {
+            match used.seen {
+                Some(seen) => remembered.seen.insert(used.directory, seen),
+                None => remembered.seen.remove(&used.directory),
+            };
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds the rules that `dir` itself holds. `None` stands for a directory that is not there.
     fn extend<'a>(&self, mut scope: Scope<'a>, dir: Option<&Dir>) -> Result<Scope<'a>, RulesError> {
+        (scope.stat, scope.own) = (None, None);
         let stat = match dir.map(|dir| dir.stat(RULES_FILE)) {
             Some(Ok(stat)) => stat,
             Some(Err(error)) if !error.is_absent() => return Err(error.into()),
-            _ => {
-                self.locked().remove(&scope.directory);
-                return Ok(scope);
-            }
+            _ => return Ok(scope),
         };
-        let known = self.locked().get(&scope.directory).cloned();
+        scope.stat = Some(stat);
+        let known = self.locked().seen.get(&scope.directory).cloned();
         let seen = match known {
             Some(seen) if seen.stat.unchanged(&stat) => seen,
-            _ => {
-                let Some(seen) = dir.map(read_rules).transpose()?.flatten() else {
-                    self.locked().remove(&scope.directory);
-                    return Ok(scope);
-                };
-                self.locked().insert(scope.directory.clone(), seen.clone());
-                seen
-            }
+            _ => match dir.map(read_rules).transpose()?.flatten() {
+                Some(seen) => seen,
+                None => return Ok(scope),
+            },
         };
-        scope.layers.push((scope.directory.names().len(), seen.rules));
+        scope.stat = Some(seen.stat);
+        scope.layers.push((scope.directory.names().len(), Arc::clone(&seen.rules)));
         scope.faults.extend(seen.faults.iter().cloned());
+        scope.own = Some(seen);
         Ok(scope)
     }
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    /// No rules but those of the config.
+    fn new(config: &'a Gitignore) -> Self {
+        Self {
+            config,
+            layers: Vec::new(),
+            directory: RelPath::root(),
+            stat: None,
+            own: None,
+            faults: Vec::new(),
+        }
+    }
+
     /// The directory whose names it speaks of.
     pub fn directory(&self) -> &RelPath {
         &self.directory
@@ -290,6 +400,31 @@ impl<'a> Lookup<'a> {
         self.scopes.insert(directory.clone(), scope.clone());
         Ok(scope)
     }
+}
+
+/// Whether `path` is ignored by the config and by the files of rules that were `seen`.
+fn ignored_by(
+    config: &Gitignore,
+    seen: &HashMap<RelPath, Seen>,
+    path: &RelPath,
+    is_dir: bool,
+) -> bool {
+    if seen.is_empty() && config.is_empty() {
+        return false;
+    }
+    let mut scope = Scope::new(config);
+    let names = path.names();
+    for depth in 0..names.len() {
+        let directory = RelPath::from(names[..depth].to_vec());
+        if let Some(found) = seen.get(&directory) {
+            scope.layers.push((depth, Arc::clone(&found.rules)));
+        }
+        let here = RelPath::from(names[..=depth].to_vec());
+        if scope.decide(&here, is_dir || depth + 1 < names.len()) {
+            return true;
+        }
+    }
+    false
 }
 
 fn as_path(bytes: &[u8]) -> &Path {

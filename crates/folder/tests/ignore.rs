@@ -32,7 +32,6 @@ fn assert_ignored(rules: &Rules, root: &Root, ignored: &[&str], not_ignored: &[&
             let is_dir = text.ends_with('/');
             let path = path(text.trim_end_matches('/'));
             assert_eq!(lookup.ignored(&path, is_dir).unwrap(), expected, "{text}");
-            assert_eq!(rules.ignored_as_seen(&path, is_dir), expected, "{text}, as seen");
         }
     }
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ark_core::RelPath;
-use ark_folder::ignore::Rules;
 use ark_folder::marker::Marker;
 use ark_folder::scan::{Entering as _, Extent, Found};
 use ark_folder::watch::{
@@ -208,7 +207,7 @@ struct Watched {
 
 impl Watched {
     fn new(mut folder: Folder, patterns: &[&str]) -> Self {
-        folder.rules = Arc::new(Rules::new(patterns).unwrap());
+        folder.rules = scanning::rules(patterns);
         let watch = Watch::start(&folder.root, Arc::clone(&folder.rules), QUIET);
         let result = folder.scan_watched(&Extent::Everything, &watch);
         folder.record(&result);
@@ -317,6 +316,22 @@ async fn what_is_ignored_or_reserved_makes_no_hints() {
     }
     let Extent::Paths(paths) = watched.next().await else { panic!("single paths") };
     assert_eq!(paths.keys().collect::<Vec<_>>(), [&path("seen")]);
+}
+
+#[tokio::test]
+async fn what_goes_is_told_whatever_kind_it_was() {
+    let folder = Folder::new();
+    folder.write(".arkignore", b"*\n!*/\n!*.c\n");
+    folder.write("d/x.c", b"1");
+    folder.write("ignored", b"1");
+    let mut watched = Watched::new(folder, &[]);
+    fs::rename(watched.folder.at("d"), watched.folder.at("e")).unwrap();
+    watched.until("e/x.c", true).await;
+    watched.until("d/x.c", false).await;
+    // That it is gone must be known before it is not ignored any more.
+    fs::remove_file(watched.folder.at("ignored")).unwrap();
+    let Extent::Paths(paths) = watched.next().await else { panic!("single paths") };
+    assert_eq!(paths.keys().collect::<Vec<_>>(), [&path("ignored")]);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use ark_core::{Content, Link, Mtime, Object, ObjectId, Permissions, RelPath};
 
@@ -19,6 +20,8 @@ use crate::base::{BaseError, BaseRead};
 use crate::fs::{FsError, Granularity, Root, Stat};
 use crate::ignore::{Rules, RulesError};
 use crate::watch::Touch;
+
+use walk::Walked;
 
 pub use hash::{Hashers, HashersError};
 pub use progress::{ScanCounts, ScanProgress};
@@ -130,6 +133,10 @@ pub struct ScanResult {
 pub const MAX_LEFTOVERS: usize = 10_000;
 /// The most notes that one scan collects: they are for people to read.
 pub const MAX_NOTES: usize = 100;
+/// How often a scan looks again because ignore rules changed meanwhile.
+const MAX_TRIES: usize = 4;
+/// How often a scan that waits looks whether it was cancelled.
+const WAIT_STEP: Duration = Duration::from_millis(10);
 
 /// Why a scan ended without a result. Nothing may be concluded from it.
 #[derive(Debug, thiserror::Error)]
@@ -220,10 +227,49 @@ where
     /// # Errors
     /// It could not be finished; what could not be read below the root is no error, but kept.
     pub fn run(&self, extent: &Extent) -> Result<ScanResult, ScanError> {
-        let (mut result, candidates, gone) = walk::walk(self, extent)?;
+        let mut changed = RelPath::root();
+        for _ in 0..MAX_TRIES {
+            match self.attempt(extent)? {
+                Ok(result) => return Ok(result),
+                Err(directory) => changed = directory,
+            }
+            self.wait(self.rules.quiet())?;
+        }
+        Err(ScanError::RulesInFlux { directory: changed })
+    }
+
+    /// Looks at `extent` once. `Err` with a directory whose rules changed meanwhile: what was
+    /// seen may be nobody's business.
+    fn attempt(&self, extent: &Extent) -> Result<Result<ScanResult, RelPath>, ScanError> {
+        let Walked { mut result, candidates, gone, governing, passed, mut absent, is_all } =
+            walk::walk(self, extent)?;
+        if governing.iter().chain(&passed).any(|used| used.is_changed) {
+            self.wait(self.rules.quiet())?;
+        }
         hash::hash(self, candidates, &gone, &mut result)?;
+        let changed = self.rules.first_changed(self.root, &governing);
+        if let Some(directory) = changed.or_else(|| self.rules.first_changed(self.root, &passed)) {
+            return Ok(Err(directory));
+        }
+        let directories = gone.iter().filter(|gone| gone.node == FoundNode::Directory);
+        absent.extend(directories.map(|gone| gone.path.clone()));
+        self.rules.remember(governing, &absent, is_all);
         result.gone = gone.into_iter().map(|gone| gone.path).collect();
-        Ok(result)
+        Ok(Ok(result))
+    }
+
+    fn wait(&self, time: Duration) -> Result<(), ScanError> {
+        let until = Instant::now() + time;
+        loop {
+            if self.progress.is_cancelled() {
+                return Err(ScanError::Cancelled);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(WAIT_STEP));
+        }
     }
 }
 

@@ -74,7 +74,10 @@ where
                 return self.one(level, here, Touch::Subtree);
             };
             match self.scan.rules.below(&level.scope, &dir) {
-                Ok(scope) => levels.push(Level { dir, scope }),
+                Ok(scope) => {
+                    self.passed_by(&scope)?;
+                    levels.push(Level { dir, scope });
+                }
                 Err(error) => {
                     let why = Kept::Unreadable(in_words(&error));
                     self.result.kept.insert(here.clone(), why);
@@ -100,6 +103,7 @@ where
                 let mut records = self.records(&path, record)?;
                 if error.is_absent() {
                     self.all_gone(records, scope)?;
+                    self.absent.push(path.clone());
                 } else {
                     self.failed(path.clone(), &error, &mut records)?;
                 }

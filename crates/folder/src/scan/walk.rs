@@ -15,7 +15,7 @@ use super::{
 };
 use crate::base::{BaseError, BaseRead, Cache, Record, Records};
 use crate::fs::{self, Dir, FsErrorKind, Stat, StatKind};
-use crate::ignore::{RULES_FILE, Scope};
+use crate::ignore::{RULES_FILE, Scope, Used};
 use crate::watch::Touch;
 
 /// How long after a change a file that was closed after writing is hashed though its stat is
@@ -36,18 +36,39 @@ pub(super) struct Gone {
     pub cache: Option<Cache>,
 }
 
-/// Walks `extent`. What is found without hashing is in the result already; what is gone is not.
-pub(super) fn walk<B, S, E>(
-    scan: &Scan<'_, B, S, E>,
-    extent: &Extent,
-) -> Result<(ScanResult, Vec<Candidate>, Vec<Gone>), ScanError>
+/// What a walk saw.
+pub(super) struct Walked {
+    /// What was found without hashing is in it already; what is gone is not.
+    pub result: ScanResult,
+    pub candidates: Vec<Candidate>,
+    pub gone: Vec<Gone>,
+    /// The rules of directories that were walked whole.
+    pub governing: Vec<Used>,
+    /// Those of directories that were passed on the way.
+    pub passed: Vec<Used>,
+    /// Touched paths at which nothing is.
+    pub absent: Vec<RelPath>,
+    /// Whether the folder was walked whole.
+    pub is_all: bool,
+}
+
+/// Walks `extent`.
+pub(super) fn walk<B, S, E>(scan: &Scan<'_, B, S, E>, extent: &Extent) -> Result<Walked, ScanError>
 where
     B: BaseRead + ?Sized,
     S: Sink + ?Sized,
     E: Entering + ?Sized,
 {
-    let mut walk =
-        Walk { scan, result: ScanResult::default(), candidates: Vec::new(), gone: Vec::new() };
+    let mut walk = Walk {
+        scan,
+        result: ScanResult::default(),
+        candidates: Vec::new(),
+        gone: Vec::new(),
+        governing: Vec::new(),
+        passed: Vec::new(),
+        absent: Vec::new(),
+        is_all: false,
+    };
     match extent {
         Extent::Everything => walk.everything()?,
         Extent::Paths(touched) => {
@@ -59,7 +80,8 @@ where
             }
         }
     }
-    Ok((walk.result, walk.candidates, walk.gone))
+    let Walk { result, candidates, gone, governing, passed, absent, is_all, .. } = walk;
+    Ok(Walked { result, candidates, gone, governing, passed, absent, is_all })
 }
 
 /// `touched` and, where a file of ignore rules is among them, the directory that it governs.
@@ -120,6 +142,10 @@ pub(super) struct Walk<'w, 'a, B: ?Sized, S: ?Sized, E: ?Sized> {
     pub(super) result: ScanResult,
     candidates: Vec<Candidate>,
     gone: Vec<Gone>,
+    governing: Vec<Used>,
+    passed: Vec<Used>,
+    pub(super) absent: Vec<RelPath>,
+    is_all: bool,
 }
 
 impl<'a, B, S, E> Walk<'_, 'a, B, S, E>
@@ -129,6 +155,7 @@ where
     E: Entering + ?Sized,
 {
     fn everything(&mut self) -> Result<(), ScanError> {
+        self.is_all = true;
         let scope = self.top_scope()?;
         let mut cursor = Cursor::new(self.scan.base.below(&RelPath::root())?);
         let top = self.scan.root.top();
@@ -140,7 +167,34 @@ where
     pub(super) fn top_scope(&mut self) -> Result<Scope<'a>, ScanError> {
         let scope = self.scan.rules.top(self.scan.root).map_err(ScanError::Rules)?;
         self.note_all(scope.faults());
+        if self.is_all {
+            self.governed_by(&scope)?;
+        } else {
+            self.passed_by(&scope)?;
+        }
         Ok(scope)
+    }
+
+    /// The directory of `scope` is walked whole.
+    fn governed_by(&mut self, scope: &Scope<'_>) -> Result<(), ScanError> {
+        self.governing.extend(self.used(scope)?);
+        Ok(())
+    }
+
+    /// Some of what is in the directory of `scope` is looked at.
+    pub(super) fn passed_by(&mut self, scope: &Scope<'_>) -> Result<(), ScanError> {
+        self.passed.extend(self.used(scope)?);
+        Ok(())
+    }
+
+    fn used(&self, scope: &Scope<'_>) -> Result<Option<Used>, BaseError> {
+        let base_has = || {
+            let name = Name::new(RULES_FILE).expect("a plain name");
+            let record = self.scan.base.get(&scope.directory().join(name))?;
+            let node = record.map(|record| record.node);
+            Ok(matches!(node, Some(FoundNode::File { size, .. }) if size > 0))
+        };
+        self.scan.rules.used(scope, base_has)
     }
 
     /// Takes the entries of a directory and of all below it in order, and between them what
@@ -204,10 +258,11 @@ where
     }
 
     /// `path`, of which base has `record` and which is not there: gone, or forgotten if it is
-    /// ignored. `scope` is that of the deepest directory on its way that is there.
+    /// ignored, or was when it may have gone. `scope` is that of the deepest directory on its way that is there.
     pub(super) fn is_gone(&mut self, path: RelPath, record: Record, scope: &Scope<'_>) {
         let is_dir = record.node == FoundNode::Directory;
-        if scope.ignored_below(&path, is_dir) {
+        let was_ignored = || self.scan.rules.was_ignored(&path, is_dir);
+        if scope.ignored_below(&path, is_dir) || was_ignored() {
             self.result.forgotten.push(path);
         } else {
             self.gone.push(Gone { path, node: record.node, cache: record.cache });
@@ -332,6 +387,7 @@ where
             }
         };
         self.note_all(&scope.faults()[known_faults..]);
+        self.governed_by(&scope)?;
         match child.entries() {
             Ok(entries) => Ok(Some(Frame::new(child, scope, entries))),
             Err(error) => {

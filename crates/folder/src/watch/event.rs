@@ -108,13 +108,29 @@ impl Shared {
 
     fn note(&self, path: RelPath, signal: Signal) {
         let is_rules = path.names().last().is_some_and(|name| name.as_bytes() == RULES_FILE);
-        let is_dir = signal == Signal::NewDirectory;
-        let ignored = !is_rules && self.rules.ignored_as_seen(&path, is_dir);
+        let ignored = !is_rules
+            && match signal {
+                // What kind it had is not known any more. That something ignored is gone is no
+                // change, but must be known before the rule goes.
+                Signal::Replaced => {
+                    let ignored = |is_dir| self.rules.ignored_as_seen(&path, is_dir);
+                    ignored(false) && ignored(true) && !self.is_missed(&path)
+                }
+                Signal::NewDirectory => self.rules.ignored_as_seen(&path, true),
+                _ => self.rules.ignored_as_seen(&path, false),
+            };
         if !ignored {
             let now = self.now();
             self.state().debounce.event(path, signal, now);
             self.wake.notify_one();
         }
+    }
+
+    /// Whether nothing is at an ignored path that is not in an ignored directory.
+    fn is_missed(&self, path: &RelPath) -> bool {
+        let in_ignored =
+            path.split_last().is_some_and(|(above, _)| self.rules.ignored_as_seen(&above, true));
+        !in_ignored && self.absolute(path).symlink_metadata().is_err()
     }
 
     /// A path of the folder as events name it.

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ark_core::chunk::chunk_list;
 use ark_core::{Behind, DeviceId, Dot, Incarnation, Link, Object, Read, RelPath, Writer};
@@ -22,6 +23,11 @@ use tempfile::TempDir;
 
 pub fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).unwrap()
+}
+
+/// Rules that are believed as soon as they stay for a moment.
+pub fn rules<S: AsRef<str>>(patterns: &[S]) -> Arc<Rules> {
+    Arc::new(Rules::new(patterns).unwrap().with_quiet(Duration::from_millis(1)))
 }
 
 pub struct Folder {
@@ -47,7 +53,7 @@ impl Folder {
             root,
             _directory: directory,
             base: BTreeMap::new(),
-            rules: Arc::new(Rules::new::<&str>(&[]).unwrap()),
+            rules: rules::<&str>(&[]),
             sink: Memory::default(),
             progress: ScanProgress::new(),
             entered: Entered::default(),
@@ -71,10 +77,15 @@ impl Folder {
     }
 
     pub fn scan_watched(&self, extent: &Extent, watch: &impl Entering) -> ScanResult {
-        self.try_scan_watched(extent, watch).unwrap()
+        loop {
+            match self.try_scan_watched(extent, watch) {
+                Err(ScanError::RulesInFlux { .. }) => {}
+                result => return result.unwrap(),
+            }
+        }
     }
 
-    fn try_scan_watched(
+    pub fn try_scan_watched(
         &self,
         extent: &Extent,
         watch: &impl Entering,
@@ -114,7 +125,7 @@ impl Folder {
     }
 
     pub fn record(&mut self, result: &ScanResult) {
-        for path in &result.gone {
+        for path in result.gone.iter().chain(&result.forgotten) {
             self.base.remove(path);
         }
         for (path, found) in &result.found {
