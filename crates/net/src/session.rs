@@ -19,7 +19,9 @@ use crate::access::CODE_NOT_LISTED;
 use crate::board::Traffic;
 use crate::frame::{ReadFrameError, read_frame, write_frame};
 use crate::repo::RepoInput;
-use crate::shared::{CODE_PROTOCOL, CODE_TOO_SLOW, PeerHandle, RepoHandle, Shared, close};
+use crate::shared::{
+    CODE_GAVE_UP, CODE_PROTOCOL, CODE_TOO_SLOW, PeerHandle, RepoHandle, Shared, close,
+};
 
 /// The first frame must be here this soon after its stream was opened.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
@@ -265,7 +267,7 @@ impl Session {
             // sides begin with a summary.
             error => {
                 debug!(topic, %error, "a stream ended");
-                close(&self.connection, CODE_TOO_SLOW, b"a stream ended");
+                close(&self.connection, CODE_GAVE_UP, b"a stream ended");
             }
         }
     }

@@ -27,6 +27,9 @@ pub(crate) const CODE_SHUTDOWN: VarInt = VarInt::from_u32(5);
 /// The connection was closed because a newer life of the same device took its place.
 pub(crate) const CODE_REPLACED: VarInt = VarInt::from_u32(6);
 
+/// A stream was reset, or a connection closed, because this side could not go on with it.
+pub(crate) const CODE_GAVE_UP: VarInt = VarInt::from_u32(8);
+
 /// Closes a connection, unless it is closed already: closing it again would hide why.
 pub(crate) fn close(connection: &Connection, code: VarInt, reason: &[u8]) {
     if connection.close_reason().is_none() {

@@ -16,10 +16,9 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::MAX_AHEAD_BYTES;
-use crate::access::CODE_NOT_LISTED;
 use crate::board::Traffic;
 use crate::frame::{ReadFrameError, read_frame};
-use crate::shared::{CODE_PROTOCOL, CODE_TOO_SLOW, Shared, close};
+use crate::shared::{CODE_GAVE_UP, CODE_PROTOCOL, Shared, close};
 
 /// A request must be here, whole, this soon after its stream was opened.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -73,7 +72,7 @@ pub(crate) async fn answer(
         Err(error) => {
             debug!(%error, "a request was not answered whole");
             // The stream may be closed already: then there is nobody to tell.
-            let _ = send.reset(CODE_TOO_SLOW);
+            let _ = send.reset(CODE_GAVE_UP);
         }
     }
 }
@@ -109,7 +108,7 @@ async fn answer_request(
         Ok(indexed) => indexed,
         Err(error) => {
             warn!(%error, "cannot tell which objects are here");
-            let _ = send.reset(CODE_NOT_LISTED);
+            let _ = send.reset(CODE_GAVE_UP);
             return Ok(());
         }
     };
