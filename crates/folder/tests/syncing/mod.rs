@@ -175,32 +175,41 @@ impl Device {
     }
 }
 
+/// What goes while it is looked at is not there.
 fn walk(root: &Path, directory: &Path, tree: &mut BTreeMap<String, String>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries {
         let path = entry.unwrap().path();
         let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-        if name == ".ark" {
+        if name.split('/').any(|name| name == ".ark" || name.starts_with(".ark-")) {
             continue;
         }
-        let metadata = path.symlink_metadata().unwrap();
-        let mode = metadata.mode() & 0o777;
-        let what = if metadata.is_symlink() {
-            format!("-> {}", std::fs::read_link(&path).unwrap().display())
-        } else if metadata.is_dir() {
-            walk(root, &path, tree);
-            format!("{mode:o} directory")
-        } else if metadata.is_file() {
-            let content = std::fs::read(&path).unwrap();
-            match String::from_utf8(content) {
-                Ok(text) if text.len() < 100 => format!("{mode:o} {text}"),
-                Ok(text) => format!("{mode:o} {}", blake3::hash(text.as_bytes())),
-                Err(error) => format!("{mode:o} {}", blake3::hash(error.as_bytes())),
+        if let Some(what) = describe(&path) {
+            if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+                walk(root, &path, tree);
             }
-        } else {
-            "special".to_owned()
-        };
-        tree.insert(name, what);
+            tree.insert(name, what);
+        }
     }
+}
+
+fn describe(path: &Path) -> Option<String> {
+    let metadata = path.symlink_metadata().ok()?;
+    let mode = metadata.mode() & 0o777;
+    Some(if metadata.is_symlink() {
+        format!("-> {}", std::fs::read_link(path).ok()?.display())
+    } else if metadata.is_dir() {
+        format!("{mode:o} directory")
+    } else if metadata.is_file() {
+        let content = std::fs::read(path).ok()?;
+        match String::from_utf8(content) {
+            Ok(text) if text.len() < 100 => format!("{mode:o} {text}"),
+            Ok(text) => format!("{mode:o} {}", blake3::hash(text.as_bytes())),
+            Err(error) => format!("{mode:o} {}", blake3::hash(error.as_bytes())),
+        }
+    } else {
+        "special".to_owned()
+    })
 }
 
 pub fn revisions(repo: &Repo) -> BTreeMap<Writer, u64> {
