@@ -537,11 +537,15 @@ fn another_secret_is_another_repo() {
     b.configure(&[&a], &Setup { secret: Some("a different one".into()), ..Setup::default() });
     a.write("private", "of a");
     let (_on_a, _on_b) = (a.start(), b.start());
-    await_condition("they are connected", LIMIT, || {
-        (b.status()["peers"][0]["connected"] == true).then_some(())
+    await_condition("one has asked the other", LIMIT, || {
+        (a.traffic().0 + b.traffic().0 > 0).then_some(())
     });
-    assert_eq!(b.run(&["wait", "--timeout", "2"]).status.code(), Some(1));
+    for machine in [&a, &b] {
+        assert_eq!(machine.run(&["wait", "--timeout", "2"]).status.code(), Some(1));
+    }
     assert!(b.tree().0.is_empty());
+    let (received, sent) = a.traffic();
+    assert!(received + sent < 4096, "{received} + {sent} bytes about a repo that is not shared");
 }
 
 /// Scenario 26 from outside: same size, same mtime, other content.
