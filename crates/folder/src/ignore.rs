@@ -98,6 +98,19 @@ pub(crate) struct Used {
     pub is_changed: bool,
 }
 
+impl Used {
+    /// The directory, unless its rules are as they were used.
+    pub(crate) fn if_changed(&self, root: &Root) -> Option<&RelPath> {
+        let now = root.dir(&self.directory).and_then(|dir| dir.stat(RULES_FILE));
+        let is_same = match (now, &self.stat) {
+            (Ok(now), Some(before)) => now.unchanged(before),
+            (Err(error), None) => error.is_absent(),
+            _ => false,
+        };
+        (!is_same).then_some(&self.directory)
+    }
+}
+
 /// The rules that hold for the names in one directory. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Scope<'a> {
@@ -229,19 +242,6 @@ impl Rules {
     /// How long changed rules must stay as they are.
     pub(crate) fn quiet(&self) -> Duration {
         self.quiet
-    }
-
-    /// A directory whose rules are not as they were used, if there is one.
-    pub(crate) fn first_changed(&self, root: &Root, used: &[Used]) -> Option<RelPath> {
-        let is_same = |used: &Used| {
-            let now = root.dir(&used.directory).and_then(|dir| dir.stat(RULES_FILE));
-            match (now, &used.stat) {
-                (Ok(now), Some(before)) => now.unchanged(before),
-                (Err(error), None) => error.is_absent(),
-                _ => false,
-            }
-        };
-        used.iter().find(|used| !is_same(used)).map(|used| used.directory.clone())
     }
 
     /// Remembers rules by which all was looked at that they govern, and that of some paths

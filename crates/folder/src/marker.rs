@@ -40,20 +40,32 @@ pub enum Halt {
         /// The folder.
         path: String,
     },
-    /// The folder was synced before and has no marker now.
+    /// The folder was synced before, has no marker now, and which one it had was never recorded.
     #[error(
         "the folder {path} has no .ark/marker, though it was synced before: if its disk is not \
-         mounted, mount it; if the files were all removed on purpose, or the folder was made \
-         anew, remove this repo from the config, start ark once, and add it again"
+         mounted, mount it"
     )]
     Missing {
         /// The folder.
         path: String,
     },
+    /// The folder was synced before and has no marker now.
+    #[error(
+        "the folder {path} has no .ark/marker, though it was synced before: if its disk is not \
+         mounted, mount it; if this is the folder all the same, make the file .ark/marker in it \
+         with these three lines, and what is not in the folder is deleted everywhere: {}",
+        .marker.in_words()
+    )]
+    Lost {
+        /// The folder.
+        path: String,
+        /// The marker that it had.
+        marker: Marker,
+    },
     /// The marker is of another repo.
     #[error(
         "the folder {path} belongs to another repo (its .ark/marker says {found}); if it is \
-         really meant for this one, delete the directory .ark in it"
+         really meant for this one, delete that file: ark then makes it anew, or says how to"
     )]
     OtherRepo {
         /// The folder.
@@ -73,7 +85,7 @@ pub enum Halt {
     /// The marker is there but says nothing that this version understands.
     #[error(
         "the file .ark/marker in {path} is damaged or of a newer version of ark; if the folder \
-         is the right one, delete the directory .ark in it"
+         is the right one, delete that file: ark then makes it anew, or says how to"
     )]
     Unreadable {
         /// The folder.
@@ -139,7 +151,7 @@ impl Marker {
     pub fn check(&self, root: &Root) -> Result<(), Halt> {
         let path = || root.path().display().to_string();
         match Self::read(root)? {
-            None => Err(Halt::Missing { path: path() }),
+            None => Err(Halt::Lost { path: path(), marker: *self }),
             Some(found) if found.topic != self.topic => {
                 Err(Halt::OtherRepo { path: path(), found: found.topic })
             }
@@ -178,6 +190,13 @@ impl Marker {
         }
         dir.sync()?;
         top.sync()
+    }
+
+    /// Its lines as a person is told them.
+    fn in_words(self) -> String {
+        let text = self.to_text();
+        let lines: Vec<_> = text.lines().map(|line| format!("\"{line}\"")).collect();
+        lines.join(", ")
     }
 
     fn to_text(self) -> String {

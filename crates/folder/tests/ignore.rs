@@ -141,7 +141,15 @@ fn a_marker_tells_the_folder_from_any_other() {
     let topic = TopicId::derive("repo", None);
     let marker = Marker::new(topic);
     assert_eq!(Marker::read(&root).unwrap(), None);
-    assert!(matches!(marker.check(&root), Err(Halt::Missing { .. })));
+    let halt = marker.check(&root).unwrap_err();
+    assert!(matches!(halt, Halt::Lost { .. }));
+    // Doing what it says helps.
+    let advice = halt.to_string();
+    let lines: Vec<_> = advice.split('"').skip(1).step_by(2).collect();
+    fs::create_dir(at.join(".ark")).unwrap();
+    fs::write(at.join(".ark/marker"), lines.join("\n")).unwrap();
+    marker.check(&root).unwrap();
+    fs::remove_dir_all(at.join(".ark")).unwrap();
     marker.write(&root).unwrap();
     assert_eq!(Marker::read(&root).unwrap(), Some(marker));
     marker.check(&root).unwrap();
@@ -152,7 +160,7 @@ fn a_marker_tells_the_folder_from_any_other() {
     let foreign = Marker::new(TopicId::derive("other", None));
     let halt = foreign.check(&root).unwrap_err();
     assert!(matches!(&halt, Halt::OtherRepo { found, .. } if *found == topic));
-    assert!(halt.to_string().contains("delete the directory .ark"), "{halt}");
+    assert!(halt.to_string().contains("delete that file"), "{halt}");
 
     for damaged in ["", "ark folder 2\n", "ark folder 1\ntopic x\nfolder y\n"] {
         fs::write(at.join(".ark/marker"), damaged).unwrap();
@@ -177,7 +185,7 @@ fn an_unmounted_folder_halts() {
     assert!(matches!(marker.check(&root), Err(Halt::Moved { .. })));
     fs::create_dir(&at).unwrap();
     assert!(matches!(marker.check(&root), Err(Halt::Moved { .. })));
-    assert!(matches!(marker.check(&open(&at)), Err(Halt::Missing { .. })));
+    assert!(matches!(marker.check(&open(&at)), Err(Halt::Lost { .. })));
 }
 
 #[test]

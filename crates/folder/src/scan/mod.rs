@@ -247,9 +247,9 @@ where
             self.wait(self.rules.quiet())?;
         }
         hash::hash(self, candidates, &gone, &mut result)?;
-        let changed = self.rules.first_changed(self.root, &governing);
-        if let Some(directory) = changed.or_else(|| self.rules.first_changed(self.root, &passed)) {
-            return Ok(Err(directory));
+        let mut used = governing.iter().chain(&passed);
+        if let Some(directory) = used.find_map(|used| used.if_changed(self.root)) {
+            return Ok(Err(directory.clone()));
         }
         let directories = gone.iter().filter(|gone| gone.node == FoundNode::Directory);
         absent.extend(directories.map(|gone| gone.path.clone()));
