@@ -409,11 +409,12 @@ fn break_rings(moves: &mut BTreeMap<RelPath, RelPath>) -> Vec<(RelPath, RelPath)
             length += 1;
             at = from;
         }
-        if length > 0 && *at == first {
-            if let Some(from) = moves.remove(&first).filter(|_| length == 2) {
-                moves.remove(&from);
-                pairs.push((first, from));
-            }
+        if length > 0
+            && *at == first
+            && let Some(from) = moves.remove(&first).filter(|_| length == 2)
+        {
+            moves.remove(&from);
+            pairs.push((first, from));
         }
     }
     pairs

@@ -357,8 +357,8 @@ async fn a_deep_new_tree_is_complete() {
     let (a, b) = two().await;
     a.rest().await;
     for number in 0..60 {
-        let path = (0..30).map(|depth| format!("{number}-{depth}/")).collect::<String>();
-        a.write(&format!("{path}leaf"), "x");
+        let names: Vec<String> = (0..30).map(|depth| format!("{number}-{depth}")).collect();
+        a.write(&format!("{}/leaf", names.join("/")), "x");
     }
     settle(&[&a, &b]).await;
     assert_eq!(b.tree().len(), 60 * 31);
@@ -522,6 +522,7 @@ async fn killed_at_any_moment_it_neither_loses_nor_repeats() {
     for pause_ms in (0..30).map(|round| round * 7 % 40) {
         b.kill().await;
         b.start().await;
+        // Not waiting for anything: another moment to be killed at each time.
         tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
     }
     settle(&[&a, &b]).await;
@@ -542,6 +543,7 @@ async fn killed_while_it_publishes_nothing_is_lost() {
         for number in 0..20 {
             a.write(&format!("{number}"), format!("round {round} of {number}"));
         }
+        // As above.
         tokio::time::sleep(std::time::Duration::from_millis(round * 5 % 37)).await;
         a.kill().await;
         a.start().await;

@@ -218,3 +218,46 @@ fn put_back(dir: &Dir, temporary: &[u8], made: &Stat, name: &[u8]) -> Result<(),
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Root;
+
+    /// What an edit between the last look and the exchange comes to.
+    #[test]
+    fn an_edit_that_was_displaced_is_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let path = RelPath::parse(b"f").unwrap();
+        let target = folder.path().join("f");
+        std::fs::write(&target, "before").unwrap();
+        let seen = root.stat(&path).unwrap();
+        std::fs::write(&target, "by the user").unwrap();
+        let edited = root.stat(&path).unwrap();
+        let temporary = root.top().create_temp().unwrap();
+        let made = root.top().stat(&temporary.name).unwrap();
+        let replaced = replace(root.top(), &temporary.name, &made, b"f", &seen, &path);
+        assert!(matches!(replaced, Err(Stopped::Dirty(_))), "{replaced:?}");
+        assert_eq!(std::fs::read(&target).unwrap(), b"by the user");
+        assert!(root.stat(&path).unwrap().same_object(&edited));
+        assert!(root.top().stat(&temporary.name).unwrap().same_object(&made));
+        // And if it is as it was seen, it is replaced and nothing is left beside it.
+        replace(root.top(), &temporary.name, &made, b"f", &edited, &path).unwrap();
+        assert!(root.stat(&path).unwrap().same_object(&made));
+        assert!(root.top().stat(&temporary.name).unwrap_err().is_absent());
+    }
+
+    /// Another file was renamed over ours in the moment of putting back: it replaced the edit.
+    #[test]
+    fn a_file_renamed_over_ours_meanwhile_wins() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        std::fs::write(folder.path().join("displaced"), "edit").unwrap();
+        std::fs::write(folder.path().join("f"), "renamed over ours").unwrap();
+        let ours = root.top().create_temp().unwrap();
+        let made = root.top().stat(&ours.name).unwrap();
+        put_back(root.top(), b"displaced", &made, b"f").unwrap();
+        assert_eq!(std::fs::read(folder.path().join("f")).unwrap(), b"renamed over ours");
+    }
+}

@@ -13,7 +13,7 @@ use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
 
 /// Long enough for any machine; reached only by a failing test.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A device: its directories outlive its daemon.
 pub struct Device {
@@ -70,7 +70,7 @@ impl Device {
             path: self.root(),
             ignore: self.ignore.clone(),
             quiet_period: Duration::from_millis(20),
-            rescan_interval: Duration::from_secs(3600),
+            rescan_interval: Duration::from_hours(1),
         };
         let folder = Folder::start(options, repo.clone()).await.unwrap();
         self.running = Some(Running { store, repo, folder });
@@ -111,9 +111,7 @@ impl Device {
                 changed.changed().await.unwrap();
             }
         });
-        if reached.await.is_err() {
-            panic!("never {what}: {:#?}", self.status());
-        }
+        assert!(reached.await.is_ok(), "never {what}: {:#?}", self.status());
     }
 
     /// Everything written is published, everything joined is applied.
