@@ -76,11 +76,11 @@ async fn pass_fence(repo: &RunningRepo, deadline: Instant) -> Result<(), String>
         };
         // It is halted, or a try failed and will be repeated: a change of status may mend it. The
         // failure itself may have been such a change, so a pause comes first.
-        let changed = async {
+        let mended = async {
             sleep(FENCE_PAUSE).await;
             changes.changed().await
         };
-        if timeout_at(deadline, changed).await.is_err() {
+        if timeout_at(deadline, mended).await.is_err() {
             return Err(failed);
         }
     }
