@@ -5,7 +5,7 @@
 //! path may have a *retry*: it could not be brought to what the joined tree says, and why.
 //!
 //! Keys are the names of a path joined by NUL, so that a directory's subtree is one range in the
-//! order of [`RelPath`]. A key that begins with NUL is no path: retries have [`RETRY_PREFIX`].
+//! order of [`RelPath`]. A key that begins with NUL is no path: retries have a prefix of their own.
 
 use std::collections::BTreeMap;
 

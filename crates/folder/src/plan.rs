@@ -37,7 +37,7 @@ pub enum Action {
         /// The path.
         path: RelPath,
     },
-    /// Makes a directory where nothing is, at least with [`OWNER_BITS`].
+    /// Makes a directory where nothing is, at least with the owner's bits.
     MakeDirectory {
         /// The path.
         path: RelPath,

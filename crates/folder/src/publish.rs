@@ -85,6 +85,11 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
         let mut lookup = Lookup::new(&overlay, joined.root);
         let mut changed = local(&result.found, &result.gone, base, &mut lookup, dot, disowned)?;
         add_disowned(&mut changed, disowned, base, &mut lookup, dot)?;
+        for path in &result.forgotten {
+            // Not to be removed anywhere: the plan writes it again once no rule holds it back.
+            changed.records.insert(path.clone(), None);
+            changed.revisit.insert(path.clone());
+        }
         changed
     };
     let snapshot = if changed.changes.is_empty() {

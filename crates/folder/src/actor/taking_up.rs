@@ -141,7 +141,8 @@ impl Actor {
 
     /// Publishes what a scan found to be changed here, and tells base.
     async fn publish(&mut self, result: &Arc<ScanResult>, batch: Batch) -> Result<(), Setback> {
-        let nothing = result.found.is_empty() && result.gone.is_empty();
+        let nothing =
+            result.found.is_empty() && result.gone.is_empty() && result.forgotten.is_empty();
         if nothing && self.incarnations.disowned.is_empty() {
             return Ok(());
         }
@@ -157,6 +158,8 @@ impl Actor {
         for (path, record) in &records {
             changes.record(path, record.as_ref());
         }
+        // Nothing else need make the plan look at what was forgotten.
+        self.stale |= !result.forgotten.is_empty();
         self.revisit.extend(revisit);
         match snapshot {
             None => {
