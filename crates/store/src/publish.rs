@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::base::BaseChanges;
 use crate::batch::{Batch, NewLinks, Ready};
 use crate::counters::count;
-use crate::error::{BlobError, CommitError, IndexError, PublishError};
+use crate::error::{AddError, BlobError, CommitError, IndexError, PublishError};
 use crate::index::{ISSUED, STATES, Slot, insert_objects, issued_key, state_key};
 use crate::repo::{Issued, RepoInner};
 use crate::rollback::living_incarnation;
@@ -113,11 +113,24 @@ impl Publisher {
                 self.told(&signed, new).await;
                 Ok(signed)
             }
-            Err(error) => {
-                // Nobody was told; if this fails too, the next opening removes it.
+            Err(error) if !is_of_index(&error) => {
                 drop(store.blobs.untag(&tag).await);
                 Err(error)
             }
+            Err(error) => match self.is_committed(&signed).await {
+                // The commit answered an error, and is durable all the same.
+                Ok(true) => {
+                    self.told(&signed, NewLinks::default()).await;
+                    Ok(signed)
+                }
+                Ok(false) => {
+                    // Nobody was told; if this fails too, the next opening removes it.
+                    drop(store.blobs.untag(&tag).await);
+                    Err(error)
+                }
+                // Not known: the next publication finds out.
+                Err(_) => Err(error),
+            },
         }
     }
 
@@ -135,15 +148,21 @@ impl Publisher {
         let (import, _) = store.blobs.tag(tag, object).await?;
         imports.push(import);
         hit(repo, "tagged")?;
+        let known = repo.states().joined.get(&signed.state().writer).map(|s| s.bytes().clone());
         let (number, next, bytes) = (repo.number, self.next, signed.bytes().clone());
         let (writer, counts) = (signed.state().writer, Arc::clone(&store.counts));
         let committed = store.barrier.pass(imports, true, move |transaction| {
             if living_incarnation(transaction)? != Some(next.incarnation) {
-                return Ok(None);
+                return Ok(Outcome::Renewed);
+            }
+            let mut states = transaction.open_table(STATES)?;
+            let own = states.get(&state_key(number, Slot::Joined, writer))?;
+            let before = own.map(|value| value.value().to_vec());
+            if before.as_deref() != known.as_deref() {
+                return Ok(Outcome::Behind(before));
             }
             let new = insert_objects(transaction, number, &objects)?;
             count(&counts.indexed, new.len());
-            let mut states = transaction.open_table(STATES)?;
             states.insert(&state_key(number, Slot::Joined, writer), bytes.as_ref())?;
             let mut issued = transaction.open_table(ISSUED)?;
             let key = issued_key(number, writer);
@@ -153,11 +172,33 @@ impl Publisher {
             }
             issued.insert(&key, (next.revision, next.sequence))?;
             base.write(transaction, number)?;
-            Ok(Some(new))
+            Ok(Outcome::Done(new))
         });
-        new.extend(committed.await?.ok_or(PublishError::Incarnation)?);
+        match committed.await? {
+            Outcome::Done(links) => new.extend(links),
+            Outcome::Renewed => return Err(PublishError::Incarnation),
+            Outcome::Behind(state) => {
+                // A commit that answered an error was durable after all. It is told now, and
+                // what is published next is made over it.
+                if let Some(Ok(state)) = state.map(|bytes| SignedState::decode(&bytes)) {
+                    self.told(&state, NewLinks::default()).await;
+                }
+                return Err(BlobError::Reopened.into());
+            }
+        }
         hit(repo, "committed")?;
         Ok(new)
+    }
+
+    /// Whether the index has the state, asked of the file as it is after whatever failed.
+    async fn is_committed(&self, signed: &SignedState) -> Result<bool, IndexError> {
+        let key = state_key(self.repo.number, Slot::Joined, signed.state().writer);
+        let bytes = signed.bytes().clone();
+        let asked = self.repo.store.index.write(move |transaction| {
+            let states = transaction.open_table(STATES)?;
+            Ok(states.get(&key)?.is_some_and(|value| value.value() == bytes.as_ref()))
+        });
+        asked.await
     }
 
     /// Tells what is durable now, and lets the previous state's tag go.
@@ -174,6 +215,20 @@ impl Publisher {
             drop(repo.store.blobs.untag_all(&prefix).await);
         }
     }
+}
+
+/// Whether the index failed: then it may have committed all the same.
+fn is_of_index(error: &PublishError) -> bool {
+    matches!(error, PublishError::Commit(CommitError::Add(AddError::Index(_))))
+}
+
+/// What the index's transaction found.
+enum Outcome {
+    Done(Vec<ark_core::Link>),
+    /// The device took a new incarnation.
+    Renewed,
+    /// The index has another state of this device's than memory.
+    Behind(Option<Vec<u8>>),
 }
 
 fn hit(repo: &RepoInner, name: &'static str) -> Result<(), PublishError> {

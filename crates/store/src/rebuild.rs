@@ -65,6 +65,8 @@ pub(crate) async fn rebuild(
         return Ok(None);
     }
     tracing::warn!(repos = found.len(), "rebuilding the index from states and blobs");
+    // The walk reads, and then indexes, what may never have been synced.
+    blobs.sync_all().await?;
     let mut rebuilt = Rebuilt { joined: 0, staged: 0, objects: 0 };
     for ((topic, kind), writers) in found {
         failpoints.hit("rebuild").map_err(|source| {
@@ -88,8 +90,6 @@ pub(crate) async fn rebuild(
         rebuilt.staged += repo.staged;
         rebuilt.objects += repo.objects;
     }
-    // The walk read what may never have been synced.
-    blobs.sync_all().await?;
     Ok(Some(rebuilt))
 }
 

@@ -145,9 +145,16 @@ fn run(handle: &Handle, counts: &Counts, mut commands: mpsc::Receiver<Command>) 
 fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, reopen: bool) -> bool {
     let (applies, dones): (Vec<_>, Vec<_>) =
         jobs.into_iter().map(|job| (job.apply, job.done)).unzip();
-    let outcome = if reopen { handle.reopen() } else { Ok(()) }
-        .and_then(|()| handle.check_space())
-        .and_then(|()| handle.with(|database| commit(database, &handle.failpoints, applies)));
+    let run = || {
+        if reopen { handle.reopen() } else { Ok(()) }
+            .and_then(|()| handle.check_space())
+            .and_then(|()| handle.with(|database| commit(database, &handle.failpoints, applies)))
+    };
+    // redb has panicked on files that a full disk cut short (its issue 620): this thread lives on.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    let outcome = outcome.unwrap_or_else(|_| {
+        Err(super::database_error(redb::Error::Corrupted("the database panicked".into())))
+    });
     if let Err(error) = &outcome {
         tracing::error!(%error, source = ?std::error::Error::source(error), "index commit failed");
     }
@@ -172,5 +179,6 @@ fn commit(
     }
     failpoints.hit("index-commit").map_err(redb::Error::from)?;
     transaction.commit()?;
+    failpoints.hit("index-durable").map_err(redb::Error::from)?;
     Ok(())
 }
