@@ -422,10 +422,7 @@ fn break_rings(moves: &mut BTreeMap<RelPath, RelPath>) -> Vec<(RelPath, RelPath)
 
 /// Moves in an order in which each finds its target free or done with: chains from their end.
 /// There are no rings.
-fn order_moves(
-    moves: &BTreeMap<RelPath, RelPath>,
-    wants: &BTreeMap<RelPath, Want>,
-) -> Vec<Action> {
+fn order_moves(moves: &BTreeMap<RelPath, RelPath>, wants: &BTreeMap<RelPath, Want>) -> Vec<Action> {
     let by_source: HashMap<&RelPath, &RelPath> =
         moves.iter().map(|(to, from)| (from, to)).collect();
     let mut done: BTreeSet<&RelPath> = BTreeSet::new();

@@ -28,11 +28,14 @@ struct Scene {
     control: Control,
 }
 
+/// What happens while a content is read.
+type OnRead = Box<dyn Fn(&[u8]) + Sync>;
+
 #[derive(Default)]
 struct Store {
     objects: HashMap<ObjectId, Bytes>,
     /// Called with each content that is read.
-    on_read: Option<Box<dyn Fn(&[u8]) + Sync>>,
+    on_read: Option<OnRead>,
     reads: Mutex<usize>,
 }
 
@@ -79,15 +82,12 @@ impl Scene {
 
     /// A file or directory that is on disk and in base.
     fn known(&mut self, at: &str, content: Option<&str>) {
-        let node = match content {
-            Some(content) => {
-                std::fs::write(self.path(at), content).unwrap();
-                self.content(content)
-            }
-            None => {
-                std::fs::create_dir(self.path(at)).unwrap();
-                FoundNode::Directory
-            }
+        let node = if let Some(content) = content {
+            std::fs::write(self.path(at), content).unwrap();
+            self.content(content)
+        } else {
+            std::fs::create_dir(self.path(at)).unwrap();
+            FoundNode::Directory
         };
         let stat = self.root.stat(&path(at)).unwrap();
         let record = Record {
@@ -100,7 +100,7 @@ impl Scene {
         self.base.insert(path(at), record);
     }
 
-    fn want(&mut self, at: &str, node: FoundNode, mode: u32) -> Want {
+    fn want(at: &str, node: FoundNode, mode: u32) -> Want {
         Want {
             node,
             permissions: Permissions::from_mode(mode),
@@ -111,7 +111,7 @@ impl Scene {
 
     fn write(&mut self, at: &str, content: &str) -> Action {
         let node = self.content(content);
-        Action::Write { path: path(at), want: self.want(at, node, 0o640) }
+        Action::Write { path: path(at), want: Self::want(at, node, 0o640) }
     }
 
     fn apply(&self, actions: &[Action]) -> Applied {
@@ -137,7 +137,7 @@ impl Scene {
 fn content_bits_and_time_are_as_wanted() {
     let mut scene = Scene::new();
     scene.known("old", Some("before"));
-    let directory = scene.want("d", FoundNode::Directory, 0o555);
+    let directory = Scene::want("d", FoundNode::Directory, 0o555);
     let actions = [
         Action::MakeDirectory { path: path("d"), want: directory.clone() },
         scene.write("d/new", "new content"),
@@ -181,26 +181,26 @@ fn what_is_not_as_base_says_is_left_and_told() {
             to: path("to"),
             want: {
                 let node = scene.content("moved from");
-                scene.want("to", node, 0o644)
+                Scene::want("to", node, 0o644)
             },
         },
         Action::SetPermissions {
             path: path("chmodded"),
             want: {
                 let node = scene.content("chmodded");
-                scene.want("chmodded", node, 0o600)
+                Scene::want("chmodded", node, 0o600)
             },
         },
         Action::Exchange {
             from: path("swapped"),
             back: {
                 let node = scene.content("other");
-                scene.want("swapped", node, 0o644)
+                Scene::want("swapped", node, 0o644)
             },
             to: path("other"),
             want: {
                 let node = scene.content("swapped");
-                scene.want("other", node, 0o644)
+                Scene::want("other", node, 0o644)
             },
         },
         scene.write("fine", "wanted"),
@@ -242,9 +242,9 @@ fn what_fails_fails_alone() {
     let actions = [
         Action::MakeDirectory {
             path: path(&format!("{long}d")),
-            want: scene.want("d", FoundNode::Directory, 0o755),
+            want: Scene::want("d", FoundNode::Directory, 0o755),
         },
-        Action::Write { path: path("lost"), want: scene.want("lost", missing, 0o644) },
+        Action::Write { path: path("lost"), want: Scene::want("lost", missing, 0o644) },
         scene.write(&long, "too long a name"),
         scene.write(&format!("{long}d/in it"), "in a directory that cannot be"),
         scene.write("fine", "wanted"),
@@ -318,7 +318,7 @@ fn moved_files_get_the_bits_and_time_wanted() {
     scene.known("b", Some("of b"));
     let moved = scene.content("of b");
     let action =
-        Action::Move { from: path("b"), to: path("a"), want: scene.want("a", moved, 0o755) };
+        Action::Move { from: path("b"), to: path("a"), want: Scene::want("a", moved, 0o755) };
     let applied = scene.apply(&[action]);
     assert!(applied.retries.is_empty(), "{applied:?}");
     assert_eq!((scene.read("a"), scene.names()), ("of b".into(), vec!["a".to_owned()]));
@@ -335,7 +335,7 @@ fn batches_are_bounded() {
         (0..MAX_BATCH_WRITES + 9).map(|n| scene.write(&n.to_string(), "")).collect();
     assert_eq!(batch_length(&small), MAX_BATCH_WRITES);
     let huge = FoundNode::File { content: Content::Chunked(ObjectId::of(b"")), size: 1 << 40 };
-    let huge = Action::Write { path: path("huge"), want: scene.want("huge", huge, 0o644) };
+    let huge = Action::Write { path: path("huge"), want: Scene::want("huge", huge, 0o644) };
     assert_eq!(batch_length(&[huge.clone(), huge]), 1);
     assert_eq!(batch_length(&[]), 0);
 }
