@@ -1,6 +1,6 @@
 //! Directories: search trees over entries in byte order of names.
 //!
-//! The shape of a tree depends on the set of its entries alone ([`cut`]), so equal directories
+//! The shape of a tree depends on the set of its entries alone (`cut`), so equal directories
 //! have equal roots on every machine, one changed entry makes one new node per level, and what
 //! two directories have in common is skipped by comparing ids.
 
