@@ -15,7 +15,7 @@ const FILES: usize = 1_500;
 const LARGE_BYTES: usize = 16 << 20;
 /// What a kill may cost: the 16 MiB that may have arrived without being durable, and what was
 /// under way in the streams' windows. On a tree of 256 MiB this is under a tenth of it.
-const LOST_BYTES: u64 = 20 << 20;
+const LOST_BYTES: u64 = 24 << 20;
 
 /// Bytes without repetition, the same in every run (xorshift64*).
 fn noise(seed: u64, length: usize) -> Vec<u8> {
