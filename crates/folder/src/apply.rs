@@ -104,7 +104,7 @@ where
         root,
         granularity,
         disk,
-        touched: BTreeSet::new(),
+        touched: BTreeMap::new(),
         failed: HashMap::new(),
         applied: Applied::default(),
         last_dir: None,
@@ -160,13 +160,22 @@ struct Batch<'a, B> {
     granularity: Granularity,
     disk: Disk<'a, B>,
     /// Directories in which names were changed.
-    touched: BTreeSet<RelPath>,
+    touched: BTreeMap<RelPath, Touched>,
     /// Paths that are not what they should be by now: what is below them fails with them.
     failed: HashMap<RelPath, Hold>,
     applied: Applied,
     /// The directory that was worked in last. Not held longer than the batch: an open directory
     /// goes on naming one that was moved away.
     last_dir: Option<Dir>,
+}
+
+/// A directory in which names were changed.
+#[derive(Debug)]
+enum Touched {
+    /// Always this one.
+    One(Stat),
+    /// Different ones at different times.
+    Several,
 }
 
 /// What came of an action.
@@ -267,8 +276,14 @@ impl<B: BaseRead> Batch<'_, B> {
             Err(Stopped::Base(error)) => return Err(error.into()),
             Err(Stopped::Dirty(paths)) => Outcome::Dirty(paths),
             Err(Stopped::Failed(retry)) => Outcome::Failed(retry),
-            Err(Stopped::Fs(error)) => of_error(action, &error),
+            Err(Stopped::Fs(error)) => {
+                tracing::debug!(error = %error.in_words(), "an action failed");
+                of_error(action, &error)
+            }
         };
+        if !matches!(outcome, Outcome::Done(_)) {
+            tracing::debug!(?action, ?outcome, "not done");
+        }
         match outcome {
             Outcome::Done(records) => {
                 for (path, record) in records {
@@ -317,12 +332,23 @@ impl<B: BaseRead> Batch<'_, B> {
         Ok(dir)
     }
 
-    /// Syncs the names.
-    fn finish(self) -> Result<Applied, ApplyError> {
+    /// Syncs the names, and takes back what was done in directories that are not where they
+    /// were: an open directory goes on naming one that was moved away, perhaps out of the folder.
+    /// What the user never saw must not read as deleted by him.
+    fn finish(mut self) -> Result<Applied, ApplyError> {
+        let moved: BTreeSet<RelPath> = self
+            .touched
+            .iter()
+            .filter(|(path, touched)| !self.is_in_place(path, touched))
+            .map(|(path, _)| path.clone())
+            .collect();
+        if !moved.is_empty() {
+            self.take_back(&moved);
+        }
         if self.touched.len() > MAX_SINGLE_SYNCS {
             self.root.sync_file_system().map_err(ApplyError::Sync)?;
         } else {
-            for path in &self.touched {
+            for path in self.touched.keys() {
                 match self.root.dir(path).and_then(|dir| dir.sync()) {
                     // Removed since, by this batch or by somebody else.
                     Err(error) if !error.is_absent() => return Err(ApplyError::Sync(error)),
@@ -331,6 +357,29 @@ impl<B: BaseRead> Batch<'_, B> {
             }
         }
         Ok(self.applied)
+    }
+
+    fn is_in_place(&self, path: &RelPath, touched: &Touched) -> bool {
+        let is_directory = |record: &Record| record.node == FoundNode::Directory;
+        let record = self.applied.records.get(path);
+        // By this batch itself, which may have put something else in its place.
+        let is_removed = record.is_some_and(|record| !record.as_ref().is_some_and(is_directory));
+        let now = || self.root.dir(path).and_then(|dir| dir.stat_self());
+        is_removed
+            || matches!(touched, Touched::One(then) if now().is_ok_and(|now| now.same_object(then)))
+    }
+
+    fn take_back(&mut self, moved: &BTreeSet<RelPath>) {
+        let is_in = |path: &RelPath| path.split_last().is_some_and(|(dir, _)| moved.contains(&dir));
+        let paths: Vec<RelPath> =
+            self.applied.records.keys().filter(|path| is_in(path)).cloned().collect();
+        for path in paths {
+            self.applied.records.remove(&path);
+            let retry = Retry { hold: Hold::Blocked, reason: String::new() };
+            self.applied.retries.entry(path.clone()).or_insert(retry);
+            self.applied.dirty.insert(path);
+        }
+        self.applied.dirty.extend(moved.iter().cloned());
     }
 
     /// Base's record of what was just made at a path.
@@ -352,11 +401,17 @@ const MAX_TICK_SECONDS: u64 = 4;
 /// What a failed operation of the file system means.
 fn of_error(action: &Action, error: &FsError) -> Outcome {
     match error.kind() {
-        FsErrorKind::NotFound
-        | FsErrorKind::NotADirectory
-        | FsErrorKind::Exists
-        | FsErrorKind::NotAFile
-        | FsErrorKind::NotEmpty => Outcome::Dirty(action.paths().cloned().collect()),
+        // A directory on the way may be what is not as base says.
+        FsErrorKind::NotFound | FsErrorKind::NotADirectory => {
+            let above = |path: &RelPath| {
+                let names = path.names().to_vec();
+                (1..=names.len()).map(move |depth| RelPath::from(names[..depth].to_vec()))
+            };
+            Outcome::Dirty(action.paths().flat_map(above).collect())
+        }
+        FsErrorKind::Exists | FsErrorKind::NotAFile | FsErrorKind::NotEmpty => {
+            Outcome::Dirty(action.paths().cloned().collect())
+        }
         kind => {
             // What failed was a temporary, of which nobody knows.
             let reason = match action {

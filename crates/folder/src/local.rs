@@ -5,9 +5,14 @@
 //! says the same: an action of ours that was interrupted before base was recorded, or the same
 //! edit made elsewhere. Such a path is adopted. (What is published is recorded in the same
 //! transaction.) So whatever point a crash falls on, the next scan neither loses nor repeats a
-//! change. Only what is edited between a crash and the next start, where the crash fell between
-//! an action and its record, may come out as a conflict copy: which of the two contents was
-//! edited cannot be told then.
+//! change.
+//!
+//! A change drops the versions behind its path only if these are what the path is to show. If the
+//! joined tree shows them elsewhere (a conflict set them aside, or took them back), what is on
+//! disk may have been moved there by us before a crash: then what was edited or deleted here was
+//! perhaps something else. A copy too many is better than one too few. For the same reason what
+//! is edited between a crash and the next start may come out as a conflict copy, where the crash
+//! fell between an action and its record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,9 +101,8 @@ pub fn local<R: Read, B: BaseRead>(
         let Some(before) = without(base.get(path)?, disowned) else { continue };
         local.records.insert(path.clone(), None);
         local.revisit.insert(path.clone());
-        let entry = joined.entry(path, &before.behind.name)?;
-        let dots = entry.iter().flat_map(|entry| &entry.versions).flat_map(|v| &v.dots);
-        if dots.into_iter().any(|dot| before.behind.dots.contains(dot)) {
+        let wanted = joined.want(path)?;
+        if standing(joined, path, Some(&before), wanted.as_ref())? == Standing::Shown {
             let behind = Some(before.behind);
             local.changes.push(LocalChange { path: path.clone(), behind, what: What::Remove });
         }
@@ -182,12 +186,13 @@ fn decide(
     let new_bits = before.is_none_or(|before| before.permissions != found.permissions);
     let same_kind = before.is_some_and(|before| kind(before.node) == kind(found.node));
     let same_content = before.is_some_and(|before| before.node == found.node);
-    let behind = before.map(|before| before.behind.clone());
+    let mut behind = before.map(|before| before.behind.clone());
     let bits = |behind| Verdict::Change { behind, what: What::Permissions(found.permissions) };
     match wanted {
-        // The joined tree has this content. Bits that were not changed here are its own to say.
-        Some(want) if want.node == found.node && standing != Standing::Elsewhere => {
-            if same_kind && new_bits && want.permissions != found.permissions {
+        // The joined tree has this content. Its bits are its own to say, unless they alone were
+        // changed here: of content put here by us right before a crash they may not be set yet.
+        Some(want) if want.node == found.node => {
+            if same_content && new_bits && want.permissions != found.permissions {
                 bits(behind)
             } else {
                 Verdict::Known
@@ -201,6 +206,9 @@ fn decide(
         _ if same_content => Verdict::Overtaken,
         _ => {
             let what = put(found.node, found.mtime, found.permissions, new_bits || !same_kind);
+            if let Some(behind) = behind.as_mut().filter(|_| standing == Standing::Elsewhere) {
+                behind.dots.clear();
+            }
             Verdict::Change { behind, what }
         }
     }

@@ -329,6 +329,22 @@ fn moved_files_get_the_bits_and_time_wanted() {
 }
 
 #[test]
+fn what_went_into_a_directory_moved_away_is_not_done() {
+    let mut scene = Scene::new();
+    let outside = tempfile::tempdir_in(scene.folder.path().parent().unwrap()).unwrap();
+    scene.known("d", None);
+    scene.known("d/old", Some("before"));
+    let (from, to) = (scene.path("d"), outside.path().join("d"));
+    // Its temporary is in the directory when that is moved.
+    scene.store.on_read = Some(Box::new(move |_| drop(std::fs::rename(&from, &to))));
+    let actions = [scene.write("d/new", "wanted"), scene.write("fine", "wanted")];
+    let applied = scene.apply(&actions);
+    assert_eq!(applied.records.keys().collect::<Vec<_>>(), [&path("fine")]);
+    assert_eq!(applied.retries[&path("d/new")].hold, Hold::Blocked);
+    assert!(applied.dirty.contains(&path("d")));
+}
+
+#[test]
 fn batches_are_bounded() {
     let mut scene = Scene::new();
     let small: Vec<Action> =

@@ -65,6 +65,13 @@ impl Actor {
             self.check_marker(&home).await?;
             batch = self.apply_batch(&home, &mut under_way).await?;
         }
+        tracing::debug!(
+            attempted = batch.attempted,
+            of = under_way.actions.len(),
+            dirty = ?batch.dirty,
+            failing = ?under_way.failing,
+            "applied a batch"
+        );
         let mut changes = Changes::default();
         for (path, record) in &batch.records {
             changes.record(path, record.as_ref());

@@ -29,6 +29,14 @@ impl Actor {
         let (result, batch) = self.scan(&home, extent.clone()).await?;
         // A folder that went away while it was looked at looks empty.
         self.check_marker(&home).await?;
+        tracing::debug!(
+            everything = extent == Extent::Everything,
+            found = result.found.len(),
+            gone = result.gone.len(),
+            in_flux = ?result.in_flux,
+            kept = result.kept.len(),
+            "scanned"
+        );
         let result = Arc::new(result);
         self.sweep(&home, &result).await?;
         self.publish(&result, batch).await?;
@@ -161,6 +169,7 @@ impl Actor {
         // Nothing else need make the plan look at what was forgotten.
         self.stale |= !result.forgotten.is_empty();
         self.revisit.extend(revisit);
+        tracing::debug!(changed = snapshot.is_some(), records = records.len(), "compared");
         match snapshot {
             None => {
                 drop((publisher, batch));

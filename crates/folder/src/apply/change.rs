@@ -2,8 +2,7 @@
 
 use ark_core::RelPath;
 
-use super::content;
-use super::place::{last_name, move_to_free, taken, unchanged};
+use super::place::{discard, give_back, last_name, move_to_free, taken, unchanged};
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
 use crate::fs::{FsErrorKind, Stat, StatKind, temporary_name};
@@ -41,7 +40,7 @@ impl<B: BaseRead> Batch<'_, B> {
         }
         // The umask does not decide what others' directories allow.
         dir.set_permissions(name, bits)?;
-        self.touch(path);
+        self.touch(path, &dir);
         let stat = dir.stat(name)?;
         let record = Record {
             behind: want.behind.clone(),
@@ -87,13 +86,13 @@ impl<B: BaseRead> Batch<'_, B> {
                             from_dir.exchange(from_name, &to_dir, to_name)?;
                             return Err(Stopped::Dirty(both()));
                         }
-                        content::remove(&from_dir, from_name);
+                        discard(&from_dir, from_name, &there, from)?;
                     }
                 }
             }
         }
-        self.touch(from);
-        self.touch(to);
+        self.touch(from, &from_dir);
+        self.touch(to, &to_dir);
         self.moved(&[from, to]);
         let stat = to_dir.stat(to_name)?;
         let mut records = vec![(from.clone(), None)];
@@ -129,10 +128,13 @@ impl<B: BaseRead> Batch<'_, B> {
                 let aside = temporary_name();
                 from_dir.rename_new(from_name, &from_dir, &aside)?;
                 if let Err(error) = to_dir.rename_new(to_name, &from_dir, from_name) {
-                    from_dir.rename_new(&aside, &from_dir, from_name)?;
+                    give_back(&from_dir, &aside, from_name)?;
                     return Err(error.into());
                 }
-                from_dir.rename_new(&aside, &to_dir, to_name)?;
+                if let Err(error) = from_dir.rename_new(&aside, &to_dir, to_name) {
+                    give_back(&from_dir, &aside, from_name)?;
+                    return Err(error.into());
+                }
             }
             other => other?,
         }
@@ -141,8 +143,8 @@ impl<B: BaseRead> Batch<'_, B> {
             from_dir.exchange(from_name, &to_dir, to_name)?;
             return Err(Stopped::Dirty(vec![from.clone(), to.clone()]));
         }
-        self.touch(from);
-        self.touch(to);
+        self.touch(from, &from_dir);
+        self.touch(to, &to_dir);
         self.moved(&[from, to]);
         let records = vec![
             self.dress(from, back, &from_dir, &at_from)?,
@@ -151,40 +153,32 @@ impl<B: BaseRead> Batch<'_, B> {
         Ok(Outcome::Done(records))
     }
 
-    /// Removes a file by way of a temporary name, so that it is looked at once it cannot be
-    /// replaced any more.
     fn remove(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
         let gone = || Ok(Outcome::Done(vec![(path.clone(), None)]));
         let Some(expected) = self.expected(path)? else { return gone() };
         let dir = match self.parent(path) {
-            Err(Stopped::Fs(error)) if error.kind() == FsErrorKind::NotFound => return gone(),
+            Err(Stopped::Fs(error)) if error.is_absent() => return gone(),
             other => other?,
         };
         let name = last_name(path);
         match unchanged(&dir, name, &expected, path) {
-            Err(Stopped::Fs(error)) if error.kind() == FsErrorKind::NotFound => return gone(),
+            Err(Stopped::Fs(error)) if error.is_absent() => return gone(),
             other => other?,
         }
-        let aside = temporary_name();
-        dir.rename(name, &dir, &aside)?;
-        if !dir.stat(&aside).is_ok_and(|stat| same_content(&stat, &expected)) {
-            let _ = dir.rename_new(&aside, &dir, name);
-            return Err(Stopped::Dirty(vec![path.clone()]));
-        }
-        dir.unlink(&aside)?;
-        self.touch(path);
+        discard(&dir, name, &expected, path)?;
+        self.touch(path, &dir);
         gone()
     }
 
     fn remove_directory(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
         let gone = || Ok(Outcome::Done(vec![(path.clone(), None)]));
         let dir = match self.parent(path) {
-            Err(Stopped::Fs(error)) if error.kind() == FsErrorKind::NotFound => return gone(),
+            Err(Stopped::Fs(error)) if error.is_absent() => return gone(),
             other => other?,
         };
         self.last_dir = None;
         match dir.remove_dir(last_name(path)) {
-            Err(error) if error.kind() == FsErrorKind::NotFound => gone(),
+            Err(error) if error.is_absent() => gone(),
             // What is ignored, or was made just now: the directory stays, and its base with it,
             // so that it is not taken for a new one.
             Err(error) if matches!(error.kind(), FsErrorKind::NotEmpty | FsErrorKind::Exists) => {
@@ -194,7 +188,7 @@ impl<B: BaseRead> Batch<'_, B> {
             }
             other => {
                 other?;
-                self.touch(path);
+                self.touch(path, &dir);
                 gone()
             }
         }
@@ -219,7 +213,7 @@ impl<B: BaseRead> Batch<'_, B> {
         if before.node != FoundNode::Directory && !same_content(&stat, &expected) {
             return Err(Stopped::Dirty(vec![path.clone()]));
         }
-        self.touch(path);
+        self.touch(path, &dir);
         let record = Record {
             behind: want.behind.clone(),
             permissions: want.permissions,

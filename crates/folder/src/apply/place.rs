@@ -3,9 +3,9 @@
 use ark_core::RelPath;
 
 use super::content::{self, Made};
-use super::{Batch, Outcome, Stopped, has_permissions, same_content};
+use super::{Batch, Outcome, Stopped, Touched, has_permissions, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
-use crate::fs::{Dir, FsError, FsErrorKind, Stat, StatKind};
+use crate::fs::{Dir, FsError, FsErrorKind, Stat, StatKind, temporary_name};
 use crate::plan::Action;
 use crate::scan::FoundNode;
 use crate::wants::Want;
@@ -13,12 +13,13 @@ use crate::wants::Want;
 impl<B: BaseRead> Batch<'_, B> {
     /// Gives what a [`Action::Write`] wrote its name.
     pub(super) fn place(&mut self, action: &Action, made: &Made) -> Result<Outcome, Stopped> {
-        let Action::Write { path, want } = action else {
-            content::remove(&made.dir, &made.name);
-            return Ok(Outcome::Dirty(action.paths().cloned().collect()));
+        let placed = match action {
+            Action::Write { path, want } => self.try_place(path, want, made),
+            _ => Err(Stopped::Dirty(action.paths().cloned().collect())),
         };
-        let placed = self.try_place(path, want, made);
-        if placed.is_err() {
+        // Only if it is still what was written: see `replace`.
+        let is_ours = || made.dir.stat(&made.name).is_ok_and(|now| now.same_object(&made.stat));
+        if placed.is_err() && is_ours() {
             content::remove(&made.dir, &made.name);
         }
         placed
@@ -41,7 +42,7 @@ impl<B: BaseRead> Batch<'_, B> {
                 replace(&made.dir, &made.name, &made.stat, name, &expected, path)?;
             }
         }
-        self.touch(path);
+        self.touch(path, &made.dir);
         Ok(Outcome::Done(vec![self.placed(path, want, &made.dir, &made.stat)?]))
     }
 
@@ -101,11 +102,16 @@ impl<B: BaseRead> Batch<'_, B> {
         self.placed(path, want, dir, &made)
     }
 
-    /// Notes that names in the directory of `path` were changed.
-    pub(super) fn touch(&mut self, path: &RelPath) {
-        if let Some((parent, _)) = path.split_last() {
-            self.touched.insert(parent);
-        }
+    /// Notes that names in `dir`, the directory of `path`, were changed.
+    pub(super) fn touch(&mut self, path: &RelPath, dir: &Dir) {
+        let Some((parent, _)) = path.split_last() else { return };
+        let now = dir.stat_self();
+        let touched = match (now, self.touched.get(&parent)) {
+            (Ok(now), None) => Touched::One(now),
+            (Ok(now), Some(Touched::One(then))) if now.same_object(then) => return,
+            _ => Touched::Several,
+        };
+        self.touched.insert(parent, touched);
     }
 }
 
@@ -208,15 +214,60 @@ fn replace(
     Err(Stopped::Dirty(vec![path.clone()]))
 }
 
-/// Undoes an exchange that displaced an edit made in the last moment. If in this moment another
-/// file was renamed over ours, that one replaced the edit for good, as it would have without us.
-/// Afterwards `temporary` is what nobody needs.
+/// Undoes an exchange that displaced an edit made in the last moment. If it cannot be undone,
+/// because in this moment something else happened to our file, the edit gets a name of its own.
 fn put_back(dir: &Dir, temporary: &[u8], made: &Stat, name: &[u8]) -> Result<(), FsError> {
-    dir.exchange(temporary, dir, name)?;
-    if dir.stat(temporary).is_ok_and(|stat| !stat.same_object(made)) {
-        dir.exchange(temporary, dir, name)?;
+    match dir.exchange(temporary, dir, name) {
+        Ok(()) if dir.stat(temporary).is_ok_and(|stat| stat.same_object(made)) => return Ok(()),
+        // It replaced ours, not the edit: both stay.
+        Ok(()) => dir.exchange(temporary, dir, name)?,
+        Err(_) => {}
     }
-    Ok(())
+    give_back(dir, temporary, name)
+}
+
+/// Gives a user's file that was taken aside its name back, or, if that is taken by now, one
+/// beside it: under a reserved name it would never be seen again.
+pub(super) fn give_back(dir: &Dir, aside: &[u8], name: &[u8]) -> Result<(), FsError> {
+    let mut to_name = name.to_vec();
+    for _ in 0..GIVE_BACK_TRIES {
+        match dir.rename_new(aside, dir, &to_name) {
+            Err(error) if error.kind() == FsErrorKind::Exists => {}
+            // Without a way to tell in one step, the last look must do.
+            Err(error) if error.kind() == FsErrorKind::Unsupported => match dir.stat(&to_name) {
+                Err(error) if error.kind() == FsErrorKind::NotFound => {
+                    return dir.rename(aside, dir, &to_name);
+                }
+                _ => {}
+            },
+            other => return other,
+        }
+        let marked = [name, format!(".conflict-{:08x}", rand::random::<u32>()).as_bytes()].concat();
+        to_name = marked[marked.len().saturating_sub(MAX_NAME)..].to_vec();
+    }
+    dir.rename(aside, dir, &to_name)
+}
+
+/// Tries to find a name that is free; a second one is never needed but by ill luck.
+const GIVE_BACK_TRIES: usize = 8;
+/// The most bytes of a name on nearly all file systems.
+const MAX_NAME: usize = 255;
+
+/// Removes the file `name` by way of a temporary name, so that it is looked at once it cannot be
+/// replaced any more. What is not as expected gets its name back.
+pub(super) fn discard(
+    dir: &Dir,
+    name: &[u8],
+    expected: &Stat,
+    path: &RelPath,
+) -> Result<(), Stopped> {
+    let aside = temporary_name();
+    dir.rename(name, dir, &aside)?;
+    if dir.stat(&aside).is_ok_and(|stat| same_content(&stat, expected)) {
+        return Ok(dir.unlink(&aside)?);
+    }
+    give_back(dir, &aside, name)?;
+    Err(Stopped::Dirty(vec![path.clone()]))
 }
 
 #[cfg(test)]
@@ -248,16 +299,48 @@ mod tests {
         assert!(root.top().stat(&temporary.name).unwrap_err().is_absent());
     }
 
-    /// Another file was renamed over ours in the moment of putting back: it replaced the edit.
+    /// Something else happened to our file in the moment of putting back.
     #[test]
-    fn a_file_renamed_over_ours_meanwhile_wins() {
+    fn an_edit_that_cannot_be_put_back_gets_a_name_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::open(folder.path()).unwrap();
-        std::fs::write(folder.path().join("displaced"), "edit").unwrap();
-        std::fs::write(folder.path().join("f"), "renamed over ours").unwrap();
         let ours = root.top().create_temp().unwrap();
         let made = root.top().stat(&ours.name).unwrap();
-        put_back(root.top(), b"displaced", &made, b"f").unwrap();
+        let contents = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap();
+            let paths = entries.map(|entry| entry.unwrap().path());
+            let seen = paths.filter(|path| !path.to_string_lossy().contains(".ark-"));
+            let mut contents: Vec<_> =
+                seen.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+            contents.sort();
+            contents
+        };
+        // Renamed over.
+        std::fs::write(folder.path().join(".ark-tmp-0"), "edit").unwrap();
+        std::fs::write(folder.path().join("f"), "renamed over ours").unwrap();
+        put_back(root.top(), b".ark-tmp-0", &made, b"f").unwrap();
         assert_eq!(std::fs::read(folder.path().join("f")).unwrap(), b"renamed over ours");
+        assert_eq!(contents(), ["edit", "renamed over ours"]);
+        // Removed.
+        std::fs::write(folder.path().join(".ark-tmp-0"), "another edit").unwrap();
+        std::fs::remove_file(folder.path().join("f")).unwrap();
+        put_back(root.top(), b".ark-tmp-0", &made, b"f").unwrap();
+        assert_eq!(std::fs::read(folder.path().join("f")).unwrap(), b"another edit");
+        assert_eq!(contents(), ["another edit", "edit"]);
+    }
+
+    #[test]
+    fn what_is_discarded_is_looked_at_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        let path = RelPath::parse(b"f").unwrap();
+        std::fs::write(folder.path().join("f"), "before").unwrap();
+        let seen = root.stat(&path).unwrap();
+        std::fs::write(folder.path().join("f"), "by the user").unwrap();
+        assert!(discard(root.top(), b"f", &seen, &path).is_err());
+        assert_eq!(std::fs::read(folder.path().join("f")).unwrap(), b"by the user");
+        let seen = root.stat(&path).unwrap();
+        discard(root.top(), b"f", &seen, &path).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

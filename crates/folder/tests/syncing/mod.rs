@@ -11,6 +11,7 @@ use ark_folder::{Folder, FolderState, FolderStatus, Options};
 use ark_store::{DEFAULT_INDEX_CACHE_BYTES, Join, Repo, Staged, Store};
 use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
 
 /// Long enough for any machine; reached only by a failing test.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -27,6 +28,8 @@ struct Running {
     store: Store,
     repo: Repo,
     folder: Folder,
+    /// The folder's own, so that it can be ended with all that it does.
+    runtime: Runtime,
 }
 
 impl Device {
@@ -65,6 +68,11 @@ impl Device {
     }
 
     pub async fn start(&mut self) {
+        // With RUST_LOG set, what the folders do is told. The first one counts.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let (store, repo) = self.open_store().await;
         let options = Options {
             path: self.root(),
@@ -72,21 +80,26 @@ impl Device {
             quiet_period: Duration::from_millis(20),
             rescan_interval: Duration::from_hours(1),
         };
-        let folder = Folder::start(options, repo.clone()).await.unwrap();
-        self.running = Some(Running { store, repo, folder });
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let start = Folder::start(options, repo.clone());
+        let folder = runtime.spawn(start).await.unwrap().unwrap();
+        self.running = Some(Running { store, repo, folder, runtime });
     }
 
     pub async fn stop(&mut self) {
-        let Running { store, folder, repo } = self.running.take().unwrap();
+        let Running { store, folder, repo, runtime } = self.running.take().unwrap();
         folder.stop().await;
+        runtime.shutdown_background();
         drop(repo);
         store.close().await.unwrap();
     }
 
-    /// Ends everything as it is. The store's lock is free when this returns.
+    /// Ends everything as it is: threads at the next safe point, all else where it waits. When
+    /// this returns nothing goes on behind it, and the store's lock is free.
     pub async fn kill(&mut self) {
-        let Running { store, folder, repo } = self.running.take().unwrap();
+        let Running { store, folder, repo, runtime } = self.running.take().unwrap();
         drop(folder);
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
         drop(repo);
         store.close().await.unwrap();
     }
@@ -170,6 +183,14 @@ impl Device {
 
     pub fn conflicts(&self) -> BTreeSet<String> {
         self.status().conflicts.iter().map(RelPath::to_string).collect()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.runtime.shutdown_background();
+        }
     }
 }
 
