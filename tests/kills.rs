@@ -11,11 +11,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_ark");
 const LIMIT: Duration = Duration::from_mins(3);
 /// Small files, of 1 to 32 KiB, in directories of 50.
 const FILES: usize = 1_500;
-/// Bytes of the one file that is sent in chunks.
-const LARGE_BYTES: usize = 16 << 20;
-/// What a kill may cost: the 16 MiB that may have arrived without being durable, and what was
-/// under way in the streams' windows. On a tree of 256 MiB this is under a tenth of it.
-const LOST_BYTES: u64 = 24 << 20;
+/// Bytes of the one file that is sent in chunks. With the small ones some 128 MiB: up to 16 MiB
+/// may have arrived without being durable when a side is killed, which must stay a small share.
+const LARGE_BYTES: usize = 104 << 20;
 
 /// Bytes without repetition, the same in every run (xorshift64*).
 fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -71,9 +69,7 @@ fn killed_at(percent: u64, killed: &Killed) {
     };
     let share = total * 100 / content;
     println!("killed after {received} of {content} bytes; {total} bytes in all: {share} %");
-    // One in twenty-five goes to directories, headers and hashes.
-    let most = content + content / 25 + LOST_BYTES;
-    assert!(total <= most, "{total} bytes over the wire for {content} of content, over {most}");
+    assert!(share < 130, "{total} bytes over the wire for {content} of content: {share} %");
 }
 
 fn finish(a: &Machine, b: &Machine) {
