@@ -211,9 +211,10 @@ fn bits(scene: &Scene, at: &str) -> u32 {
 
 #[test]
 fn s11_a_mode_here_and_content_there() {
-    for late in [false, true] {
+    // More bits than before, and fewer: what was set here counts, not what is greater.
+    for (late, mode) in [(false, 0o755), (true, 0o755), (false, 0o600), (true, 0o600)] {
         let mut scene = Scene::new(2, |d| d.write("a", "old"));
-        scene.on(0, |d| d.chmod("a", 0o755));
+        scene.on(0, |d| d.chmod("a", mode));
         if late {
             // Known, but not applied, when the other edits.
             let states = scene.devices[0].states.clone();
@@ -221,19 +222,21 @@ fn s11_a_mode_here_and_content_there() {
         }
         scene.on(1, |d| d.write("a", "new"));
         assert_eq!(scene.synchronise(), shows(&[("a", "new")]));
-        assert_eq!(bits(&scene, "a"), 0o755);
+        assert_eq!(bits(&scene, "a"), mode);
     }
 }
 
 #[test]
 fn s11_content_there_and_a_mode_here_published_later() {
-    let mut scene = Scene::new(2, |d| d.write("a", "old"));
-    scene.on(1, |d| d.write("a", "new"));
-    let states = scene.devices[1].states.clone();
-    scene.devices[0].receive(&states);
-    scene.on(0, |d| d.chmod("a", 0o700));
-    assert_eq!(scene.synchronise(), shows(&[("a", "new")]));
-    assert_eq!(bits(&scene, "a"), 0o700);
+    for mode in [0o700, 0o600] {
+        let mut scene = Scene::new(2, |d| d.write("a", "old"));
+        scene.on(1, |d| d.write("a", "new"));
+        let states = scene.devices[1].states.clone();
+        scene.devices[0].receive(&states);
+        scene.on(0, |d| d.chmod("a", mode));
+        assert_eq!(scene.synchronise(), shows(&[("a", "new")]));
+        assert_eq!(bits(&scene, "a"), mode);
+    }
 }
 
 #[test]
@@ -267,10 +270,18 @@ fn s11_the_mode_of_a_copy_is_its_own() {
 
 #[test]
 fn s12_equal_content_written_at_other_times_is_no_conflict() {
-    let mut scene = Scene::new(2, |d| d.write("a", "old"));
-    // The later modification time stands, whoever wrote it.
-    scene.on(1, |d| d.write("b", "same")).on(0, |d| d.write("b", "same"));
-    assert_eq!(scene.synchronise(), shows(&[("a", "old"), ("b", "same")]));
+    for clocks in [[10, 20], [20, 10]] {
+        let mut scene = Scene::new(2, |d| d.write("a", "old"));
+        for (device, clock) in scene.devices.iter_mut().zip(clocks) {
+            device.clock = clock;
+        }
+        scene.on(1, |d| d.write("b", "same")).on(0, |d| d.write("b", "same"));
+        assert_eq!(scene.synchronise(), shows(&[("a", "old"), ("b", "same")]));
+        // The later modification time stands, whoever wrote it.
+        let joined = scene.devices[0].joined(&scene.memory);
+        let shown = ark_core::shown(&scene.memory, joined.root).unwrap();
+        assert_eq!(shown[1].version.mtime.seconds, 21);
+    }
 }
 
 #[test]
@@ -330,6 +341,55 @@ fn s48_one_dot_with_two_contents_keeps_both_and_is_reported() {
         let ranked = ranked(&["one", "two"]);
         let names: Vec<_> = shown.iter().map(|shown| shown.name.to_string()).collect();
         assert_eq!(names, ["a".to_owned(), shown_name("a", ranked[1])]);
+    }
+}
+
+#[test]
+fn s50_clocks_decide_nothing() {
+    const DAY: i64 = 24 * 60 * 60;
+    let outcome = |clocks: [i64; 2], later: [i64; 2]| {
+        let mut scene = Scene::new(2, |d| {
+            d.write("both", "old");
+            d.write("edited or deleted", "old");
+            d.write("in turn", "old");
+        });
+        let set = |scene: &mut Scene, clocks: [i64; 2]| {
+            for (device, clock) in scene.devices.iter_mut().zip(clocks) {
+                device.clock = clock;
+            }
+        };
+        set(&mut scene, clocks);
+        scene.on(0, |d| {
+            d.write("both", "one");
+            d.remove("edited or deleted");
+            d.write("in turn", "first");
+        });
+        scene.on(1, |d| {
+            d.write("both", "two");
+            d.write("edited or deleted", "edited");
+        });
+        scene.synchronise();
+        set(&mut scene, later);
+        scene.on(1, |d| d.write("in turn", "second"));
+        scene.synchronise()
+    };
+    let ranked = ranked(&["one", "two"]);
+    let copy = shown_name("both", ranked[1]);
+    let expected = shows(&[
+        ("both", ranked[0]),
+        (&copy, ranked[1]),
+        ("edited or deleted", "edited"),
+        ("in turn", "second"),
+    ]);
+    for (clocks, later) in [
+        ([0, 0], [0, 0]),
+        ([DAY, 0], [DAY, 0]),
+        ([0, DAY], [0, DAY]),
+        // Before 1970, and running backwards.
+        ([-DAY, DAY], [DAY, -DAY]),
+        ([DAY, -DAY], [-DAY, DAY]),
+    ] {
+        assert_eq!(outcome(clocks, later), expected, "{clocks:?}, then {later:?}");
     }
 }
 

@@ -77,7 +77,8 @@ pub struct Device {
     /// What was last applied, with what was behind each path.
     base: BTreeMap<RelPath, (Thing, u32, Behind)>,
     sequence: u64,
-    clock: i64,
+    /// Seconds; goes on by one with each thing written.
+    pub clock: i64,
 }
 
 impl Device {
@@ -209,7 +210,8 @@ impl Device {
             oracle.look_at(memory, root);
             let mut vector = joined.vector;
             vector.take_in(dot);
-            let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms: 0 }.encode();
+            let wall_time_ms = self.clock * 1000;
+            let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms }.encode();
             memory.put(&snapshot);
             let state = State {
                 topic: TopicId::derive("trees", None),
