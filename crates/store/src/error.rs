@@ -74,7 +74,7 @@ pub enum IndexError {
         /// Bytes that were free when it was asked.
         available: u64,
     },
-    /// It failed before and could not be opened again yet; the next change tries.
+    /// It failed before and could not be opened again yet; that is tried again and again.
     #[error("the store's index failed and could not be opened again yet")]
     Unavailable,
     /// The store was closed.

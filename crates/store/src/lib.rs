@@ -22,6 +22,7 @@ mod failpoint;
 mod importer;
 mod index;
 mod join;
+mod mend;
 mod open;
 mod publish;
 mod reader;

@@ -17,6 +17,7 @@ use crate::counters::Counts;
 use crate::error::{IndexError, OpenError};
 use crate::failpoint::Failpoints;
 use crate::index::{self, FORMAT_VERSION, ISSUED, Index, STATES, TOPICS, TopicNumber, issued_key};
+use crate::mend;
 use crate::rebuild::{self, Rebuilt};
 use crate::rollback::{FileIdentity, Record, Witness, draw_incarnation, draw_token};
 use crate::space::Space;
@@ -42,8 +43,8 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
     let lock = take_lock(&options.path)?;
     let counts = Arc::new(Counts::default());
     let index_path = options.path.join(INDEX);
-    let (database, record) =
-        open_index(&options.path, &index_path, options.index_cache_bytes).await?;
+    let OpenIndex { database, alarm, record } =
+        open_index(&options.path, &index_path, options.index_cache_bytes, &failpoints).await?;
     let blobs =
         Blobs::open(&options.path.join(BLOBS), Arc::clone(&counts), failpoints.clone()).await?;
     let space = Space::new(&options.path);
@@ -53,6 +54,7 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
         space,
         failpoints.clone(),
         database,
+        alarm,
     );
     let index = index::start(handle, Arc::clone(&counts))
         .map_err(|source| path_error(&options.path, source))?;
@@ -105,7 +107,9 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
     hit(&inner, "witness", &options.witness_dir)?;
     witness.renew(&token).map_err(|source| path_error(&options.witness_dir, source))?;
     tracing::info!(%device, recovery = ?inner.recovery, "store opened");
-    Ok(Store { inner: Arc::new(inner) })
+    let inner = Arc::new(inner);
+    mend::start(&inner);
+    Ok(Store { inner })
 }
 
 fn path_error(path: &Path, source: io::Error) -> OpenError {
@@ -137,20 +141,27 @@ fn take_lock(store: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Opens the index, or makes a new one where it is missing or damaged. What it says of itself is
-/// empty where it was made.
+/// The index, and what it says of itself: nothing where it was made.
+struct OpenIndex {
+    database: Database,
+    alarm: index::Alarm,
+    record: Record,
+}
+
+/// Opens the index, or makes a new one where it is missing or damaged.
 async fn open_index(
     store: &Path,
     path: &Path,
     cache_bytes: usize,
-) -> Result<(Database, Record), OpenError> {
-    if let Some(opened) = try_open_index(store, path, cache_bytes).await? {
+    failpoints: &Failpoints,
+) -> Result<OpenIndex, OpenError> {
+    if let Some(opened) = try_open_index(store, path, cache_bytes, failpoints).await? {
         return Ok(opened);
     }
     let aside = store.join(DAMAGED_INDEX);
     tracing::error!(?path, ?aside, "the index is damaged; put aside and made anew");
     fs::rename(path, &aside).map_err(|source| path_error(path, source))?;
-    let opened = try_open_index(store, path, cache_bytes).await?;
+    let opened = try_open_index(store, path, cache_bytes, failpoints).await?;
     opened.ok_or_else(|| path_error(path, io::Error::other("a new index is damaged")))
 }
 
@@ -159,12 +170,15 @@ async fn try_open_index(
     store: &Path,
     path: &Path,
     cache_bytes: usize,
-) -> Result<Option<(Database, Record)>, OpenError> {
+    failpoints: &Failpoints,
+) -> Result<Option<OpenIndex>, OpenError> {
     let deadline = tokio::time::Instant::now() + RELEASE_TIMEOUT;
     loop {
         let (owned, path_of_store) = (path.to_owned(), store.to_owned());
-        let opened =
-            tokio::task::spawn_blocking(move || read_index(&path_of_store, &owned, cache_bytes));
+        let failpoints = failpoints.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            read_index(&path_of_store, &owned, cache_bytes, failpoints)
+        });
         return match opened.await {
             Ok(Err(Unopened::InUse)) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(RELEASE_POLL).await;
@@ -209,18 +223,19 @@ fn read_index(
     store: &Path,
     path: &Path,
     cache_bytes: usize,
-) -> Result<(Database, Record), Unopened> {
-    let database = index::open_file(path, cache_bytes).map_err(|error| match error {
+    failpoints: Failpoints,
+) -> Result<OpenIndex, Unopened> {
+    let alarm = index::Alarm::default();
+    let database = index::open_file(path, cache_bytes, alarm.clone(), failpoints);
+    let database = database.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => Unopened::InUse,
-        DatabaseError::Storage(StorageError::Corrupted(reason)) => Unopened::Damaged(reason),
-        DatabaseError::RepairAborted => Unopened::Damaged("it cannot be repaired".into()),
-        DatabaseError::Storage(StorageError::Io(source)) if is_damage(source.kind()) => {
-            Unopened::Damaged(source.to_string())
-        }
-        DatabaseError::Storage(StorageError::Io(source)) => {
-            Unopened::Error(path_error(path, source))
-        }
-        error => Unopened::Error(IndexError::from(error).into()),
+        error => match (index::damage(&error), error) {
+            (Some(damage), _) => Unopened::Damaged(damage),
+            (None, DatabaseError::Storage(StorageError::Io(source))) => {
+                Unopened::Error(path_error(path, source))
+            }
+            (None, error) => Unopened::Error(IndexError::from(error).into()),
+        },
     })?;
     let read = database.begin_read().map_err(IndexError::from)?;
     if let Some(found) = index::newest_format(&read)?.filter(|&found| found > FORMAT_VERSION) {
@@ -233,12 +248,7 @@ fn read_index(
     index::create_tables(&write)?;
     write.commit().map_err(IndexError::from)?;
     let record = Record::read(&database.begin_read().map_err(IndexError::from)?)?;
-    Ok((database, record))
-}
-
-/// Errors of reading that a damaged file makes, not a failing disk.
-fn is_damage(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+    Ok(OpenIndex { database, alarm, record })
 }
 
 /// Brings tags and index together after whatever ended the last run: a state that was tagged and

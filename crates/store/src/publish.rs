@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ark_core::{Dot, Head, Object, ObjectKind, SignedState, State, Vector};
+use ark_core::{Dot, Head, Link, Object, ObjectKind, SignedState, State, Vector};
 use redb::ReadableTable;
 use tokio::sync::OwnedMutexGuard;
 
@@ -12,6 +12,7 @@ use crate::batch::{Batch, NewLinks, Ready};
 use crate::counters::count;
 use crate::error::{AddError, BlobError, CommitError, IndexError, PublishError};
 use crate::index::{ISSUED, STATES, Slot, insert_objects, issued_key, state_key};
+use crate::mend;
 use crate::repo::{Issued, RepoInner};
 use crate::rollback::living_incarnation;
 use crate::states::Change;
@@ -108,30 +109,26 @@ impl Publisher {
             return Err(PublishError::Incarnation);
         }
         let tag = StateTag::new(&signed, sequence).name();
-        match self.commit(&signed, &tag, ready, base).await {
+        let error = match self.commit(&signed, &tag, ready, base).await {
             Ok(new) => {
-                self.told(&signed, new).await;
-                Ok(signed)
+                told(repo, &signed, new.into_links()).await;
+                return Ok(signed);
             }
-            Err(error) if !is_of_index(&error) => {
-                drop(store.blobs.untag(&tag).await);
-                Err(error)
+            Err(error) => error,
+        };
+        // A commit that answers an error may be durable all the same.
+        if is_of_index(&error) {
+            if mend::recall(repo).await.is_err() {
+                // Not known, and told as soon as it is.
+                return Err(error);
             }
-            Err(error) => match self.is_committed(&signed).await {
-                // The commit answered an error, and is durable all the same.
-                Ok(true) => {
-                    self.told(&signed, NewLinks::default()).await;
-                    Ok(signed)
-                }
-                Ok(false) => {
-                    // Nobody was told; if this fails too, the next opening removes it.
-                    drop(store.blobs.untag(&tag).await);
-                    Err(error)
-                }
-                // Not known: the next publication finds out.
-                Err(_) => Err(error),
-            },
+            if repo.states().joined.get(&writer) == Some(&signed) {
+                return Ok(signed);
+            }
         }
+        // Nobody was told; if this fails too, the next opening removes it.
+        drop(store.blobs.untag(&tag).await);
+        Err(error)
     }
 
     /// The barrier: state tagged, everything durable, index committed.
@@ -157,10 +154,10 @@ impl Publisher {
             }
             let mut states = transaction.open_table(STATES)?;
             let own = states.get(&state_key(number, Slot::Joined, writer))?;
-            let before = own.map(|value| value.value().to_vec());
-            if before.as_deref() != known.as_deref() {
-                return Ok(Outcome::Behind(before));
+            if own.as_ref().map(redb::AccessGuard::value) != known.as_deref() {
+                return Ok(Outcome::Behind);
             }
+            drop(own);
             let new = insert_objects(transaction, number, &objects)?;
             count(&counts.indexed, new.len());
             states.insert(&state_key(number, Slot::Joined, writer), bytes.as_ref())?;
@@ -177,43 +174,28 @@ impl Publisher {
         match committed.await? {
             Outcome::Done(links) => new.extend(links),
             Outcome::Renewed => return Err(PublishError::Incarnation),
-            Outcome::Behind(state) => {
-                // A commit that answered an error was durable after all. It is told now, and
-                // what is published next is made over it.
-                if let Some(Ok(state)) = state.map(|bytes| SignedState::decode(&bytes)) {
-                    self.told(&state, NewLinks::default()).await;
-                }
+            // A commit that answered an error was durable after all. It is told now, and what is
+            // published next is made over it.
+            Outcome::Behind => {
+                mend::recall(repo).await?;
                 return Err(BlobError::Reopened.into());
             }
         }
         hit(repo, "committed")?;
         Ok(new)
     }
+}
 
-    /// Whether the index has the state, asked of the file as it is after whatever failed.
-    async fn is_committed(&self, signed: &SignedState) -> Result<bool, IndexError> {
-        let key = state_key(self.repo.number, Slot::Joined, signed.state().writer);
-        let bytes = signed.bytes().clone();
-        let asked = self.repo.store.index.write(move |transaction| {
-            let states = transaction.open_table(STATES)?;
-            Ok(states.get(&key)?.is_some_and(|value| value.value() == bytes.as_ref()))
-        });
-        asked.await
-    }
-
-    /// Tells what is durable now, and lets the previous state's tag go.
-    async fn told(&self, signed: &SignedState, new: NewLinks) {
-        let repo = &self.repo;
-        let writer = signed.state().writer;
-        let mut replaced = None;
-        repo.update_states(|states| replaced = states.joined.insert(writer, signed.clone()));
-        let new = new.into_links().into();
-        repo.tell(Change::Published { state: signed.clone(), new });
-        if let Some(replaced) = replaced {
-            // A tag too many is removed at the next opening.
-            let prefix = StateTag::revision_prefix(&replaced);
-            drop(repo.store.blobs.untag_all(&prefix).await);
-        }
+/// Tells what is durable now, and lets the previous state's tag go.
+pub(crate) async fn told(repo: &Arc<RepoInner>, signed: &SignedState, new: Vec<Link>) {
+    let writer = signed.state().writer;
+    let mut replaced = None;
+    repo.update_states(|states| replaced = states.joined.insert(writer, signed.clone()));
+    repo.tell(Change::Published { state: signed.clone(), new: new.into() });
+    if let Some(replaced) = replaced {
+        // A tag too many is removed at the next opening.
+        let prefix = StateTag::revision_prefix(&replaced);
+        drop(repo.store.blobs.untag_all(&prefix).await);
     }
 }
 
@@ -224,11 +206,11 @@ fn is_of_index(error: &PublishError) -> bool {
 
 /// What the index's transaction found.
 enum Outcome {
-    Done(Vec<ark_core::Link>),
+    Done(Vec<Link>),
     /// The device took a new incarnation.
     Renewed,
     /// The index has another state of this device's than memory.
-    Behind(Option<Vec<u8>>),
+    Behind,
 }
 
 fn hit(repo: &RepoInner, name: &'static str) -> Result<(), PublishError> {

@@ -258,10 +258,9 @@ impl RepoInner {
             known
         } else {
             let made = store.index.write(move |write| number_topic(write, topic, kind as u8));
-            let made = made.await?;
-            store.topics.fetch_max(made.0 + 1, Ordering::AcqRel);
-            made
+            made.await?
         };
+        store.topics.fetch_max(number + 1, Ordering::AcqRel);
         let kind = RepoKind::from_u8(found).ok_or(IndexError::Damaged { table: "topics" })?;
         let writer = store.writer();
         let (states, (revision, sequence)) = load(&store, number, writer)?;

@@ -132,7 +132,8 @@ impl Store {
 
     /// As [`Store::open`], with a hook that is called at named places of the durability barrier
     /// and may fail or end the process: `import`, `publish`, `tagged`, `sync-db`, `sync-files`,
-    /// `index`, `index-commit`, `committed`, `witness`, `rebuild`.
+    /// `index`, `index-commit`, `index-durable`, `committed`, `witness`, `rebuild`; and under the
+    /// index's database `index-read`, `index-write`, `index-sync`.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -169,6 +170,17 @@ impl Store {
     /// until the store is opened again.
     pub fn key_in_use_elsewhere(&self) -> bool {
         self.inner.key_elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// Returns, with the reason, when the index has failed in a way that only a new opening of the
+    /// store may mend: nothing is written any more, and the process had better end.
+    pub async fn lost(&self) -> String {
+        let mut health = self.inner.index.health();
+        let lost = health.wait_for(|health| health.lost.is_some()).await;
+        match lost.ok().and_then(|health| health.lost.clone()) {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
     }
 
     /// The repo `topic`, made if it is not there.
@@ -221,7 +233,7 @@ impl Inner {
         Writer { device: self.device, incarnation: self.incarnation() }
     }
 
-    fn repos(&self) -> std::sync::MutexGuard<'_, HashMap<TopicId, Weak<RepoInner>>> {
+    pub(crate) fn repos(&self) -> std::sync::MutexGuard<'_, HashMap<TopicId, Weak<RepoInner>>> {
         self.repos.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -239,13 +251,18 @@ impl Inner {
         let incarnation = draw_incarnation();
         self.index.write(move |transaction| set_incarnation(transaction, incarnation)).await?;
         *self.incarnation.write().unwrap_or_else(PoisonError::into_inner) = incarnation;
+        self.tell_incarnation(old);
+        Ok(())
+    }
+
+    /// Tells every open repo that the device is another writer than `old` now.
+    pub(crate) fn tell_incarnation(&self, old: Writer) {
         let new = self.writer();
         tracing::warn!(%old, %new, "taking a new incarnation: the old one was seen elsewhere");
         let repos: Vec<_> = self.repos().values().filter_map(Weak::upgrade).collect();
         for repo in repos {
             repo.tell(Change::Incarnation { old, new });
         }
-        Ok(())
     }
 
     /// Notes a new state by an incarnation of this device that is not the living one.

@@ -89,12 +89,15 @@ pub enum DaemonError {
     /// The store did not close cleanly.
     #[error("the store did not close cleanly")]
     Close(#[source] ark_store::BlobError),
+    /// The store's index failed for good. A new start puts it aside and makes it anew.
+    #[error("the store's index is lost ({0}): start ark again, which makes it anew")]
+    StoreLost(String),
     /// The end took too long.
     #[error("not everything came to rest within {STOP_TIMEOUT:?}; ended without waiting")]
     StopTimeout,
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT, or until its store is lost.
 ///
 /// # Errors
 /// See [`DaemonError`].
@@ -107,12 +110,18 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         () = signals.end() => return Ok(()),
     };
     notify(&[NotifyState::Ready]);
-    while signals.next().await == Asked::ReRead {
-        re_read(&config);
-    }
+    let lost = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::ReRead => re_read(&config),
+                Asked::End => break None,
+            },
+            why = daemon.store.lost() => break Some(DaemonError::StoreLost(why)),
+        }
+    };
     info!("ending");
     notify(&[NotifyState::Stopping]);
-    tokio::select! {
+    let stopped = tokio::select! {
         stopped = tokio::time::timeout(STOP_TIMEOUT, daemon.stop()) => {
             stopped.unwrap_or(Err(DaemonError::StopTimeout))
         }
@@ -120,7 +129,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
             warn!("asked to end again: not waiting any longer");
             Err(DaemonError::StopTimeout)
         }
-    }
+    };
+    lost.map_or(stopped, Err)
 }
 
 /// What can be told before anything is written.

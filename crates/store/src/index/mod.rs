@@ -1,10 +1,11 @@
 //! The redb index: what each repo has, the states, the folder's base, and the store's own
 //! records. One thread writes and lets callers share transactions; anyone reads.
 
+mod disk;
 mod tables;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ark_core::{Link, ObjectId, Summary};
@@ -15,13 +16,14 @@ use crate::error::IndexError;
 use crate::failpoint::Failpoints;
 use crate::space::{COMMIT_RESERVE_BYTES, Space};
 
+pub(crate) use disk::{Alarm, Health, damage, open_file};
 pub(crate) use tables::{
     BASE, BASE_META, EQUIVOCATIONS, FORMAT_VERSION, ISSUED, META, ObjectKey, Slot, TOPICS,
     TopicNumber, base_key, create_tables, equivocation_key, issued_key, newest_format,
     number_topic, object_key, object_keys, state_key,
 };
 pub(crate) use tables::{OBJECTS, PENDING, STATES};
-pub(crate) use writer::{Apply, Group, Writer, with_result};
+pub(crate) use writer::{Apply, Group, WeakWriter, Writer, with_result};
 
 /// Any error of the database as the index's own.
 pub(crate) fn database_error(error: impl Into<redb::Error>) -> IndexError {
@@ -57,6 +59,7 @@ pub(crate) struct Handle {
     cache_bytes: usize,
     space: Space,
     failpoints: Failpoints,
+    alarm: Alarm,
     database: RwLock<Opened>,
 }
 
@@ -77,8 +80,10 @@ impl Handle {
         space: Space,
         failpoints: Failpoints,
         database: Database,
+        alarm: Alarm,
     ) -> Self {
-        Self { path, cache_bytes, space, failpoints, database: RwLock::new(Opened::Open(database)) }
+        let database = RwLock::new(Opened::Open(database));
+        Self { path, cache_bytes, space, failpoints, alarm, database }
     }
 
     /// Does something with the database.
@@ -99,13 +104,27 @@ impl Handle {
         })
     }
 
-    /// Closes and opens the file again: redb refuses everything after an IO error, although the
-    /// file is as of its last commit.
-    fn reopen(&self) -> Result<(), IndexError> {
+    /// Closes and opens the file again if it failed since it was opened, when there had been
+    /// `opened_at` failures: redb refuses everything after an IO error, although the file is as
+    /// of its last commit.
+    fn mend(&self, opened_at: &mut u64) -> Result<(), IndexError> {
+        if self.alarm.is_lost() {
+            return Err(IndexError::Unavailable);
+        }
+        if self.alarm.failures() == *opened_at {
+            return Ok(());
+        }
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // Closed before it is opened: it has a lock.
         *database = Opened::Failed;
-        *database = Opened::Open(open_file(&self.path, self.cache_bytes)?);
+        let failures = self.alarm.failures();
+        let (alarm, failpoints) = (self.alarm.clone(), self.failpoints.clone());
+        let opened = open_file(&self.path, self.cache_bytes, alarm, failpoints);
+        if let Some(damage) = opened.as_ref().err().and_then(damage) {
+            self.alarm.give_up(damage);
+        }
+        *database = Opened::Open(opened?);
+        *opened_at = failures;
         Ok(())
     }
 
@@ -113,11 +132,6 @@ impl Handle {
     fn close(&self) {
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = Opened::Closed;
     }
-}
-
-/// Opens or creates the database file.
-pub(crate) fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, redb::DatabaseError> {
-    redb::Builder::new().set_cache_size(cache_bytes).create(path)
 }
 
 /// The index of an open store. Cheap to clone.
@@ -140,6 +154,11 @@ impl Index {
     /// A read transaction, for tables that [`View`] has not.
     pub(crate) fn begin_read(&self) -> Result<ReadTransaction, IndexError> {
         self.handle.with(|database| Ok(database.begin_read()?))
+    }
+
+    /// Hears of every failure from now on.
+    pub(crate) fn health(&self) -> tokio::sync::watch::Receiver<Health> {
+        self.handle.alarm.listen()
     }
 
     /// The writing thread.

@@ -47,6 +47,8 @@ impl Group {
 
 enum Command {
     Group(Group),
+    /// Opens the file again if it failed.
+    Mend(oneshot::Sender<Result<(), IndexError>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -87,12 +89,40 @@ impl Writer {
         result.await.map_err(|_| IndexError::Closed)
     }
 
+    /// Has the file opened again if it failed.
+    ///
+    /// # Errors
+    /// It could not be, or the store is closed.
+    pub(crate) async fn mend(&self) -> Result<(), IndexError> {
+        let (done, mended) = oneshot::channel();
+        // When the thread has ended this is dropped, too.
+        drop(self.commands.send(Command::Mend(done)).await);
+        mended.await.map_err(|_| IndexError::Closed)?
+    }
+
+    /// A handle that does not keep the thread going.
+    pub(crate) fn downgrade(&self) -> WeakWriter {
+        WeakWriter { commands: self.commands.downgrade() }
+    }
+
     /// Ends the thread after what was handed over before, and closes the file.
     pub(crate) async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close(done)).await.is_ok() {
             drop(closed.await);
         }
+    }
+}
+
+/// A [`Writer`] that does not keep the thread going.
+pub(crate) struct WeakWriter {
+    commands: mpsc::WeakSender<Command>,
+}
+
+impl WeakWriter {
+    /// The way to the thread, if it has not ended.
+    pub(crate) fn upgrade(&self) -> Option<Writer> {
+        self.commands.upgrade().map(|commands| Writer { commands })
     }
 }
 
@@ -110,10 +140,11 @@ pub(crate) fn with_result<T: Send + 'static>(
 }
 
 fn run(handle: &Handle, counts: &Counts, mut commands: mpsc::Receiver<Command>) {
-    let mut failed = false;
+    let mut mender = Mender::default();
     while let Some(first) = commands.blocking_recv() {
         let mut jobs = Vec::new();
         let mut held = Vec::new();
+        let mut mends = Vec::new();
         let mut close = None;
         let mut next = Some(first);
         while let Some(command) = next {
@@ -122,6 +153,7 @@ fn run(handle: &Handle, counts: &Counts, mut commands: mpsc::Receiver<Command>) 
                     jobs.extend(group.jobs);
                     held.extend(group.held);
                 }
+                Command::Mend(done) => mends.push(done),
                 Command::Close(done) => close = Some(done),
             }
             next = (close.is_none() && jobs.len() < MAX_GROUP)
@@ -129,9 +161,13 @@ fn run(handle: &Handle, counts: &Counts, mut commands: mpsc::Receiver<Command>) 
                 .flatten();
         }
         if !jobs.is_empty() {
-            failed = serve(handle, counts, jobs, failed);
+            serve(handle, counts, jobs, &mut mender);
         }
         drop(held);
+        for done in mends {
+            let outcome = mender.guard(handle, |opened_at| handle.mend(opened_at));
+            drop(done.send(outcome));
+        }
         if let Some(done) = close {
             handle.close();
             let _ = done.send(());
@@ -140,29 +176,57 @@ fn run(handle: &Handle, counts: &Counts, mut commands: mpsc::Receiver<Command>) 
     }
 }
 
-/// Commits `jobs` together. Returns whether the database failed, so that it is to be opened
-/// again before the next.
-fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, reopen: bool) -> bool {
+/// Commits `jobs` together.
+fn serve(handle: &Handle, counts: &Counts, jobs: Vec<Job>, mender: &mut Mender) {
     let (applies, dones): (Vec<_>, Vec<_>) =
         jobs.into_iter().map(|job| (job.apply, job.done)).unzip();
-    let run = || {
-        if reopen { handle.reopen() } else { Ok(()) }
-            .and_then(|()| handle.check_space())
-            .and_then(|()| handle.with(|database| commit(database, &handle.failpoints, applies)))
-    };
-    // redb has panicked on files that a full disk cut short (its issue 620): this thread lives on.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-    let outcome = outcome.unwrap_or_else(|_| {
-        Err(super::database_error(redb::Error::Corrupted("the database panicked".into())))
+    let outcome = mender.guard(handle, |opened_at| {
+        handle.mend(opened_at)?;
+        handle.check_space()?;
+        handle.with(|database| commit(database, &handle.failpoints, applies))
     });
-    if let Err(error) = &outcome {
-        tracing::error!(%error, source = ?std::error::Error::source(error), "index commit failed");
+    if outcome.is_ok() {
+        mender.panicked = false;
     }
     count(&counts.commits, usize::from(outcome.is_ok()));
     for done in dones {
         drop(done.send(outcome.clone()));
     }
-    matches!(outcome, Err(IndexError::Database(_) | IndexError::Unavailable))
+}
+
+/// What the thread knows of the database's failures.
+#[derive(Default)]
+struct Mender {
+    /// How many failures there had been when the file was opened.
+    opened_at: u64,
+    /// Whether the database panicked since the last commit that worked.
+    panicked: bool,
+}
+
+impl Mender {
+    /// Does something with the database, and sees to it that what fails is opened again. redb has
+    /// panicked on files that a full disk cut short (its issue 620): this thread lives on.
+    fn guard(
+        &mut self,
+        handle: &Handle,
+        act: impl FnOnce(&mut u64) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let act = std::panic::AssertUnwindSafe(|| act(&mut self.opened_at));
+        let outcome = std::panic::catch_unwind(act).unwrap_or_else(|_| {
+            if std::mem::replace(&mut self.panicked, true) {
+                handle.alarm.give_up("the database panics again and again".into());
+            }
+            Err(super::database_error(redb::Error::Corrupted("the database panicked".into())))
+        });
+        if let Err(error) = &outcome {
+            let source = std::error::Error::source(error);
+            tracing::error!(%error, ?source, "the index failed");
+            if matches!(error, IndexError::Database(_)) {
+                handle.alarm.raise();
+            }
+        }
+        outcome
+    }
 }
 
 fn commit(

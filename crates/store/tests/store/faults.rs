@@ -335,20 +335,3 @@ async fn what_was_burnt_stays_burnt_when_the_repo_is_opened_again() {
     let opened = repo(&store).await;
     assert_eq!(publish(&opened, &[("x", b"two")]).await.state().revision, 2);
 }
-
-#[tokio::test]
-async fn a_commit_that_answers_an_error_and_is_durable_is_told() {
-    let machine = Machine::new(1);
-    let fault = Fault::new("index-durable", io::ErrorKind::Other);
-    let store = machine.open_with(fault.hook()).await;
-    let repo = repo(&store).await;
-    publish(&repo, &[("x", b"one")]).await;
-    fault.on.store(true, Ordering::SeqCst);
-    try_publish(&repo, &[("x", b"two")]).await.unwrap_err();
-    fault.on.store(false, Ordering::SeqCst);
-    // Whoever publishes over what memory has is sent back to what the index has.
-    try_publish(&repo, &[("y", b"three")]).await.unwrap_err();
-    assert_eq!(own_head(&repo).unwrap().state().revision, 2);
-    publish(&repo, &[("y", b"three")]).await;
-    assert_eq!(files(&repo).await["x"], b"two");
-}

@@ -4,6 +4,7 @@ mod base;
 mod crash;
 mod exchange;
 mod faults;
+mod index;
 mod publish;
 mod rebuild;
 mod rollback;
