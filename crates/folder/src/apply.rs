@@ -281,8 +281,9 @@ impl<B: BaseRead> Batch<'_, B> {
                 of_error(action, &error)
             }
         };
-        if !matches!(outcome, Outcome::Done(_)) {
-            tracing::debug!(?action, ?outcome, "not done");
+        match &outcome {
+            Outcome::Done(_) => tracing::trace!(?action, "done"),
+            outcome => tracing::debug!(?action, ?outcome, "not done"),
         }
         match outcome {
             Outcome::Done(records) => {

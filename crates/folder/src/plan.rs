@@ -7,7 +7,9 @@
 //! The order: files that stand where directories must be are removed; directories are made,
 //! outermost first; content that is here under another name is moved, the last of a chain first
 //! and pairs by exchanges; what is gone is removed, directories innermost first; content is
-//! written; bits that could keep ark out of a directory come last. After each step every path is
+//! written; what is there already is adopted; bits that could keep ark out of a directory come
+//! last. (Adopting follows removing: versions of equal content become one, and while two paths
+//! are said to show it, moving one over the other would read as its deletion.) After each step every path is
 //! as base says, as wanted, or not there, so that a scan after a crash takes nothing for an edit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -139,6 +141,11 @@ impl Action {
             _ => None,
         };
         std::iter::once(self.path()).chain(other)
+    }
+
+    /// Whether it does anything on disk.
+    pub const fn is_on_disk(&self) -> bool {
+        !matches!(self, Self::Adopt { .. } | Self::Forget { .. })
     }
 
     /// Bytes of content to be written.
@@ -331,7 +338,9 @@ impl Sorted {
         let mut matched = self.match_moves();
         let pairs = break_rings(&mut matched);
         let sources: BTreeSet<&RelPath> = matched.values().collect();
-        let mut actions = std::mem::take(&mut self.quiet);
+        let (mut actions, adopted): (Vec<_>, Vec<_>) = std::mem::take(&mut self.quiet)
+            .into_iter()
+            .partition(|action| matches!(action, Action::Forget { .. }));
         let (open, close): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.bits).into_iter().partition(|(_, want)| opens(want));
         actions.extend(open.into_iter().map(set_permissions));
@@ -363,6 +372,7 @@ impl Sorted {
         actions.extend(
             written.map(|(path, want)| Action::Write { path: path.clone(), want: want.clone() }),
         );
+        actions.extend(adopted);
         let narrow = self.make.into_iter().filter(|(_, want)| !opens(want));
         let last: BTreeMap<_, _> = close.into_iter().chain(narrow).collect();
         actions.extend(last.into_iter().rev().map(set_permissions));

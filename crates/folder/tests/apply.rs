@@ -1,6 +1,6 @@
 //! Plans carried out on a real disk that is not always what base says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -326,6 +326,27 @@ fn moved_files_get_the_bits_and_time_wanted() {
     assert_eq!((found.mode() & 0o777, found.mtime()), (0o755, 1_000_000_000));
     assert_eq!(applied.records[&path("b")], None);
     assert_eq!(*scene.store.reads.lock().unwrap(), 0, "no content was read");
+}
+
+#[test]
+fn what_is_gone_is_not_adopted() {
+    let mut scene = Scene::new();
+    for at in ["gone", "edited", "fine"] {
+        scene.known(at, Some("content"));
+    }
+    scene.known("d", None);
+    let adopt = |scene: &Scene, at: &str| {
+        let mut want = Scene::want(at, scene.base[&path(at)].node, 0o644);
+        want.behind.dots.push(Dot { sequence: 2, ..want.behind.dots[0] });
+        Action::Adopt { path: path(at), want }
+    };
+    let actions = ["d", "edited", "fine", "gone"].map(|at| adopt(&scene, at));
+    std::fs::remove_file(scene.path("gone")).unwrap();
+    std::fs::write(scene.path("edited"), "other content").unwrap();
+    let applied = scene.apply(&actions);
+    assert_eq!(applied.records.keys().collect::<Vec<_>>(), [&path("d"), &path("fine")]);
+    assert_eq!(applied.records[&path("d")].as_ref().unwrap().behind.dots.len(), 2);
+    assert_eq!(applied.dirty, BTreeSet::from([path("edited"), path("gone")]));
 }
 
 #[test]

@@ -43,6 +43,11 @@ impl History {
         Self { random, devices: started, live, written: 0, outside: 0, hasty, log }
     }
 
+    fn note(&mut self, step: String) {
+        tracing::info!("{step}");
+        self.log.push(step);
+    }
+
     fn random_path(&mut self) -> String {
         let depth = self.random.random_range(1..=3);
         let names: Vec<&str> =
@@ -66,7 +71,7 @@ impl History {
     /// outside it may have been replaced.
     fn let_go(&mut self, gone: &Path) {
         for content in contents(gone) {
-            self.log.push(format!("    away goes {content:?}"));
+            self.note(format!("    away goes {content:?}"));
             self.live.remove(&content);
         }
     }
@@ -113,7 +118,7 @@ impl History {
         };
         self.written += 1;
         let content = format!("content {}", self.written);
-        self.log.push(format!("{at} writes {content:?} to {path}"));
+        self.note(format!("{at} writes {content:?} to {path}"));
         let outside = self.outside(at);
         std::fs::write(&outside, &content).unwrap();
         self.live.insert(content);
@@ -122,7 +127,7 @@ impl History {
 
     fn delete(&mut self, at: usize) {
         let Some(path) = self.present(at) else { return };
-        self.log.push(format!("{at} deletes {path}"));
+        self.note(format!("{at} deletes {path}"));
         if let Some(gone) = self.take_out(at, &path) {
             self.let_go(&gone);
         }
@@ -131,7 +136,7 @@ impl History {
     fn rename(&mut self, at: usize) {
         let Some(from) = self.present(at) else { return };
         let to = self.random_path();
-        self.log.push(format!("{at} renames {from} to {to}"));
+        self.note(format!("{at} renames {from} to {to}"));
         if let Some(taken) = self.take_out(at, &from) {
             self.put_in(at, &taken, &to);
         }
@@ -140,7 +145,7 @@ impl History {
     fn chmod(&mut self, at: usize) {
         let Some(path) = self.present(at) else { return };
         let mode = *[0o700, 0o755, 0o750].choose(&mut self.random).unwrap();
-        self.log.push(format!("{at} sets the bits of {path}"));
+        self.note(format!("{at} sets the bits of {path}"));
         let bits = std::fs::Permissions::from_mode(mode);
         // It may be gone by now.
         let _ = std::fs::set_permissions(self.devices[at].path(&path), bits);
@@ -154,7 +159,7 @@ impl History {
             42..55 => self.rename(at),
             55..60 => self.chmod(at),
             60..70 if self.hasty => {
-                self.log.push(format!("{at} pulls and is killed"));
+                self.note(format!("{at} pulls and is killed"));
                 let from = (at + 1) % self.devices.len();
                 pull(&self.devices[from], &self.devices[at]).await;
                 // Not waiting for anything: another moment to be killed at each time.
@@ -164,12 +169,12 @@ impl History {
                 self.devices[at].start().await;
             }
             60..66 => {
-                self.log.push(format!("{at} is killed"));
+                self.note(format!("{at} is killed"));
                 self.devices[at].kill().await;
                 self.devices[at].start().await;
             }
             66..70 => {
-                self.log.push(format!("{at} is off for a moment"));
+                self.note(format!("{at} is off for a moment"));
                 self.devices[at].stop().await;
                 self.write(at);
                 self.delete(at);
@@ -178,7 +183,7 @@ impl History {
             _ => {
                 let from = self.random.random_range(0..self.devices.len());
                 if from != at {
-                    self.log.push(format!("{at} pulls from {from}"));
+                    self.note(format!("{at} pulls from {from}"));
                     pull(&self.devices[from], &self.devices[at]).await;
                 }
             }
@@ -214,16 +219,19 @@ fn contents(path: &Path) -> Vec<String> {
     entries.flat_map(|entry| contents(&entry.unwrap().path())).collect()
 }
 
+/// The seeds to run instead of those given: `ARK_SEED` is the first, `ARK_SEEDS` how many (1).
+fn asked_for() -> Option<Vec<u64>> {
+    let number = |name| std::env::var(name).ok().map(|number: String| number.parse().unwrap());
+    let first: u64 = number("ARK_SEED")?;
+    Some((first..first + number("ARK_SEEDS").unwrap_or(1)).collect())
+}
+
 macro_rules! histories {
     ($($(#[$attribute:meta])* $name:ident: $devices:expr, $hasty:expr, $seeds:expr;)*) => {$(
         $(#[$attribute])*
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            let seeds: Vec<u64> = match std::env::var("ARK_SEED") {
-                Ok(seed) => vec![seed.parse().unwrap()],
-                Err(_) => $seeds.collect(),
-            };
-            for seed in seeds {
+            for seed in asked_for().unwrap_or_else(|| $seeds.into_iter().collect()) {
                 println!("seed {seed}, {} devices", $devices);
                 History::new(seed, $devices, $hasty).await.run().await;
             }

@@ -371,3 +371,27 @@ fn a_record_without_a_stat_waits_for_a_scan() {
     assert!(planned.actions.is_empty());
     assert_eq!(planned.blocked, BTreeSet::from([path("f")]));
 }
+
+/// While both are said to show a version, moving one over the other would read as its deletion.
+#[test]
+fn a_version_is_adopted_once_it_is_shown_nowhere_else() {
+    let bits = Permissions::from_mode(0o644);
+    let before: Tree = [("f", "1"), ("f.copy", "2"), ("g", "2")]
+        .map(|(at, content)| (path(at), (file(content), bits)))
+        .into();
+    let mut wanted = before.clone();
+    wanted.remove(&path("g"));
+    let base = base_of(&before);
+    let mut wants = wants_of(&before, &wanted);
+    let copy = wants.get_mut(&path("f.copy")).unwrap().as_mut().unwrap();
+    copy.behind.dots.extend(base[&path("g")].behind.dots.clone());
+    copy.behind.dots.push(Dot { sequence: 99, ..copy.behind.dots[0] });
+    let actions = make(&wants, &base, &Dirty::default()).actions;
+    let at = |wanted: &str, adopts| {
+        let is_it = |action: &Action| {
+            action.path() == &path(wanted) && matches!(action, Action::Adopt { .. }) == adopts
+        };
+        actions.iter().position(is_it).unwrap()
+    };
+    assert!(at("g", false) < at("f.copy", true), "{actions:?}");
+}

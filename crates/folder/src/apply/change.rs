@@ -5,7 +5,7 @@ use ark_core::RelPath;
 use super::place::{discard, give_back, last_name, move_to_free, taken, unchanged};
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
-use crate::fs::{FsErrorKind, Stat, StatKind, temporary_name};
+use crate::fs::{Dir, FsErrorKind, Stat, StatKind, temporary_name};
 use crate::plan::{Action, working_bits};
 use crate::scan::FoundNode;
 use crate::wants::Want;
@@ -13,12 +13,7 @@ use crate::wants::Want;
 impl<B: BaseRead> Batch<'_, B> {
     pub(super) fn change(&mut self, action: &Action) -> Result<Outcome, Stopped> {
         match action {
-            Action::Adopt { path, want } => {
-                let record = self.disk.get(path)?;
-                let behind = want.behind.clone();
-                let record = record.map(|record| Record { behind, ..record });
-                Ok(Outcome::Done(vec![(path.clone(), record)]))
-            }
+            Action::Adopt { path, want } => self.adopt(path, want),
             Action::Forget { path } => Ok(Outcome::Done(vec![(path.clone(), None)])),
             Action::MakeDirectory { path, want } => self.make_directory(path, want),
             Action::Move { from, to, want } => self.relocate(from, to, want),
@@ -29,6 +24,14 @@ impl<B: BaseRead> Batch<'_, B> {
             // Content is written for many at once, elsewhere.
             Action::Write { path, .. } => Ok(Outcome::Dirty(vec![path.clone()])),
         }
+    }
+
+    /// What is behind a path may only become more while it is there: what was deleted or moved
+    /// away before would otherwise take along versions that its user never saw.
+    fn adopt(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
+        let (before, _, _) = self.as_base_says(path)?;
+        let record = Record { behind: want.behind.clone(), ..before };
+        Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
     }
 
     fn make_directory(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
@@ -194,20 +197,29 @@ impl<B: BaseRead> Batch<'_, B> {
         }
     }
 
-    fn set_permissions(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
-        let Some(before) = self.disk.get(path)? else { return Err(blocked()) };
-        let (dir, name) = (self.parent(path)?, last_name(path));
+    /// The record of `path`, its directory and its stat, if it is there and as base says.
+    fn as_base_says(&mut self, path: &RelPath) -> Result<(Record, Dir, Stat), Stopped> {
+        let Some(record) = self.disk.get(path)? else { return Err(blocked()) };
+        let dir = self.parent(path)?;
+        let stat = dir.stat(last_name(path))?;
         let expected = self.expected(path)?.ok_or_else(blocked)?;
-        let is_as_expected = |stat: &Stat| match before.node {
+        let is_as_expected = match record.node {
             // A directory's own times move with what is in it.
             FoundNode::Directory => {
-                stat.kind == StatKind::Directory && stat.permissions() == before.permissions
+                stat.kind == StatKind::Directory && stat.permissions() == record.permissions
             }
             _ => stat.unchanged(&expected),
         };
-        if !is_as_expected(&dir.stat(name)?) {
-            return Err(Stopped::Dirty(vec![path.clone()]));
+        if is_as_expected {
+            Ok((record, dir, stat))
+        } else {
+            Err(Stopped::Dirty(vec![path.clone()]))
         }
+    }
+
+    fn set_permissions(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
+        let (before, dir, expected) = self.as_base_says(path)?;
+        let name = last_name(path);
         dir.set_permissions(name, want.permissions)?;
         let stat = dir.stat(name)?;
         if before.node != FoundNode::Directory && !same_content(&stat, &expected) {

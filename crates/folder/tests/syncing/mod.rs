@@ -71,6 +71,7 @@ impl Device {
         // With RUST_LOG set, what the folders do is told. The first one counts.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_thread_names(true)
             .with_test_writer()
             .try_init();
         let (store, repo) = self.open_store().await;
@@ -80,7 +81,9 @@ impl Device {
             quiet_period: Duration::from_millis(20),
             rescan_interval: Duration::from_hours(1),
         };
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let mut runtime = Builder::new_multi_thread();
+        runtime.thread_name(format!("device-{}", self.key[0]));
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
         let start = Folder::start(options, repo.clone());
         let folder = runtime.spawn(start).await.unwrap().unwrap();
         self.running = Some(Running { store, repo, folder, runtime });
