@@ -5,40 +5,38 @@
 //! take up what is due (scan, publish), or apply one batch of a plan.
 
 mod applying;
+mod due;
+mod fences;
+mod incarnation;
+mod pauses;
 mod taking_up;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ark_core::{ObjectId, RelPath, SignedState, Writer};
+use ark_core::{ObjectId, RelPath};
 use ark_store::{Change, Repo};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
-use crate::base::{
-    BaseView, Disowned, Hold, INCARNATION_META, Incarnations, Retry, encode_incarnations,
-};
+use crate::base::{BaseView, Hold, Incarnations, Retry};
 use crate::folder::{Command, FenceError, FolderState, Options, StartError};
-use crate::ignore::Rules;
+use crate::ignore::{FormerRules, Rules};
 use crate::opening::{self, MARKER_META, Opened};
 use crate::scan::{Extent, Hashers, Kept};
 use crate::status::{MAX_PROBLEMS_LISTED, Shared};
-use crate::watch::{Touch, Watch};
+use crate::watch::Watch;
 use applying::UnderWay;
+use due::Due;
+use fences::Fence;
+use incarnation::{Awaited, hash_of, recorded_incarnations};
+use pauses::Pauses;
 
 /// How often a halted folder is looked for.
 const HALT_RECHECK: Duration = Duration::from_secs(5);
-/// The first pause after a failure; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two tries.
-const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// Rounds of applying in a row that may do nothing but find paths dirty, before a pause.
 const MAX_FUTILE_ROUNDS: u32 = 3;
-/// How long the state of another machine that runs under this device's key is waited for.
-const OTHER_MACHINE_PATIENCE: Duration = Duration::from_mins(1);
-/// More dirty paths than this are as well looked for by a scan of everything.
-const MAX_DUE_PATHS: usize = 50_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -46,6 +44,8 @@ pub(crate) struct Actor {
     options: Options,
     repo: Repo,
     rules: Arc<Rules>,
+    /// By which rules the folder was last looked at, as it is recorded.
+    recorded_rules: Option<Vec<u8>>,
     hashers: Arc<Hashers>,
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
@@ -54,6 +54,9 @@ pub(crate) struct Actor {
     /// The last state that this device made in its incarnation.
     own_state: Option<ObjectId>,
     awaited: Option<Awaited>,
+    /// The tree of which a batch was carried out that may not be recorded: as base has it.
+    /// While there is one everything is due.
+    interrupted: Option<ObjectId>,
     /// The folder, unless it is halted.
     home: Option<Home>,
     /// What is to be scanned.
@@ -74,13 +77,10 @@ pub(crate) struct Actor {
     under_way: Option<UnderWay>,
     /// Paths that are not as wanted.
     retries: BTreeMap<RelPath, Retry>,
-    /// Pauses after failures that concern the whole folder.
-    taking_up: Pause,
-    applying: Pause,
-    /// Until paths that failed are tried again.
-    retrying: Pause,
+    pauses: Pauses,
     futile_rounds: u32,
-    rescan_at: Instant,
+    /// Why the folder is halted.
+    halted: Option<String>,
     /// The last failure that concerns the whole folder.
     trouble: Option<String>,
 }
@@ -92,43 +92,12 @@ struct Home {
     watch: Arc<Watch>,
 }
 
-/// What to scan next.
-#[derive(Debug)]
-enum Due {
-    Everything,
-    Paths(BTreeMap<RelPath, Touch>),
-}
-
 /// Which of the retries a plan is to include besides those that were only blocked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tries {
     None,
     Failed,
     All,
-}
-
-/// Somebody waits for what was written so far to be published.
-#[derive(Debug)]
-struct Fence {
-    reply: oneshot::Sender<Result<(), FenceError>>,
-    /// Whether everything was looked at since it was asked for.
-    scanned: bool,
-}
-
-/// A state of another machine that runs under this device's key.
-#[derive(Debug)]
-struct Awaited {
-    writer: Writer,
-    /// The last state that this machine made as that writer.
-    ours: Option<ObjectId>,
-    until: Instant,
-}
-
-/// When to try again.
-#[derive(Debug, Default)]
-struct Pause {
-    until: Option<Instant>,
-    length: Duration,
 }
 
 /// Why a step was not finished.
@@ -140,6 +109,8 @@ enum Setback {
     Failed(String),
     /// To be tried again at once: the circumstances changed.
     Again,
+    /// To be tried again when it was quiet this long.
+    Later(Duration),
 }
 
 impl Setback {
@@ -162,59 +133,6 @@ fn in_words(error: &dyn std::error::Error) -> String {
     words
 }
 
-impl Pause {
-    /// Begins a pause twice as long as the last.
-    fn lengthen(&mut self) {
-        self.length = (self.length * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
-        self.until = Some(Instant::now() + self.length);
-    }
-
-    fn end(&mut self) {
-        self.until = None;
-    }
-
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-
-    fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| until <= Instant::now())
-    }
-}
-
-impl Due {
-    const fn nothing() -> Self {
-        Self::Paths(BTreeMap::new())
-    }
-
-    fn is_nothing(&self) -> bool {
-        matches!(self, Self::Paths(paths) if paths.is_empty())
-    }
-
-    fn add(&mut self, extent: Extent) {
-        match (&mut *self, extent) {
-            (Self::Everything, _) => {}
-            (Self::Paths(due), Extent::Paths(paths)) => {
-                for (path, touch) in paths {
-                    let known = due.entry(path).or_insert(touch);
-                    *known = touch.max(*known);
-                }
-                if due.len() > MAX_DUE_PATHS {
-                    *self = Self::Everything;
-                }
-            }
-            (Self::Paths(_), Extent::Everything) => *self = Self::Everything,
-        }
-    }
-
-    fn take(&mut self) -> Extent {
-        match std::mem::replace(self, Self::nothing()) {
-            Self::Everything => Extent::Everything,
-            Self::Paths(paths) => Extent::Paths(paths),
-        }
-    }
-}
-
 impl Actor {
     pub(crate) async fn new(
         options: Options,
@@ -222,19 +140,26 @@ impl Actor {
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
     ) -> Result<Self, StartError> {
-        let rules = Rules::new(&options.ignore)
-            .map_err(|error| StartError::Ignore { rule: error.pattern, reason: error.reason })?;
         let hashers = Hashers::new().map_err(|error| StartError::Threads(Box::new(error)))?;
         // Before anything is read: what changes meanwhile is heard of.
         let changes = repo.subscribe();
         let failed = |source| StartError::Base { path: options.path.clone(), source };
         let incarnations = recorded_incarnations(&repo).await.map_err(failed)?;
         let own_state = hash_of(&repo, incarnations.writer);
-        let rescan_at = Instant::now() + jittered(options.rescan_interval);
+        let (former, interrupted) = recorded(&repo).map_err(failed)?;
+        let recorded_rules = former.as_ref().map(FormerRules::encode);
+        let rules = match former {
+            Some(former) => Rules::with_former(&options.ignore, former),
+            None => Rules::new(&options.ignore),
+        };
+        let rules = rules
+            .map_err(|error| StartError::Ignore { rule: error.pattern, reason: error.reason })?;
+        let pauses = Pauses::new(options.rescan_interval);
         Ok(Self {
             options,
             repo,
             rules: Arc::new(rules),
+            recorded_rules,
             hashers: Arc::new(hashers),
             shared,
             commands,
@@ -242,6 +167,7 @@ impl Actor {
             incarnations,
             own_state,
             awaited: None,
+            interrupted,
             home: None,
             due: Due::Everything,
             in_flux: BTreeSet::new(),
@@ -254,11 +180,9 @@ impl Actor {
             retry: Tries::All,
             under_way: None,
             retries: BTreeMap::new(),
-            taking_up: Pause::default(),
-            applying: Pause::default(),
-            retrying: Pause::default(),
+            pauses,
             futile_rounds: 0,
-            rescan_at,
+            halted: None,
             trouble: None,
         })
     }
@@ -279,74 +203,79 @@ impl Actor {
                     self.wait().await;
                 }
                 Err(Setback::Again) => tokio::task::yield_now().await,
+                // Whoever set it back has begun a pause.
+                Err(Setback::Later(_)) => {}
                 Err(Setback::Halt(why)) => self.halt(why),
-                Err(Setback::Failed(why)) => {
-                    tracing::warn!(folder = %self.options.path.display(), "{why}");
-                    for fence in self.fences.drain(..) {
-                        let _ = fence.reply.send(Err(FenceError::Failed(why.clone())));
-                    }
-                    self.trouble = Some(why);
-                }
+                Err(Setback::Failed(why)) => self.failed(why),
             }
         }
-        for fence in self.fences.drain(..) {
-            let _ = fence.reply.send(Err(FenceError::Stopped));
-        }
+        self.fail_fences(&FenceError::Stopped);
     }
 
     /// Does one thing that is to be done; `false`: there is none.
     async fn step(&mut self) -> Result<bool, Setback> {
         if self.home.is_none() {
-            if !self.taking_up.is_over() {
+            if !self.pauses.taking_up.is_over() {
                 return Ok(false);
             }
-            self.taking_up.until = Some(Instant::now() + HALT_RECHECK);
+            self.pauses.taking_up.rest(HALT_RECHECK);
             self.open().await?;
-            self.taking_up.reset();
+            self.pauses.taking_up.reset();
             return Ok(true);
         }
         self.notice_incarnation().await?;
         if self.awaits_other_machine() {
             return Ok(false);
         }
-        if !self.due.is_nothing() && self.taking_up.is_over() {
-            let extent = self.due.take();
-            let again = extent.clone();
-            let taken_up = self.take_up(extent).await;
-            match &taken_up {
-                Ok(()) => {
-                    self.taking_up.reset();
-                    self.trouble = None;
-                }
-                Err(setback) => {
-                    self.due.add(again);
-                    if matches!(setback, Setback::Failed(_)) {
-                        self.taking_up.lengthen();
-                    }
-                }
-            }
-            return taken_up.map(|()| true);
+        // Who waits for what cannot be taken up waits for the pause, too.
+        if self.pauses.taking_up.is_over() {
+            self.look_for_fences().await?;
+        }
+        if !self.due.is_nothing() && self.pauses.taking_up.is_over() {
+            return self.take_up_due().await.map(|()| true);
         }
         // What waits to be taken up is dirty, and holds nothing else back.
         if matches!(self.due, Due::Everything) {
             return Ok(false);
         }
         let has_work = self.stale || self.under_way.is_some() || !self.revisit.is_empty();
-        if has_work && self.applying.is_over() {
+        if has_work && self.pauses.applying.is_over() {
             let applied = self.apply_some().await;
             match &applied {
-                Ok(()) => self.applying.reset(),
+                Ok(()) => self.pauses.applying.reset(),
                 Err(setback) => {
                     self.under_way = None;
                     self.stale = true;
                     if matches!(setback, Setback::Failed(_)) {
-                        self.applying.lengthen();
+                        self.pauses.applying.lengthen();
                     }
                 }
             }
             return applied.map(|()| true);
         }
         Ok(false)
+    }
+
+    /// Takes up all that is due.
+    async fn take_up_due(&mut self) -> Result<(), Setback> {
+        let extent = self.due.take();
+        let again = extent.clone();
+        let taken_up = self.take_up(extent).await;
+        match &taken_up {
+            Ok(()) => {
+                self.pauses.taking_up.reset();
+                self.trouble = None;
+            }
+            Err(setback) => {
+                self.due.add(again);
+                match setback {
+                    Setback::Failed(_) => self.pauses.taking_up.lengthen(),
+                    Setback::Later(pause) => self.pauses.taking_up.rest(*pause),
+                    Setback::Halt(_) | Setback::Again => {}
+                }
+            }
+        }
+        taken_up
     }
 
     /// Takes everything that already came in, without waiting.
@@ -366,11 +295,7 @@ impl Actor {
     fn command(&mut self, command: Command) {
         match command {
             Command::Stop => self.shared.stop(),
-            Command::Fence(reply) => {
-                self.fences.push(Fence { reply, scanned: false });
-                self.due.add(Extent::Everything);
-                self.taking_up.end();
-            }
+            Command::Fence(reply) => self.fences.push(Fence::new(reply)),
         }
     }
 
@@ -380,26 +305,32 @@ impl Actor {
         }
     }
 
+    /// The next plan is to include these retries as well; one under way does not.
+    fn try_again(&mut self, tries: Tries) {
+        self.retry = self.retry.max(tries);
+        self.stale |= self.under_way.is_some() || !self.retries.is_empty();
+    }
+
     /// Says how things stand when there is nothing to do.
     fn rest(&mut self) {
         let is_waiting = self.trouble.is_some()
+            || !self.due.is_nothing()
             || !self.in_flux.is_empty()
             || self.retries.values().any(|retry| retry.hold != Hold::Skipped);
-        let problems = self.problems();
-        self.shared.say(|said| {
-            if !matches!(said.state, FolderState::Halted(_)) {
-                said.state = if is_waiting { FolderState::Waiting } else { FolderState::InStep };
-            }
-            said.problems = problems;
-        });
+        let state = match &self.halted {
+            Some(why) => FolderState::Halted(why.clone()),
+            None if is_waiting => FolderState::Waiting,
+            None => FolderState::InStep,
+        };
+        self.shared.rest(state, self.problems());
     }
 
     fn problems(&self) -> Vec<String> {
         let kept = self.kept.iter().map(|(path, kept)| format!("{path:?}: {kept}"));
         let failed = self.retries.values().map(|retry| retry.reason.clone());
         let watch = self.home.as_ref().and_then(|home| home.watch.problem());
-        self.trouble
-            .iter()
+        let whole = self.halted.iter().chain(&self.trouble);
+        whole
             .cloned()
             .chain(watch)
             .chain(self.equivocations.iter().cloned())
@@ -412,10 +343,8 @@ impl Actor {
 
     /// Waits for an input or a timer.
     async fn wait(&mut self) {
-        let pauses = [self.taking_up.until, self.applying.until, self.retrying.until];
         let awaited = self.awaited.as_ref().map(|awaited| awaited.until);
-        let pauses = pauses.into_iter().chain([awaited]).flatten();
-        let next = pauses.fold(self.rescan_at, Instant::min);
+        let next = awaited.into_iter().fold(self.pauses.next(), Instant::min);
         let watch = self.home.as_ref().map(|home| Arc::clone(&home.watch));
         let hint = async {
             match watch {
@@ -441,34 +370,39 @@ impl Actor {
 
     fn timers(&mut self) {
         let now = Instant::now();
-        if self.rescan_at <= now {
-            self.rescan_at = now + jittered(self.options.rescan_interval);
+        let over = self.pauses.end(now, self.options.rescan_interval);
+        self.awaited.take_if(|awaited| awaited.until <= now);
+        if over.rescan {
             self.due.add(Extent::Everything);
         }
-        if self.applying.until.is_some_and(|until| until <= now) {
-            self.applying.end();
-        }
-        if self.retrying.until.is_some_and(|until| until <= now) {
-            self.retrying.end();
+        if over.retry {
             self.futile_rounds = 0;
-            self.retry = self.retry.max(Tries::Failed);
+            self.try_again(Tries::Failed);
             self.stale = true;
         }
     }
 
+    /// A step failed; the same failure is told once.
+    fn failed(&mut self, why: String) {
+        if self.trouble.as_ref() != Some(&why) {
+            tracing::warn!(folder = %self.options.path.display(), "{why}");
+        }
+        self.fail_fences(&FenceError::Failed(why.clone()));
+        self.trouble = Some(why);
+    }
+
+    /// The folder must not be touched. It is looked for again and again; the same reason is told
+    /// once.
     fn halt(&mut self, why: String) {
-        tracing::error!(folder = %self.options.path.display(), "halted: {why}");
+        if self.halted.as_ref() != Some(&why) {
+            tracing::error!(folder = %self.options.path.display(), "halted: {why}");
+        }
         self.home = None;
         self.under_way = None;
         self.due = Due::Everything;
-        self.taking_up.until = Some(Instant::now() + HALT_RECHECK);
-        for fence in self.fences.drain(..) {
-            let _ = fence.reply.send(Err(FenceError::Halted(why.clone())));
-        }
-        self.shared.say(|said| {
-            said.problems = vec![why.clone()];
-            said.state = FolderState::Halted(why);
-        });
+        self.pauses.taking_up.rest(HALT_RECHECK);
+        self.fail_fences(&FenceError::Halted(why.clone()));
+        self.halted = Some(why);
     }
 
     /// Opens the folder, and begins anew with a scan of everything.
@@ -491,6 +425,7 @@ impl Actor {
         let rules = Arc::clone(&self.rules);
         let watch = Watch::start(&opened.root, rules, self.options.quiet_period);
         self.home = Some(Home { opened, watch: Arc::new(watch) });
+        self.halted = None;
         self.due = Due::Everything;
         self.stale = true;
         self.retry = Tries::All;
@@ -507,42 +442,9 @@ impl Actor {
     fn home(&self) -> Result<Home, Setback> {
         self.home.clone().ok_or(Setback::Again)
     }
-
-    /// If the device took a new incarnation, what was written since the start is to be
-    /// published anew: noted durably, done with the next scan, and nothing is applied before.
-    async fn notice_incarnation(&mut self) -> Result<(), Setback> {
-        let writer = self.repo.writer();
-        if writer == self.incarnations.writer {
-            return Ok(());
-        }
-        let old = self.incarnations.writer;
-        let renewed = renew(&self.incarnations, writer, true);
-        record_incarnations(&self.repo, &renewed)
-            .await
-            .map_err(|error| Setback::failed("cannot record the new incarnation", &*error))?;
-        self.incarnations = renewed;
-        self.under_way = None;
-        self.due = Due::Everything;
-        self.awaited = Some(Awaited {
-            writer: old,
-            ours: self.own_state.take(),
-            until: Instant::now() + OTHER_MACHINE_PATIENCE,
-        });
-        Ok(())
-    }
-
-    /// Whether the state of the machine that issued our dots, too, is not joined yet: what is
-    /// published before would claim to know what it wrote.
-    fn awaits_other_machine(&mut self) -> bool {
-        let Some(Awaited { writer, ours, until }) = &self.awaited else { return false };
-        let is_ours = hash_of(&self.repo, *writer) == *ours;
-        if is_ours && *until > Instant::now() {
-            return true;
-        }
-        self.awaited = None;
-        false
-    }
 }
+
+type StoreFailed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs what blocks where it may.
 async fn blocking<T: Send + 'static>(
@@ -552,49 +454,8 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|error| Setback::failed("a step failed in a way that it should not", &error))
 }
 
-/// A fifth more or less, so that many folders do not work in step.
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(rand::random_range(0.8..1.2))
-}
-
-type StoreFailed = Box<dyn std::error::Error + Send + Sync>;
-
-/// What is recorded of incarnations, brought up to this start.
-async fn recorded_incarnations(repo: &Repo) -> Result<Incarnations, StoreFailed> {
+/// By which rules the folder was last looked at, and which tree was being applied.
+fn recorded(repo: &Repo) -> Result<(Option<FormerRules>, Option<ObjectId>), StoreFailed> {
     let view = BaseView::new(repo.base().snapshot()?);
-    let writer = repo.writer();
-    let recorded = view.incarnations()?;
-    let started_at = own_sequence(repo, writer);
-    let incarnations = match &recorded {
-        Some(recorded) if recorded.writer == writer => {
-            Incarnations { started_at, ..recorded.clone() }
-        }
-        Some(recorded) => renew(recorded, writer, false),
-        None => Incarnations { writer, started_at, disowned: Vec::new() },
-    };
-    if recorded.as_ref() != Some(&incarnations) {
-        record_incarnations(repo, &incarnations).await?;
-    }
-    Ok(incarnations)
-}
-
-/// The highest sequence that `writer` is known to have issued.
-fn own_sequence(repo: &Repo, writer: Writer) -> u64 {
-    let states = repo.states();
-    states.joined.get(&writer).map_or(0, |state| state.state().vector.get(writer))
-}
-
-fn hash_of(repo: &Repo, writer: Writer) -> Option<ObjectId> {
-    repo.states().joined.get(&writer).map(SignedState::hash)
-}
-
-fn renew(old: &Incarnations, writer: Writer, reissue: bool) -> Incarnations {
-    let mut disowned = old.disowned.clone();
-    disowned.push(Disowned { writer: old.writer, after: old.started_at, reissue });
-    Incarnations { writer, started_at: 0, disowned }
-}
-
-async fn record_incarnations(repo: &Repo, incarnations: &Incarnations) -> Result<(), StoreFailed> {
-    let record = encode_incarnations(incarnations);
-    Ok(repo.base().set_meta(INCARNATION_META, Some(record)).await?)
+    Ok((FormerRules::recorded(&view)?, view.applying()?))
 }

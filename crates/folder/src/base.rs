@@ -29,6 +29,9 @@ const FORMAT_VERSION: u8 = 1;
 const RETRY_PREFIX: &[u8] = b"\0r";
 /// The name of the record that says which joined tree was applied.
 pub(crate) const APPLIED_META: &str = "folder-applied";
+/// The name of the record that says which tree is being applied: there while what was done on
+/// disk for it may not be recorded.
+pub(crate) const APPLYING_META: &str = "folder-applying";
 /// The name of the record that says which incarnation base was written under.
 pub(crate) const INCARNATION_META: &str = "folder-incarnation";
 
@@ -182,6 +185,18 @@ impl BaseView {
         let value = self.snapshot.meta(APPLIED_META).map_err(store_error)?;
         let decode = |value: Vec<u8>| {
             decode_applied(&value).map_err(|reason| damaged(APPLIED_META.as_bytes(), reason))
+        };
+        value.map(decode).transpose()
+    }
+
+    /// The root of the tree that was being applied, if what was done for it may not be recorded.
+    ///
+    /// # Errors
+    /// The record could not be read.
+    pub fn applying(&self) -> Result<Option<ObjectId>, BaseError> {
+        let value = self.snapshot.meta(APPLYING_META).map_err(store_error)?;
+        let decode = |value: Vec<u8>| {
+            decode(&value).map_err(|reason| damaged(APPLYING_META.as_bytes(), reason))
         };
         value.map(decode).transpose()
     }
@@ -381,7 +396,7 @@ const fn time(wire: TimeWire) -> Mtime {
 }
 
 /// The version byte, then the archive of `wire`.
-fn encode<T>(wire: &T) -> Vec<u8>
+pub(crate) fn encode<T>(wire: &T) -> Vec<u8>
 where
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, ArchiveError>>,
 {
@@ -393,7 +408,7 @@ where
     bytes
 }
 
-fn decode<T>(bytes: &[u8]) -> Result<T, String>
+pub(crate) fn decode<T>(bytes: &[u8]) -> Result<T, String>
 where
     T: Archive,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, ArchiveError>>
@@ -513,6 +528,11 @@ pub(crate) fn encode_applied(applied: &Applied) -> Vec<u8> {
 fn decode_applied(value: &[u8]) -> Result<Applied, String> {
     let AppliedWire { root, revisions } = decode(value)?;
     Ok(Applied { root, revisions: revisions.into_iter().collect() })
+}
+
+/// The record of the tree that is being applied, for [`APPLYING_META`].
+pub(crate) fn encode_applying(root: ObjectId) -> Vec<u8> {
+    encode(&root)
 }
 
 /// The record for [`INCARNATION_META`].

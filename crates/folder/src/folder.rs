@@ -130,6 +130,9 @@ pub struct FolderStatus {
     /// Per writer, the revision of the newest state whose tree is applied here. Paths skipped
     /// for a lasting, reported reason count as applied.
     pub applied: BTreeMap<Writer, u64>,
+    /// Files for which a [fence](Folder::fence) still waits, because they are being written to
+    /// all the time; not all of them where they are very many.
+    pub held_up: Vec<RelPath>,
 }
 
 /// A running folder. Dropping it ends it without waiting, as a crash would.
@@ -177,7 +180,8 @@ impl Folder {
     }
 
     /// Returns when everything written to the folder before the call is published. Waits for
-    /// the first scan, and for files that are being written to come to rest.
+    /// the first scan, for the pause after a failure or while the folder is halted, and for files
+    /// to come to rest that are being written to at the time of the call.
     ///
     /// # Errors
     /// See [`FenceError`].

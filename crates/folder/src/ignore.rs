@@ -5,6 +5,8 @@
 //! deepest directory that says anything about a path decides, as git does it; what is in an
 //! ignored directory is ignored whatever else is said. `.gitignore` is not consulted.
 
+mod former;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -18,6 +20,9 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::fs::{Dir, FsError, Root, Stat};
+
+pub use former::{FormerRules, Learned};
+pub(crate) use former::{RULES_META, Used};
 
 /// Name of the files that hold rules. They are synced as any other file.
 pub const RULES_FILE: &[u8] = b".arkignore";
@@ -64,51 +69,31 @@ pub enum RulesError {
     },
 }
 
-/// The rules of one folder. Remembers the `.arkignore` files of each directory as of the last
-/// scan that walked it whole. Shared between threads.
+/// The rules of one folder. Remembers by which of them it was last looked at. Shared between
+/// threads.
 #[derive(Debug)]
 pub struct Rules {
+    patterns: Vec<String>,
     config: Gitignore,
     quiet: Duration,
     remembered: Mutex<Remembered>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Remembered {
     /// Per directory its file of rules; directories without one are not in it.
     seen: HashMap<RelPath, Seen>,
-    /// The patterns of the config by which the folder was last scanned, if they are others.
-    former: Option<Gitignore>,
+    /// The patterns of the config by which the folder was last scanned whole, if they are others.
+    former: Option<(Vec<String>, Gitignore)>,
 }
 
 #[derive(Debug, Clone)]
 struct Seen {
-    stat: Stat,
+    /// `None`: of an earlier run. The file is to be read again.
+    stat: Option<Stat>,
+    text: Arc<[u8]>,
     rules: Arc<Gitignore>,
     faults: Arc<[String]>,
-}
-
-/// The rules that a scan used in one directory.
-#[derive(Debug)]
-pub(crate) struct Used {
-    directory: RelPath,
-    stat: Option<Stat>,
-    seen: Option<Seen>,
-    /// Whether other rules, or some at all, were known before.
-    pub is_changed: bool,
-}
-
-impl Used {
-    /// The directory, unless its rules are as they were used.
-    pub(crate) fn if_changed(&self, root: &Root) -> Option<&RelPath> {
-        let now = root.dir(&self.directory).and_then(|dir| dir.stat(RULES_FILE));
-        let is_same = match (now, &self.stat) {
-            (Ok(now), Some(before)) => now.unchanged(before),
-            (Err(error), None) => error.is_absent(),
-            _ => false,
-        };
-        (!is_same).then_some(&self.directory)
-    }
 }
 
 /// The rules that hold for the names in one directory. Cheap to clone.
@@ -132,30 +117,50 @@ impl Rules {
     /// # Errors
     /// The first pattern that is not gitignore syntax.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, PatternError> {
-        let config = Self::config(patterns)?;
-        Ok(Self { config, quiet: RULES_QUIET, remembered: Mutex::default() })
+        Ok(Self {
+            patterns: patterns.iter().map(|pattern| pattern.as_ref().to_owned()).collect(),
+            config: Self::config(patterns)?,
+            quiet: RULES_QUIET,
+            remembered: Mutex::default(),
+        })
     }
 
-    /// The same, where the folder was last scanned whole by `former` patterns: what is gone and
-    /// was ignored by them is forgotten, not removed. Former ones that are no patterns any more
-    /// are passed over.
+    /// The same, where the folder was last looked at by `former` rules: what is gone and was
+    /// ignored by them is forgotten, not removed. Former ones that are no rules any more are
+    /// passed over.
     ///
     /// # Errors
     /// The first of `patterns` that is not gitignore syntax.
-    pub fn with_former<S: AsRef<str>, F: AsRef<str>>(
+    pub fn with_former<S: AsRef<str>>(
         patterns: &[S],
-        former: &[F],
+        former: FormerRules,
     ) -> Result<Self, PatternError> {
         let rules = Self::new(patterns)?;
-        let same = patterns.iter().map(AsRef::as_ref).eq(former.iter().map(AsRef::as_ref));
-        if !same {
-            let usable: Vec<&F> = former
-                .iter()
-                .filter(|one| Self::config(std::slice::from_ref(one)).is_ok())
-                .collect();
-            rules.locked().former = Self::config(&usable).ok();
+        let FormerRules { config, files } = former;
+        {
+            let mut remembered = rules.locked();
+            if config != rules.patterns {
+                let is_usable = |one: &&String| Self::config(std::slice::from_ref(*one)).is_ok();
+                let usable: Vec<&String> = config.iter().filter(is_usable).collect();
+                remembered.former = Self::config(&usable).ok().map(|former| (config, former));
+            }
+            for (directory, text) in files {
+                // Of what cannot be matched nothing was ever ignored.
+                if let Ok(seen) = Seen::of(&directory, None, &text) {
+                    remembered.seen.insert(directory, seen);
+                }
+            }
         }
         Ok(rules)
+    }
+
+    /// By which rules the folder was last looked at, once `learned` is remembered.
+    pub fn former_after(&self, learned: &Learned) -> FormerRules {
+        let mut remembered = self.locked().clone();
+        remembered.learn(learned);
+        let config = remembered.former.map_or_else(|| self.patterns.clone(), |(config, _)| config);
+        let files = remembered.seen.into_iter();
+        FormerRules { config, files: files.map(|(at, seen)| (at, seen.text.to_vec())).collect() }
     }
 
     /// The same rules, with another time that changed ones must stay as they are before a scan
@@ -208,27 +213,20 @@ impl Rules {
         ignored_by(&self.config, &self.locked().seen, path, is_dir)
     }
 
-    /// Whether `path` was ignored by the rules that held before the scan under way.
+    /// Whether `path` was ignored by the rules that the folder was last looked at by.
     pub(crate) fn was_ignored(&self, path: &RelPath, is_dir: bool) -> bool {
         let remembered = self.locked();
-        let config = remembered.former.as_ref().unwrap_or(&self.config);
+        let config = remembered.former.as_ref().map_or(&self.config, |(_, former)| former);
         ignored_by(config, &remembered.seen, path, is_dir)
     }
 
-    /// What a scan is to remember of the rules that `scope` has of its own. `None` where there
-    /// are none and were none. `base_has` tells whether base has a file of rules there that is not
-    /// empty.
-    pub(crate) fn used<E>(
-        &self,
-        scope: &Scope<'_>,
-        base_has: impl FnOnce() -> Result<bool, E>,
-    ) -> Result<Option<Used>, E> {
-        let known = self.locked().seen.get(&scope.directory).map(|seen| seen.stat);
-        let is_changed = match (&known, &scope.own) {
-            (Some(known), Some(own)) => !own.stat.unchanged(known),
-            (Some(_), None) => true,
-            (None, Some(own)) => own.stat.size == 0 && base_has()?,
-            (None, None) => base_has()?,
+    /// What a scan is to know of the rules that the directory of `scope` has of its own. `None`
+    /// where there are none and were none.
+    pub(crate) fn used(&self, scope: &Scope<'_>) -> Option<Used> {
+        let is_changed = match (self.locked().seen.get(&scope.directory), &scope.own) {
+            (Some(before), Some(own)) => before.text != own.text,
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
         };
         let used = || Used {
             directory: scope.directory.clone(),
@@ -236,7 +234,7 @@ impl Rules {
             seen: scope.own.clone(),
             is_changed,
         };
-        Ok((is_changed || scope.stat.is_some()).then(used))
+        (is_changed || scope.stat.is_some()).then(used)
     }
 
     /// How long changed rules must stay as they are.
@@ -244,24 +242,9 @@ impl Rules {
         self.quiet
     }
 
-    /// Remembers rules by which all was looked at that they govern, and that of some paths
-    /// nothing is there any more. `is_all`: the folder was scanned whole.
-    pub(crate) fn remember(&self, walked: Vec<Used>, absent: &[RelPath], is_all: bool) {
-        let mut remembered = self.locked();
-        if is_all {
-            remembered.former = None;
-        }
-        if !remembered.seen.is_empty() {
-            for path in absent {
-                remembered.seen.remove(path);
-            }
-        }
-        for used in walked {
-            match used.seen {
-                Some(seen) => remembered.seen.insert(used.directory, seen),
-                None => remembered.seen.remove(&used.directory),
-            };
-        }
+    /// Remembers the rules by which a scan looked, now that its result is recorded.
+    pub fn learn(&self, learned: &Learned) {
+        self.locked().learn(learned);
     }
 
     fn locked(&self) -> MutexGuard<'_, Remembered> {
@@ -278,18 +261,38 @@ impl Rules {
         };
         scope.stat = Some(stat);
         let known = self.locked().seen.get(&scope.directory).cloned();
-        let seen = match known {
-            Some(seen) if seen.stat.unchanged(&stat) => seen,
-            _ => match dir.map(read_rules).transpose()?.flatten() {
+        let is_same = |seen: &Seen| seen.stat.is_some_and(|before| before.unchanged(&stat));
+        let seen = match known.filter(is_same) {
+            Some(seen) => seen,
+            None => match dir.map(read_rules).transpose()?.flatten() {
                 Some(seen) => seen,
                 None => return Ok(scope),
             },
         };
-        scope.stat = Some(seen.stat);
+        scope.stat = seen.stat;
         scope.layers.push((scope.directory.names().len(), Arc::clone(&seen.rules)));
         scope.faults.extend(seen.faults.iter().cloned());
         scope.own = Some(seen);
         Ok(scope)
+    }
+}
+
+impl Remembered {
+    fn learn(&mut self, learned: &Learned) {
+        if learned.is_all {
+            self.former = None;
+        }
+        if !self.seen.is_empty() {
+            for path in &learned.absent {
+                self.seen.remove(path);
+            }
+        }
+        for Used { directory, seen, .. } in &learned.governing {
+            match seen {
+                Some(seen) => self.seen.insert(directory.clone(), seen.clone()),
+                None => self.seen.remove(directory),
+            };
+        }
     }
 }
 
@@ -448,21 +451,28 @@ fn read_rules(dir: &Dir) -> Result<Option<Seen>, RulesError> {
         let reason = format!("more than {MAX_RULES_BYTES} bytes");
         return Err(RulesError::Unusable { directory: directory(), reason });
     }
-    let text = String::from_utf8_lossy(&bytes);
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let mut builder = GitignoreBuilder::new(".");
-    let mut faults = Vec::new();
-    for (line, number) in text.lines().zip(1..) {
-        if let Err(error) = builder.add_line(None, line) {
-            let at = dir.path().join(rules_name());
-            faults.push(format!("{at}, line {number}: {error}"));
+    Seen::of(dir.path(), Some(stat), &bytes).map(Some)
+}
+
+impl Seen {
+    /// The rules that the file in `directory` holds.
+    fn of(directory: &RelPath, stat: Option<Stat>, bytes: &[u8]) -> Result<Self, RulesError> {
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let mut builder = GitignoreBuilder::new(".");
+        let mut faults = Vec::new();
+        for (line, number) in text.lines().zip(1..) {
+            if let Err(error) = builder.add_line(None, line) {
+                let at = directory.join(rules_name());
+                faults.push(format!("{at}, line {number}: {error}"));
+            }
         }
+        let rules = builder.build().map_err(|error| RulesError::Unusable {
+            directory: directory.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self { stat, text: bytes.into(), rules: Arc::new(rules), faults: faults.into() })
     }
-    let rules = builder.build().map_err(|error| RulesError::Unusable {
-        directory: directory(),
-        reason: error.to_string(),
-    })?;
-    Ok(Some(Seen { stat, rules: Arc::new(rules), faults: faults.into() }))
 }
 
 fn rules_name() -> ark_core::Name {

@@ -2,17 +2,15 @@
 //! base and trees.
 //!
 //! A difference between found and base is no change of this device's if the joined tree already
-//! says the same: an action of ours that was interrupted before base was recorded, or the same
-//! edit made elsewhere. Such a path is adopted. (What is published is recorded in the same
-//! transaction.) So whatever point a crash falls on, the next scan neither loses nor repeats a
-//! change.
+//! says the same: the same edit was made elsewhere. Such a path is adopted. What is published is
+//! recorded in the same transaction. What others wrote is not: which tree is being applied is
+//! noted before the disk is touched, and until base is told ([`Trees::interrupted`]) what equals
+//! that tree is adopted with its versions, also if the joined tree has long gone on. So whatever
+//! point a crash falls on, the next scan neither loses nor repeats a change.
 //!
-//! A change drops the versions behind its path only if these are what the path is to show. If the
-//! joined tree shows them elsewhere (a conflict set them aside, or took them back), what is on
-//! disk may have been moved there by us before a crash: then what was edited or deleted here was
-//! perhaps something else. A copy too many is better than one too few. For the same reason what
-//! is edited between a crash and the next start may come out as a conflict copy, where the crash
-//! fell between an action and its record.
+//! Where that tree shows something else than base, and neither is found, nobody can tell which of
+//! them was edited or deleted: a change then drops no version. A copy too many is better than one
+//! too few.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,16 +57,26 @@ impl Local {
     }
 }
 
-/// Compares what a scan found with base, and with the joined tree through `joined`. `dot` is the
-/// act under which the changes will be published; dots that are `disowned` drop nothing.
+/// The trees that a scan is compared with.
+#[derive(Debug)]
+pub struct Trees<'a, R> {
+    /// The merge of all heads.
+    pub joined: Lookup<'a, R>,
+    /// The tree that was being applied when base was told last, if what was done then may not
+    /// have been recorded.
+    pub interrupted: Option<Lookup<'a, R>>,
+}
+
+/// Compares what a scan found with base and with `trees`. `dot` is the act under which the
+/// changes will be published; dots that are `disowned` drop nothing.
 ///
 /// # Errors
-/// Base or the tree could not be read.
+/// Base or a tree could not be read.
 pub fn local<R: Read, B: BaseRead>(
     found: &BTreeMap<RelPath, Found>,
     gone: &[RelPath],
     base: &B,
-    joined: &mut Lookup<'_, R>,
+    trees: &mut Trees<'_, R>,
     dot: Dot,
     disowned: &[Disowned],
 ) -> Result<Local, WantsError<R::Error>> {
@@ -81,8 +89,12 @@ pub fn local<R: Read, B: BaseRead>(
             continue;
         }
         local.revisit.insert(path.clone());
-        let wanted = joined.want(path)?;
-        let standing = standing(joined, path, before.as_ref(), wanted.as_ref())?;
+        if let Some(behind) = trees.placed(path, before.as_ref(), found)? {
+            local.records.insert(path.clone(), Some(record(found, behind)));
+            continue;
+        }
+        let wanted = trees.joined.want(path)?;
+        let standing = trees.standing(path, before.as_ref())?;
         let after = match decide(before.as_ref(), found, wanted.as_ref(), standing) {
             Verdict::Change { behind, what } => {
                 let provisional = match &what {
@@ -101,13 +113,47 @@ pub fn local<R: Read, B: BaseRead>(
         let Some(before) = without(base.get(path)?, disowned) else { continue };
         local.records.insert(path.clone(), None);
         local.revisit.insert(path.clone());
-        let wanted = joined.want(path)?;
-        if standing(joined, path, Some(&before), wanted.as_ref())? == Standing::Shown {
+        if trees.standing(path, Some(&before))? == Standing::Held {
             let behind = Some(before.behind);
             local.changes.push(LocalChange { path: path.clone(), behind, what: What::Remove });
         }
     }
     Ok(local)
+}
+
+impl<R: Read> Trees<'_, R> {
+    /// The versions behind what was found, if it was put there by a batch that was interrupted.
+    fn placed(
+        &mut self,
+        path: &RelPath,
+        before: Option<&Record>,
+        found: &Found,
+    ) -> Result<Option<Behind>, TreeError<R::Error>> {
+        let Some(interrupted) = &mut self.interrupted else { return Ok(None) };
+        let Some(want) = interrupted.want(path)? else { return Ok(None) };
+        // Its bits may not be set yet; but where nothing else was to be changed, other bits than
+        // those wanted are somebody's.
+        let is_whole = want.permissions == found.permissions
+            || before.is_none_or(|before| before.node != found.node);
+        Ok((want.node == found.node && is_whole).then_some(want.behind))
+    }
+
+    fn standing(
+        &mut self,
+        path: &RelPath,
+        before: Option<&Record>,
+    ) -> Result<Standing, TreeError<R::Error>> {
+        let Some(before) = before else { return Ok(Standing::Gone) };
+        let entry = self.joined.entry(path, &before.behind.name)?;
+        let mut dots =
+            entry.iter().flat_map(|entry| &entry.versions).flat_map(|version| &version.dots);
+        if !dots.any(|dot| before.behind.dots.contains(dot)) {
+            return Ok(Standing::Gone);
+        }
+        let Some(interrupted) = &mut self.interrupted else { return Ok(Standing::Held) };
+        let is_untouched = interrupted.want(path)?.is_some_and(|want| want.node == before.node);
+        Ok(if is_untouched { Standing::Held } else { Standing::Unsure })
+    }
 }
 
 /// Whether found is what base says: mtime alone is no change.
@@ -137,32 +183,11 @@ pub(crate) fn record(found: &Found, behind: Behind) -> Record {
 enum Standing {
     /// The joined tree has none of them any more, or there never were any.
     Gone,
-    /// They are what the path is to show.
-    Shown,
-    /// One of them is in the joined tree, but it is not what the path is to show.
-    Elsewhere,
-}
-
-fn standing<R: Read>(
-    joined: &mut Lookup<'_, R>,
-    path: &RelPath,
-    before: Option<&Record>,
-    wanted: Option<&Want>,
-) -> Result<Standing, WantsError<R::Error>> {
-    let Some(before) = before else { return Ok(Standing::Gone) };
-    let entry = joined.entry(path, &before.behind.name)?;
-    let dots = entry.iter().flat_map(|entry| &entry.versions).flat_map(|version| &version.dots);
-    let mut standing = Standing::Gone;
-    for dot in dots.filter(|dot| before.behind.dots.contains(dot)) {
-        let is_shown = wanted.is_some_and(|want| {
-            want.behind.name == before.behind.name && want.behind.dots.contains(dot)
-        });
-        if !is_shown {
-            return Ok(Standing::Elsewhere);
-        }
-        standing = Standing::Shown;
-    }
-    Ok(standing)
+    /// One of them is in the joined tree.
+    Held,
+    /// One of them is, but it may have been moved away from the path by a batch that was
+    /// interrupted: what was found was not made of it for sure.
+    Unsure,
 }
 
 /// What a difference between found and base means.
@@ -206,7 +231,7 @@ fn decide(
         _ if same_content => Verdict::Overtaken,
         _ => {
             let what = put(found.node, found.mtime, found.permissions, new_bits || !same_kind);
-            if let Some(behind) = behind.as_mut().filter(|_| standing == Standing::Elsewhere) {
+            if let Some(behind) = behind.as_mut().filter(|_| standing == Standing::Unsure) {
                 behind.dots.clear();
             }
             Verdict::Change { behind, what }

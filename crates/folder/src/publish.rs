@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ark_core::{
-    Dot, Link, Object, Overlay, Read, RelPath, SignedState, Snapshot, Tree, TreeError, Vector,
-    Writer, empty_directory, heads, join, links, put_in,
+    Dot, Link, Object, ObjectId, Overlay, Read, RelPath, SignedState, Snapshot, Tree, TreeError,
+    Vector, Writer, empty_directory, heads, join, links, put_in,
 };
 
 use crate::base::{BaseRead, Disowned, Record};
 use crate::disowned::add_disowned;
-use crate::local::{Local, local};
+use crate::local::{Local, Trees, local};
 use crate::scan::ScanResult;
 use crate::wants::{Lookup, WantsError};
 
@@ -67,7 +67,7 @@ pub(crate) struct Prospect {
 }
 
 /// Compares what was found with base and the merge of `states`, and puts what was changed into
-/// that merge under `dot`. Blocking.
+/// that merge under `dot`. `interrupted`: see [`Trees`]. Blocking.
 ///
 /// # Errors
 /// Base or an object could not be read.
@@ -75,16 +75,22 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
     reader: R,
     states: &BTreeMap<Writer, SignedState>,
     base: &B,
+    interrupted: Option<ObjectId>,
     result: &ScanResult,
     disowned: &[Disowned],
     dot: Dot,
 ) -> Result<Prepared, WantsError<R::Error>> {
     let mut overlay = Overlay::new(reader);
     let joined = join(&mut overlay, &heads(states.values().map(SignedState::state)))?.tree;
+    // A tree may hold it, or come to hold it, made and stored by somebody or not.
+    overlay.put(empty_directory());
     let mut changed = {
-        let mut lookup = Lookup::new(&overlay, joined.root);
-        let mut changed = local(&result.found, &result.gone, base, &mut lookup, dot, disowned)?;
-        add_disowned(&mut changed, disowned, base, &mut lookup, dot)?;
+        let mut trees = Trees {
+            joined: Lookup::new(&overlay, joined.root),
+            interrupted: interrupted.map(|root| Lookup::new(&overlay, root)),
+        };
+        let mut changed = local(&result.found, &result.gone, base, &mut trees, dot, disowned)?;
+        add_disowned(&mut changed, disowned, base, &mut trees.joined, dot)?;
         for path in &result.forgotten {
             // Not to be removed anywhere: the plan writes it again once no rule holds it back.
             changed.records.insert(path.clone(), None);
@@ -92,6 +98,8 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
         }
         changed
     };
+    let (found, gone) = (&result.found, &result.gone);
+    tracing::trace!(?found, ?gone, ?changed.changes, ?changed.records, "compared");
     let snapshot = if changed.changes.is_empty() {
         None
     } else {
@@ -111,8 +119,6 @@ fn put_changes_in<R: Read>(
     changed: &mut Local,
     dot: Dot,
 ) -> Result<(Link, Vector), TreeError<R::Error>> {
-    // The tree may come to hold it, made here or not.
-    overlay.put(empty_directory());
     let root = put_in(overlay, joined, dot, &changed.changes)?;
     changed.settle(&mut Lookup::new(&*overlay, root))?;
     let mut vector = joined.vector.clone();

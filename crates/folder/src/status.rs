@@ -34,6 +34,7 @@ pub(crate) struct Said {
     pub problems: Vec<String>,
     pub scanned: bool,
     pub applied: BTreeMap<Writer, u64>,
+    held_up: Vec<RelPath>,
     work: Option<(Work, Instant)>,
 }
 
@@ -54,6 +55,7 @@ impl Shared {
             problems: Vec::new(),
             scanned: false,
             applied: BTreeMap::new(),
+            held_up: Vec::new(),
             work: None,
         };
         Self {
@@ -71,14 +73,41 @@ impl Shared {
 
     /// Says what is being worked on, from now on; and ends it at once if all is to end.
     pub(crate) fn begin(&self, work: Option<Work>) {
-        self.say(|said| {
+        self.say_if(|said| {
+            let is_new = work.is_some() || said.work.is_some();
             if work.is_some() {
                 said.state = FolderState::Busy;
             }
             said.work = work.map(|work| (work, Instant::now()));
+            is_new
         });
         if self.is_stopping() {
             self.stop();
+        }
+    }
+
+    /// Says how things stand while nothing is worked on.
+    pub(crate) fn rest(&self, state: FolderState, problems: Vec<String>) {
+        self.say_if(|said| {
+            let is_new = said.state != state || said.problems != problems;
+            (said.state, said.problems) = (state, problems);
+            is_new
+        });
+    }
+
+    /// Says which files those wait for who wait for all to be taken up.
+    pub(crate) fn held_up(&self, paths: Vec<RelPath>) {
+        self.say_if(|said| {
+            let is_new = said.held_up != paths;
+            said.held_up = paths;
+            is_new
+        });
+    }
+
+    /// Changes what is said, and rings if that is news.
+    fn say_if(&self, change: impl FnOnce(&mut Said) -> bool) {
+        if change(&mut self.said()) {
+            self.changed.send_modify(|count| *count += 1);
         }
     }
 
@@ -113,6 +142,7 @@ impl Shared {
             scanned: said.scanned,
             progress: said.work.as_ref().map(|(work, started)| work.progress(*started)),
             applied: said.applied.clone(),
+            held_up: said.held_up.clone(),
         }
     }
 

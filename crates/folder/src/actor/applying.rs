@@ -14,7 +14,8 @@ use super::taking_up::is_rules_file;
 use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking, in_words};
 use crate::apply::{Applied as Batch, Control, apply, batch_length};
 use crate::base::{
-    APPLIED_META, Applied, BaseError, BaseView, Changes, Hold, Retry, encode_applied,
+    APPLIED_META, APPLYING_META, Applied, BaseError, BaseView, Changes, Hold, Retry,
+    encode_applied, encode_applying,
 };
 use crate::ignore::{Rules, RulesError};
 use crate::plan::{Action, Dirty, Held, Plan, plan};
@@ -60,10 +61,37 @@ impl Actor {
             self.stale = false;
             self.plan(&home).await?
         };
+        let batch = self.carry_on(&home, &mut under_way).await;
+        if self.interrupted.is_some() {
+            // Nothing else is done before it is known what is on disk.
+            self.due = Due::Everything;
+        }
+        let batch = batch?;
+        self.see_dirty(&home, batch.dirty, !batch.records.is_empty());
+        if under_way.is_carried_out() {
+            self.applied(under_way);
+        } else {
+            self.under_way = Some(under_way);
+        }
+        if batch.records.keys().any(is_rules_file) {
+            self.retry = Tries::All;
+            self.due = Due::Everything;
+        }
+        Ok(())
+    }
+
+    /// Carries out the next batch of a plan, if there is one left, and records what was done.
+    async fn carry_on(&mut self, home: &Home, under_way: &mut UnderWay) -> Result<Batch, Setback> {
+        let actions = under_way.next_batch();
+        let mut meta = Vec::new();
         let mut batch = Batch::default();
-        if !under_way.is_carried_out() {
-            self.check_marker(&home).await?;
-            batch = self.apply_batch(&home, &mut under_way).await?;
+        if !actions.is_empty() {
+            self.check_marker(home).await?;
+            if actions.iter().any(Action::is_on_disk) {
+                self.note_applying(under_way.root).await?;
+                meta.push((APPLYING_META.to_owned(), None));
+            }
+            batch = self.apply_batch(home, under_way, actions).await?;
         }
         tracing::debug!(
             attempted = batch.attempted,
@@ -76,23 +104,23 @@ impl Actor {
         for (path, record) in &batch.records {
             changes.record(path, record.as_ref());
         }
-        let is_done = under_way.is_carried_out();
-        let meta: Vec<_> =
-            if is_done { under_way.finish(&mut changes).into_iter().collect() } else { Vec::new() };
+        if under_way.is_carried_out() {
+            meta.extend(under_way.finish(&mut changes));
+        }
         if !changes.is_empty() || !meta.is_empty() {
             let recorded = self.repo.base().apply(changes.into_records(), meta).await;
             recorded.map_err(|error| Setback::failed("cannot record what was applied", &error))?;
         }
-        self.see_dirty(&home, batch.dirty, !batch.records.is_empty());
-        if is_done {
-            self.applied(under_way);
-        } else {
-            self.under_way = Some(under_way);
-        }
-        if batch.records.keys().any(is_rules_file) {
-            self.retry = Tries::All;
-            self.due = Due::Everything;
-        }
+        self.interrupted = None;
+        Ok(batch)
+    }
+
+    /// Notes durably which tree is about to be put on disk: if base is not told afterwards, what
+    /// is found of it there is nobody's edit.
+    async fn note_applying(&mut self, root: ObjectId) -> Result<(), Setback> {
+        let noted = self.repo.base().set_meta(APPLYING_META, Some(encode_applying(root))).await;
+        noted.map_err(|error| Setback::failed("cannot record what is to be applied", &error))?;
+        self.interrupted = Some(root);
         Ok(())
     }
 
@@ -121,9 +149,9 @@ impl Actor {
         let is_applied = retries.values().all(|retry| retry.hold == Hold::Skipped);
         self.retries = retries;
         if is_applied {
-            self.retrying.reset();
-        } else if self.retrying.until.is_none() {
-            self.retrying.lengthen();
+            self.pauses.retrying.reset();
+        } else if self.pauses.retrying.until.is_none() {
+            self.pauses.retrying.lengthen();
         }
         self.shared.say(|said| {
             said.totals = totals;
@@ -138,9 +166,8 @@ impl Actor {
         &mut self,
         home: &Home,
         under_way: &mut UnderWay,
+        actions: Vec<Action>,
     ) -> Result<Batch, Setback> {
-        let rest = &under_way.actions[under_way.next..];
-        let actions: Vec<Action> = rest[..batch_length(rest)].to_vec();
         self.shared.begin(Some(Work::Applying {
             control: Arc::clone(&under_way.control),
             actions: under_way.actions.len() as u64,
@@ -297,6 +324,11 @@ enum HeldError {
 impl UnderWay {
     fn is_carried_out(&self) -> bool {
         self.next == self.actions.len()
+    }
+
+    fn next_batch(&self) -> Vec<Action> {
+        let rest = &self.actions[self.next..];
+        rest[..batch_length(rest)].to_vec()
     }
 
     /// What is to be recorded once all of it was attempted: the retries and the tree applied.

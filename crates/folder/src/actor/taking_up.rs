@@ -7,8 +7,10 @@ use ark_store::{AddError, Batch, PublishError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Actor, Home, Setback, Tries, blocking, in_words};
-use crate::base::{BaseView, Changes, INCARNATION_META, Incarnations, encode_incarnations};
-use crate::ignore::RULES_FILE;
+use crate::base::{
+    APPLYING_META, BaseView, Changes, INCARNATION_META, Incarnations, encode_incarnations,
+};
+use crate::ignore::{Learned, RULES_FILE, RULES_META};
 use crate::opening::sweep;
 use crate::publish::{Prepared, Prospect, prepare};
 use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
@@ -42,9 +44,7 @@ impl Actor {
         self.publish(&result, batch).await?;
         self.note(&home, &extent, &result);
         if extent == Extent::Everything {
-            // Commands are taken between steps only: all of these were asked for before.
-            self.fences.iter_mut().for_each(|fence| fence.scanned = true);
-            self.retry = Tries::All;
+            self.try_again(Tries::All);
             self.shared.say(|said| said.scanned = true);
         }
         if !self.retries.is_empty() {
@@ -92,24 +92,9 @@ impl Actor {
             home.watch.again(path.clone());
             self.in_flux.insert(path.clone());
         }
-        if result.found.keys().chain(&result.gone).any(is_rules_file) {
+        if result.learned.is_changed() {
             // What others wrote where it was ignored may be wanted now.
-            self.retry = Tries::All;
-        }
-    }
-
-    /// Lets those go on for whom everything is published.
-    fn pass_fences(&mut self) {
-        if !self.in_flux.is_empty() {
-            return;
-        }
-        for fence in std::mem::take(&mut self.fences) {
-            if fence.scanned {
-                // Who gave up waiting needs no answer.
-                let _ = fence.reply.send(Ok(()));
-            } else {
-                self.fences.push(fence);
-            }
+            self.try_again(Tries::All);
         }
     }
 
@@ -143,17 +128,39 @@ impl Actor {
         match scanned?? {
             Ok(result) => Ok((result, batch)),
             Err(ScanError::Cancelled) => Err(Setback::Again),
+            Err(ScanError::RulesInFlux { .. }) => Err(Setback::Later(self.rules.quiet())),
             Err(error) => Err(Setback::failed(NO_SCAN, &error)),
         }
     }
 
     /// Publishes what a scan found to be changed here, and tells base.
     async fn publish(&mut self, result: &Arc<ScanResult>, batch: Batch) -> Result<(), Setback> {
+        let rules = self.rules_after(&result.learned);
         let nothing =
             result.found.is_empty() && result.gone.is_empty() && result.forgotten.is_empty();
-        if nothing && self.incarnations.disowned.is_empty() {
-            return Ok(());
+        if !nothing || rules.is_some() || !self.settled_meta(None).is_empty() {
+            self.publish_changes(result, batch, rules.as_ref()).await?;
         }
+        // Not before: until what was found by them is recorded, the former ones hold.
+        self.rules.learn(&result.learned);
+        if rules.is_some() {
+            self.recorded_rules = rules;
+        }
+        Ok(())
+    }
+
+    /// What is to be recorded of the rules that were used, if anything.
+    fn rules_after(&self, learned: &Learned) -> Option<Vec<u8>> {
+        let record = learned.may_matter().then(|| self.rules.former_after(learned).encode());
+        record.filter(|record| self.recorded_rules.as_ref() != Some(record))
+    }
+
+    async fn publish_changes(
+        &mut self,
+        result: &Arc<ScanResult>,
+        batch: Batch,
+        rules: Option<&Vec<u8>>,
+    ) -> Result<(), Setback> {
         let paths = (result.found.len() + result.gone.len()) as u64;
         self.shared.begin(Some(Work::Publishing { paths }));
         let publisher = self.repo.publisher().await;
@@ -168,19 +175,24 @@ impl Actor {
         }
         // Nothing else need make the plan look at what was forgotten.
         self.stale |= !result.forgotten.is_empty();
-        self.revisit.extend(revisit);
+        if !revisit.is_empty() {
+            // A plan under way does not know of them.
+            self.stale |= self.under_way.is_some();
+            self.revisit.extend(revisit);
+        }
         tracing::debug!(changed = snapshot.is_some(), records = records.len(), "compared");
         match snapshot {
             None => {
                 drop((publisher, batch));
-                self.record(changes).await?;
+                self.record(changes, rules).await?;
             }
             Some(Prospect { objects, head, vector }) => {
                 let batch = add_all(batch, objects).await?;
                 let head = Head { id: head.id, sequence: dot.sequence };
                 // Base learns of it in the same transaction: otherwise what was published right
                 // before a crash would be met by later changes as if somebody else had made it.
-                let publisher = publisher.with_base(changes.into_records(), self.settled_meta());
+                let meta = self.settled_meta(rules);
+                let publisher = publisher.with_base(changes.into_records(), meta);
                 match publisher.publish(batch, vec![head], vector, Vec::new()).await {
                     Ok(state) => self.own_state = Some(state.hash()),
                     Err(PublishError::Incarnation) => return Err(Setback::Again),
@@ -192,35 +204,42 @@ impl Actor {
             }
         }
         self.incarnations.disowned.clear();
+        self.interrupted = None;
         Ok(())
     }
 
-    /// What is recorded once everything is published that was written under disowned dots.
-    fn settled_meta(&self) -> Vec<(String, Option<Vec<u8>>)> {
-        if self.incarnations.disowned.is_empty() {
-            return Vec::new();
+    /// What is recorded once everything is compared: nothing is left to be published anew, and
+    /// what an interrupted batch did is known. And the rules by which that was found.
+    fn settled_meta(&self, rules: Option<&Vec<u8>>) -> Vec<(String, Option<Vec<u8>>)> {
+        let mut meta = Vec::new();
+        meta.extend(rules.map(|rules| (RULES_META.to_owned(), Some(rules.clone()))));
+        if !self.incarnations.disowned.is_empty() {
+            let settled = Incarnations { disowned: Vec::new(), ..self.incarnations.clone() };
+            meta.push((INCARNATION_META.to_owned(), Some(encode_incarnations(&settled))));
         }
-        let settled = Incarnations { disowned: Vec::new(), ..self.incarnations.clone() };
-        vec![(INCARNATION_META.to_owned(), Some(encode_incarnations(&settled)))]
+        if self.interrupted.is_some() {
+            meta.push((APPLYING_META.to_owned(), None));
+        }
+        meta
     }
 
     async fn prepare(&self, result: &Arc<ScanResult>, dot: Dot) -> Result<Prepared, Setback> {
         let (reader, base) = (self.repo.reader(), self.repo.base());
         let (states, result) = (self.repo.states(), Arc::clone(result));
-        let disowned = self.incarnations.disowned.clone();
+        let (disowned, interrupted) = (self.incarnations.disowned.clone(), self.interrupted);
         let what = "cannot compare the folder with what was recorded";
         blocking(move || {
             let snapshot = base.snapshot().map_err(|error| Setback::failed(what, &error))?;
             let view = BaseView::new(snapshot);
-            prepare(reader, &states.joined, &view, &result, &disowned, dot)
+            prepare(reader, &states.joined, &view, interrupted, &result, &disowned, dot)
                 .map_err(|error| Setback::failed(what, &error))
         })
         .await?
     }
 
     /// Tells base what was found, where that is nothing to publish.
-    async fn record(&self, changes: Changes) -> Result<(), Setback> {
-        let meta = self.settled_meta();
+    async fn record(&self, changes: Changes, rules: Option<&Vec<u8>>) -> Result<(), Setback> {
+        let meta = self.settled_meta(rules);
         if changes.is_empty() && meta.is_empty() {
             return Ok(());
         }

@@ -18,7 +18,7 @@ use ark_core::{Content, Link, Mtime, Object, ObjectId, Permissions, RelPath};
 
 use crate::base::{BaseError, BaseRead};
 use crate::fs::{FsError, Granularity, Root, Stat};
-use crate::ignore::{Rules, RulesError};
+use crate::ignore::{Learned, Rules, RulesError, Used};
 use crate::watch::Touch;
 
 use walk::Walked;
@@ -127,14 +127,14 @@ pub struct ScanResult {
     /// What the user should know besides: names that cannot be synced, lines of `.arkignore`
     /// that are no patterns. At most [`MAX_NOTES`].
     pub notes: Vec<String>,
+    /// The rules that were used: to be [learned](Rules::learn) once all of this is recorded.
+    pub learned: Learned,
 }
 
 /// The most temporaries that one scan lists; the next one finds more.
 pub const MAX_LEFTOVERS: usize = 10_000;
 /// The most notes that one scan collects: they are for people to read.
 pub const MAX_NOTES: usize = 100;
-/// How often a scan looks again because ignore rules changed meanwhile.
-const MAX_TRIES: usize = 4;
 /// How often a scan that waits looks whether it was cancelled.
 const WAIT_STEP: Duration = Duration::from_millis(10);
 
@@ -148,9 +148,9 @@ pub enum ScanError {
     /// The ignore rules in the root could not be read.
     #[error("cannot tell what to ignore in the folder")]
     Rules(#[source] RulesError),
-    /// Ignore rules went on changing while they were looked at: scan the same again, after a
-    /// pause.
-    #[error("the ignore rules in {directory:?} keep changing")]
+    /// Ignore rules changed while they were looked at, so that what was seen may be nobody's
+    /// business: scan the same again, after a pause.
+    #[error("the ignore rules in {directory:?} are being changed")]
     RulesInFlux {
         /// The directory that holds them; empty for the root.
         directory: RelPath,
@@ -227,35 +227,21 @@ where
     /// # Errors
     /// It could not be finished; what could not be read below the root is no error, but kept.
     pub fn run(&self, extent: &Extent) -> Result<ScanResult, ScanError> {
-        let mut changed = RelPath::root();
-        for _ in 0..MAX_TRIES {
-            match self.attempt(extent)? {
-                Ok(result) => return Ok(result),
-                Err(directory) => changed = directory,
-            }
-            self.wait(self.rules.quiet())?;
-        }
-        Err(ScanError::RulesInFlux { directory: changed })
-    }
-
-    /// Looks at `extent` once. `Err` with a directory whose rules changed meanwhile: what was
-    /// seen may be nobody's business.
-    fn attempt(&self, extent: &Extent) -> Result<Result<ScanResult, RelPath>, ScanError> {
         let Walked { mut result, candidates, gone, governing, passed, mut absent, is_all } =
             walk::walk(self, extent)?;
-        if governing.iter().chain(&passed).any(|used| used.is_changed) {
+        if governing.iter().chain(&passed).any(Used::is_changed) {
             self.wait(self.rules.quiet())?;
         }
         hash::hash(self, candidates, &gone, &mut result)?;
         let mut used = governing.iter().chain(&passed);
         if let Some(directory) = used.find_map(|used| used.if_changed(self.root)) {
-            return Ok(Err(directory.clone()));
+            return Err(ScanError::RulesInFlux { directory: directory.clone() });
         }
         let directories = gone.iter().filter(|gone| gone.node == FoundNode::Directory);
         absent.extend(directories.map(|gone| gone.path.clone()));
-        self.rules.remember(governing, &absent, is_all);
+        result.learned = Learned::new(governing, absent, is_all);
         result.gone = gone.into_iter().map(|gone| gone.path).collect();
-        Ok(Ok(result))
+        Ok(result)
     }
 
     fn wait(&self, time: Duration) -> Result<(), ScanError> {

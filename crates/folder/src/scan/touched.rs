@@ -75,7 +75,7 @@ where
             };
             match self.scan.rules.below(&level.scope, &dir) {
                 Ok(scope) => {
-                    self.passed_by(&scope)?;
+                    self.passed_by(&scope);
                     levels.push(Level { dir, scope });
                 }
                 Err(error) => {

@@ -168,33 +168,21 @@ where
         let scope = self.scan.rules.top(self.scan.root).map_err(ScanError::Rules)?;
         self.note_all(scope.faults());
         if self.is_all {
-            self.governed_by(&scope)?;
+            self.governed_by(&scope);
         } else {
-            self.passed_by(&scope)?;
+            self.passed_by(&scope);
         }
         Ok(scope)
     }
 
     /// The directory of `scope` is walked whole.
-    fn governed_by(&mut self, scope: &Scope<'_>) -> Result<(), ScanError> {
-        self.governing.extend(self.used(scope)?);
-        Ok(())
+    fn governed_by(&mut self, scope: &Scope<'_>) {
+        self.governing.extend(self.scan.rules.used(scope));
     }
 
     /// Some of what is in the directory of `scope` is looked at.
-    pub(super) fn passed_by(&mut self, scope: &Scope<'_>) -> Result<(), ScanError> {
-        self.passed.extend(self.used(scope)?);
-        Ok(())
-    }
-
-    fn used(&self, scope: &Scope<'_>) -> Result<Option<Used>, BaseError> {
-        let base_has = || {
-            let name = Name::new(RULES_FILE).expect("a plain name");
-            let record = self.scan.base.get(&scope.directory().join(name))?;
-            let node = record.map(|record| record.node);
-            Ok(matches!(node, Some(FoundNode::File { size, .. }) if size > 0))
-        };
-        self.scan.rules.used(scope, base_has)
+    pub(super) fn passed_by(&mut self, scope: &Scope<'_>) {
+        self.passed.extend(self.scan.rules.used(scope));
     }
 
     /// Takes the entries of a directory and of all below it in order, and between them what
@@ -387,7 +375,7 @@ where
             }
         };
         self.note_all(&scope.faults()[known_faults..]);
-        self.governed_by(&scope)?;
+        self.governed_by(&scope);
         match child.entries() {
             Ok(entries) => Ok(Some(Frame::new(child, scope, entries))),
             Err(error) => {

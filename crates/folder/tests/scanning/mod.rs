@@ -142,6 +142,7 @@ impl Folder {
             };
             self.base.insert(path.clone(), record);
         }
+        self.rules.learn(&result.learned);
         self.progress = ScanProgress::new();
         self.entered.0.lock().unwrap().clear();
     }
