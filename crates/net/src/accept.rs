@@ -17,6 +17,9 @@ use crate::shared::{CODE_PROTOCOL, Shared, close};
 /// Handshakes under way at once; more are turned away. Each costs a signature and some memory,
 /// and anybody can start one.
 const MAX_HANDSHAKES: usize = 64;
+/// With fewer than so many to spare, only those are begun whose address is proved by a packet
+/// that came back from it: packets with forged addresses alone do not shut out anybody.
+const SPARE_HANDSHAKES: usize = MAX_HANDSHAKES / 2;
 /// A handshake that takes longer is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,6 +34,12 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>) {
                 None => break,
             },
         };
+        let is_busy = handshakes.available_permits() < SPARE_HANDSHAKES;
+        if is_busy && !incoming.remote_addr_validated() {
+            // What cannot be asked to come again is dropped, and refused by that.
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             incoming.refuse();
             continue;

@@ -3,14 +3,14 @@
 //! connection, and it dials this one at once. The other side waits for it a moment, because the
 //! addresses that it knows itself may be those of an earlier life of the device.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ark_core::DeviceId;
 use iroh::endpoint::{Connection, ConnectionError, Path, RecvStream, SendStream, VarInt};
 use iroh::{Endpoint, EndpointId};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug, error_span};
 
@@ -25,8 +25,15 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 const GRACE: Duration = Duration::from_secs(1);
 /// Connections kept with one device; one of each direction is the rule.
 const MAX_CONNECTIONS: usize = 4;
-/// Requests of one device that are answered at once; more wait. A puller keeps a few under way.
-const MAX_SERVED_STREAMS: usize = 16;
+/// Requests of one device that are answered at once, and that one device is asked at once, over
+/// all repos; more wait. A puller keeps a few under way in each. Each may hold an object that is
+/// not here whole.
+const MAX_STREAMS: usize = 16;
+/// A permit of the bytes read for a device stands for so many.
+pub(crate) const SHARE_UNIT: usize = 1 << 10;
+/// Bytes that are read, or being read, for one device and not yet written to it, over all its
+/// requests: some objects for each, and no more for one that asks and does not read.
+const SHARE_BYTES: usize = 16 << 20;
 
 /// The rate that a window is made for: two gigabits a second.
 const FILLED_BYTES_PER_S: u32 = 256 << 20;
@@ -84,6 +91,12 @@ pub(crate) struct Lane {
     added: Notify,
     /// Bounds the requests of the device that are answered at once.
     served: Arc<Semaphore>,
+    /// Bounds the bytes read for them.
+    share: Arc<Semaphore>,
+    /// Bounds the requests that the device is asked at once.
+    asked: Arc<Semaphore>,
+    /// Bytes that it brought on requests.
+    arrived: AtomicU64,
 }
 
 impl Lane {
@@ -96,8 +109,26 @@ impl Lane {
             dialling: tokio::sync::Mutex::default(),
             dials: AtomicBool::new(false),
             added: Notify::new(),
-            served: Arc::new(Semaphore::new(MAX_SERVED_STREAMS)),
+            served: Arc::new(Semaphore::new(MAX_STREAMS)),
+            share: Arc::new(Semaphore::new(SHARE_BYTES / SHARE_UNIT)),
+            asked: Arc::new(Semaphore::new(MAX_STREAMS)),
+            arrived: AtomicU64::new(0),
         }
+    }
+
+    /// What bounds the bytes read for the device, in units of [`SHARE_UNIT`].
+    pub(crate) fn share(&self) -> &Arc<Semaphore> {
+        &self.share
+    }
+
+    /// Waits until the device may be asked one more request. `None`: shutdown.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.asked.clone().acquire_owned().await.ok()
+    }
+
+    /// Bytes that the device has brought on requests.
+    pub(crate) fn arrived(&self) -> &AtomicU64 {
+        &self.arrived
     }
 
     /// Opens a stream for one request; dials if there is no connection.

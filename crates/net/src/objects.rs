@@ -3,6 +3,8 @@
 //! with `ahead` structured objects that nobody asked for but that earlier items link.
 
 pub(crate) mod fetch;
+mod patience;
+mod read_ahead;
 pub(crate) mod serve;
 
 /// Bytes of structured objects that an answer may stream ahead: the directories of some millions

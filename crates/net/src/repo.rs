@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ark_core::{DeviceId, SignedState, Writer};
+use ark_core::{DeviceId, Writer};
 use ark_store::Change;
 use ark_sync::{
     Announcement, Effect, Engine, EngineOptions, Failure, Input, Known, Message, ObjectsRequest,
@@ -107,8 +107,6 @@ struct Driver {
     /// Remotes that said that they do not list this device for the repo.
     refused_by: BTreeMap<DeviceId, bool>,
     requests: HashMap<RequestId, CancellationToken>,
-    /// States being staged here, per writer: those staged by the store itself are told apart.
-    staging: BTreeMap<Writer, usize>,
     results: mpsc::Sender<Done>,
     gossip: mpsc::Sender<gossip::Command>,
     budget: Arc<Budget>,
@@ -123,8 +121,6 @@ pub(crate) enum Done {
     Input(Input),
     /// A request came to its end.
     Request { id: RequestId, last: Input },
-    /// A state was staged.
-    Staged { writer: Writer, input: Input },
 }
 
 /// Runs until shutdown.
@@ -140,7 +136,6 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
         links: BTreeMap::new(),
         refused_by: BTreeMap::new(),
         requests: HashMap::new(),
-        staging: BTreeMap::new(),
         results,
         gossip,
         budget,
@@ -181,7 +176,7 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
             }
             driver.show(input.is_empty() && done.is_empty());
         }
-        // Requests end with this token; what they have checked is kept by their last batch.
+        // Requests end with this token; what they have read is kept, though not told any more.
         for (_, cancel) in driver.requests.drain() {
             cancel.cancel();
         }
@@ -281,15 +276,6 @@ impl Driver {
                 }
                 last
             }
-            Done::Staged { writer, input } => {
-                if let Some(count) = self.staging.get_mut(&writer) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.staging.remove(&writer);
-                    }
-                }
-                input
-            }
         };
         self.feed(input);
     }
@@ -300,11 +286,6 @@ impl Driver {
                 self.feed(Input::Published { state, new: new.to_vec() });
             }
             Change::Incarnation { new, .. } => self.feed(Input::Renewed { writer: new }),
-            // A state that waited in the store was staged when the one before it was joined.
-            Change::Staged { writer } if !self.staging.contains_key(&writer) => {
-                let task = outcome::staged(self.options.repo.clone(), writer);
-                self.spawn(async move { task.await.map(Done::Input) });
-            }
             // The others are results of this task's own effects.
             _ => {}
         }
@@ -328,7 +309,10 @@ impl Driver {
                 let task = outcome::lookup(self.options.repo.clone(), writer, revision, links);
                 self.spawn(async move { Some(Done::Input(task.await)) });
             }
-            Effect::Stage { state, replacing } => self.stage(state, replacing),
+            Effect::Stage { state, replacing } => {
+                let task = outcome::stage(self.options.repo.clone(), state, replacing);
+                self.spawn(async move { Some(Done::Input(task.await)) });
+            }
             Effect::Join { writer } => {
                 let task = outcome::join(self.options.repo.clone(), writer);
                 self.spawn(async move { Some(Done::Input(task.await)) });
@@ -365,13 +349,6 @@ impl Driver {
         }
     }
 
-    fn stage(&mut self, state: SignedState, replacing: bool) {
-        let writer = state.state().writer;
-        *self.staging.entry(writer).or_insert(0) += 1;
-        let task = outcome::stage(self.options.repo.clone(), state, replacing);
-        self.spawn(async move { Some(Done::Staged { writer, input: task.await }) });
-    }
-
     fn request(&mut self, id: RequestId, peer: DeviceId, request: ObjectsRequest) {
         let cancel = self.shared.cancel.child_token();
         self.requests.insert(id, cancel.clone());
@@ -381,15 +358,13 @@ impl Driver {
             store: self.options.repo.clone(),
             budget: self.budget.clone(),
             request: id,
+            cancel,
         };
         let results = self.results.clone();
         self.spawn(async move {
-            let result = tokio::select! {
-                () = cancel.cancelled() => return None,
-                result = fetch.run(request, results) => result,
-            };
-            let last = match result {
+            let last = match fetch.run(request, results).await {
                 Ok(missing) => Input::RequestEnded { request: id, missing },
+                Err(FetchError::Cancelled) => return None,
                 Err(FetchError::Store(error)) => Input::StoreFailed {
                     step: StoreStep::Receive { request: id },
                     reason: chain(&error),

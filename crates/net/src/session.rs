@@ -126,8 +126,9 @@ pub(crate) async fn run(
             streams.spawn(session.clone().open_stream(topic));
         }
     } else {
-        // No more streams than repos are read at once: each is a task.
-        for _ in 0..topics.len() {
+        // No more streams than repos are read at once: each is a task. One more is there for those
+        // to be refused, when every repo has its stream.
+        for _ in 0..=topics.len() {
             streams.spawn(session.clone().accept_streams());
         }
     }
@@ -205,6 +206,7 @@ impl Session {
         }
         let traffic = &peer.board.traffic;
         let id = SessionId::next();
+        let is_greeted = hello.is_some();
         let (outbox, messages) = mpsc::channel(OUTBOX_CAPACITY);
         let link = Link { id, outbox, end: EndSession(self.connection.clone()) };
         let device = self.device;
@@ -217,7 +219,7 @@ impl Session {
             // Whichever direction ends first ends the other.
             tokio::select! {
                 result = write_messages(send, messages, traffic) => result,
-                result = self.read_messages(recv, repo, id, peer) => result,
+                result = self.read_messages(recv, repo, id, peer, is_greeted) => result,
             }
         };
         let result = result.await;
@@ -233,10 +235,18 @@ impl Session {
         repo: &RepoHandle,
         session: SessionId,
         peer: &PeerHandle,
+        mut is_greeted: bool,
     ) -> Result<(), StreamError> {
         let device = self.device;
         loop {
-            let frame = match read_frame(&mut recv, MAX_FRAME_BYTES, &peer.board.traffic).await {
+            let read = read_frame(&mut recv, MAX_FRAME_BYTES, &peer.board.traffic);
+            let read = if is_greeted {
+                read.await
+            } else {
+                timeout(HELLO_TIMEOUT, read).await.map_err(|_| StreamError::NoHello)?
+            };
+            is_greeted = true;
+            let frame = match read {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Err(StreamError::Ended),
                 Err(ReadFrameError::Stream(ReadExactError::ReadError(ReadError::Reset(

@@ -1,12 +1,12 @@
-//! Blocking reads of a repo's objects, for walks and merges.
+//! Blocking reads of a repo's objects, for walks and merges; and how much there is to read.
 
 use std::sync::Arc;
 
-use ark_core::{Link, Read};
+use ark_core::{Link, MAX_OBJECT_BYTES, Read};
 use bytes::Bytes;
 
-use crate::error::ReadError;
-use crate::repo::RepoInner;
+use crate::error::{IndexError, ReadError};
+use crate::repo::{Repo, RepoInner, blocking};
 
 /// Reads what a repo has indexed or pending. Structured objects are cached. Blocking: never call
 /// it from a thread that drives async tasks. Cheap to clone.
@@ -34,5 +34,28 @@ impl Read for Reader {
         }
         drop(view);
         self.repo.read_stored(link)
+    }
+}
+
+impl Repo {
+    /// How many bytes each of `links` has at most, where it is indexed here: a raw object just so
+    /// many; a structured one as many as any object, because that is known only once it is read.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub async fn lengths(&self, links: &[Link]) -> Result<Vec<Option<usize>>, IndexError> {
+        let (inner, links) = (Arc::clone(&self.inner), links.to_vec());
+        blocking(move || {
+            let view = inner.store.index.view()?;
+            let length = |link: Link| {
+                let known = view.summary(inner.number, link)?;
+                Ok(known.map(|summary| match usize::try_from(summary.totals().bytes) {
+                    Ok(bytes) if !link.kind.is_structured() => bytes.min(MAX_OBJECT_BYTES),
+                    _ => MAX_OBJECT_BYTES,
+                }))
+            };
+            links.into_iter().map(length).collect()
+        })
+        .await
     }
 }

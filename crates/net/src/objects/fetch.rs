@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ark_core::{DeviceId, Link, MAX_OBJECT_BYTES, Object};
@@ -16,8 +17,10 @@ use tokio::io::{AsyncReadExt, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::MAX_AHEAD_BYTES;
+use super::patience::Patience;
 use crate::board::Traffic;
 use crate::error::chain;
 use crate::frame::write_frame;
@@ -25,8 +28,6 @@ use crate::lane::LaneError;
 use crate::repo::Done;
 use crate::shared::{CODE_PROTOCOL, Shared, close};
 
-/// A provider that sends no byte for this long is given up and another one asked.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Objects handed to the store at once.
 const BATCH_OBJECTS: usize = 256;
 /// Bytes handed to the store at once. Batches that the store works on at a time share a barrier,
@@ -52,7 +53,10 @@ const BUDGET_UNIT: usize = 1 << 10;
 /// disk's latency times its rate, and what has to be sent again when ark is killed.
 const BUDGET_BYTES: usize = 16 << 20;
 
-/// Bounds the bytes of received objects that wait for the store, over all requests.
+/// Bounds the bytes of received objects that wait for the store, over all requests. A share is
+/// taken when an object is here whole, so that it is only ever the disk that is waited for: no
+/// provider holds a share by being slow. What is on its way is bounded by the requests that a
+/// provider is asked at once, an object each.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: Arc<Semaphore>,
@@ -88,7 +92,7 @@ pub(crate) enum FetchError {
     /// The stream or its connection broke.
     #[error("the stream broke: {0}")]
     Stream(String),
-    /// The provider sent nothing for too long.
+    /// The provider sent nothing, or too little, for too long.
     #[error("the provider stalled")]
     Stalled,
     /// The provider broke the protocol; its connection was closed.
@@ -100,6 +104,9 @@ pub(crate) enum FetchError {
     /// A task of this side ended early: shutdown.
     #[error("a task ended early")]
     Task(#[from] JoinError),
+    /// Nobody wants the rest any more.
+    #[error("it was cancelled")]
+    Cancelled,
 }
 
 /// How an answer breaks the protocol.
@@ -129,11 +136,14 @@ pub(crate) struct Fetch {
     pub(crate) store: Repo,
     pub(crate) budget: Arc<Budget>,
     pub(crate) request: RequestId,
+    /// Cancelled when what the request still brings is not needed.
+    pub(crate) cancel: CancellationToken,
 }
 
 impl Fetch {
     /// Asks for `request.links`; every batch that is durable is told as [`Input::Stored`]. Returns
-    /// the asked links that the provider does not have.
+    /// the asked links that the provider does not have. When it is cancelled it reads no further;
+    /// what was read whole is kept and told all the same.
     pub(crate) async fn run(
         self,
         request: ObjectsRequest,
@@ -142,17 +152,38 @@ impl Fetch {
         let Some(peer) = self.shared.peers.get(&self.provider) else {
             return Err(FetchError::Lane(LaneError::Dial("not listed".to_owned())));
         };
-        let (connection, mut send, recv) = peer.lane.open(&self.shared).await?;
         let traffic = &peer.board.traffic;
-        write_frame(&mut send, &request.encode(), traffic)
-            .await
-            .map_err(|error| FetchError::Stream(chain(&error)))?;
-        // The stream may be stopped already: reading will say so.
-        let _ = send.finish();
-
+        let ask = async {
+            let turn = peer.lane.turn().await.ok_or(FetchError::Cancelled)?;
+            let (connection, mut send, recv) = peer.lane.open(&self.shared).await?;
+            write_frame(&mut send, &request.encode(), traffic)
+                .await
+                .map_err(|error| FetchError::Stream(chain(&error)))?;
+            // The stream may be stopped already: reading will say so.
+            let _ = send.finish();
+            Ok::<_, FetchError>((turn, connection, recv))
+        };
+        let (turn, connection, recv) = tokio::select! {
+            () = self.cancel.cancelled() => return Err(FetchError::Cancelled),
+            asked = ask => asked?,
+        };
         let (checked_tx, checked_rx) = mpsc::channel(CHECKED_CAPACITY);
-        let reader = Reader::new(recv, traffic, &self.budget, &request);
-        let read = reader.run(checked_tx);
+        let reader = Reader {
+            stream: BufReader::with_capacity(READ_BUFFER, recv),
+            traffic,
+            arrived: peer.lane.arrived(),
+            patience: Patience::new(peer.lane.arrived().load(Relaxed)),
+            cancel: &self.cancel,
+            budget: &self.budget,
+            check: AnswerCheck::new(&request),
+            linked: request.ahead.then(HashSet::new),
+            ahead_bytes: 0,
+        };
+        let read = async {
+            let read = reader.run(checked_tx).await;
+            drop(turn);
+            read
+        };
         let keep = keep(&self, checked_rx, told);
         // The reader's end, good or bad, ends `keep` after it kept what was read.
         let (read, kept) = tokio::join!(read, keep);
@@ -173,6 +204,10 @@ struct Checked {
 struct Reader<'a> {
     stream: BufReader<RecvStream>,
     traffic: &'a Traffic,
+    /// Bytes that the provider has brought, over all requests to it.
+    arrived: &'a AtomicU64,
+    patience: Patience,
+    cancel: &'a CancellationToken,
     budget: &'a Budget,
     check: AnswerCheck,
     /// Where objects may be streamed ahead: those that earlier items link.
@@ -180,23 +215,7 @@ struct Reader<'a> {
     ahead_bytes: usize,
 }
 
-impl<'a> Reader<'a> {
-    fn new(
-        stream: RecvStream,
-        traffic: &'a Traffic,
-        budget: &'a Budget,
-        request: &ObjectsRequest,
-    ) -> Self {
-        Self {
-            stream: BufReader::with_capacity(READ_BUFFER, stream),
-            traffic,
-            budget,
-            check: AnswerCheck::new(request),
-            linked: request.ahead.then(HashSet::new),
-            ahead_bytes: 0,
-        }
-    }
-
+impl Reader<'_> {
     /// Reads the answer to its end; returns what is missing there.
     async fn run(mut self, checked: mpsc::Sender<Checked>) -> Result<Vec<Link>, FetchError> {
         let mut missing = Vec::new();
@@ -234,15 +253,28 @@ impl<'a> Reader<'a> {
     }
 
     async fn read(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
-        let read = timeout(STALL_TIMEOUT, self.stream.read(bytes))
-            .await
-            .map_err(|_| FetchError::Stalled)?
-            .map_err(|error| FetchError::Stream(chain(&error)))?;
-        self.traffic.received(read);
-        Ok(read)
+        loop {
+            let began = Instant::now();
+            let read = tokio::select! {
+                () = self.cancel.cancelled() => return Err(FetchError::Cancelled),
+                read = timeout(self.patience.left(), self.stream.read(bytes)) => read,
+            };
+            let read = match read {
+                Ok(read) => Some(read.map_err(|error| FetchError::Stream(chain(&error)))?),
+                Err(_) => None,
+            };
+            let count = read.unwrap_or(0) as u64;
+            let arrived = self.arrived.fetch_add(count, Relaxed) + count;
+            if self.patience.ends(began.elapsed(), count, arrived) {
+                return Err(FetchError::Stalled);
+            }
+            if let Some(read) = read {
+                self.traffic.received(read);
+                return Ok(read);
+            }
+        }
     }
 
-    /// Fills `bytes`; any progress restarts the stall timeout.
     async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
         let mut filled = 0;
         while filled < bytes.len() {
@@ -271,7 +303,6 @@ impl<'a> Reader<'a> {
 
     /// Reads and checks the bytes of `link`. `None`: shutdown.
     async fn object(&mut self, link: Link, length: usize) -> Result<Option<Checked>, FetchError> {
-        let Some(permit) = self.budget.take(length).await else { return Ok(None) };
         let mut bytes = vec![0; length];
         self.fill(&mut bytes).await?;
         let object = if length <= HASH_INLINE_BYTES {
@@ -289,7 +320,8 @@ impl<'a> Reader<'a> {
             let structured = children.into_iter().filter(|child| child.kind.is_structured());
             linked.extend(structured.take(room));
         }
-        Ok(Some(Checked { object, permit }))
+        let permit = self.budget.take(length).await;
+        Ok(permit.map(|permit| Checked { object, permit }))
     }
 }
 

@@ -11,11 +11,12 @@ use ark_sync::{
 };
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
-use n0_future::{FuturesOrdered, StreamExt};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::MAX_AHEAD_BYTES;
+use super::read_ahead::ReadAhead;
 use crate::board::Traffic;
 use crate::frame::{ReadFrameError, read_frame};
 use crate::shared::{CODE_GAVE_UP, CODE_PROTOCOL, Shared, close};
@@ -26,10 +27,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Bytes that are written under one timeout.
 const WRITE_SLICE: usize = 256 << 10;
-/// Reads under way at once per request: hides the latency of small objects.
-const MAX_READS: usize = 32;
-/// Bytes read and not yet written per request, by the mean size of late: bounds large objects.
-const READ_AHEAD_BYTES: usize = 8 << 20;
+/// What a structured object is taken to have until it is read: nodes of search trees have some
+/// kilobytes, and hardly ever more than this.
+const STRUCTURED_BYTES: usize = 1 << 20;
 
 /// Why an answer ended early.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,8 @@ pub(crate) async fn answer(
     let traffic = &peer.board.traffic;
     let result = async {
         let request = read_request(&mut recv, traffic).await?;
-        answer_request(shared, device, request, &mut send, traffic).await
+        let share = peer.lane.share();
+        answer_request(shared, device, request, share, &mut send, traffic).await
     };
     match result.await {
         Ok(()) => {}
@@ -91,6 +92,7 @@ async fn answer_request(
     shared: &Shared,
     device: DeviceId,
     request: ObjectsRequest,
+    share: &Arc<Semaphore>,
     send: &mut SendStream,
     traffic: &Traffic,
 ) -> Result<(), ServeError> {
@@ -104,25 +106,24 @@ async fn answer_request(
         finish(send);
         return Ok(());
     };
-    let indexed = match repo.store.indexed(&request.links).await {
-        Ok(indexed) => indexed,
+    let lengths = match repo.store.lengths(&request.links).await {
+        Ok(lengths) => lengths,
         Err(error) => {
             warn!(%error, "cannot tell which objects are here");
             let _ = send.reset(CODE_GAVE_UP);
             return Ok(());
         }
     };
-    let asked = request.links.iter().copied().zip(indexed);
+    let asked = request.links.iter().copied().zip(lengths);
     let mut answer = Answer {
         store: repo.store.clone(),
         seen: request.links.iter().copied().collect(),
-        queue: asked.map(|(link, here)| Wanted::Asked { link, here }).collect(),
+        queue: asked.map(|(link, length)| Wanted::Asked { link, length }).collect(),
         ahead: request.ahead,
         ahead_bytes: 0,
         ahead_objects: 0,
-        mean_bytes: 0,
     };
-    answer.stream(send, traffic).await?;
+    answer.stream(share.clone(), send, traffic).await?;
     finish(send);
     Ok(())
 }
@@ -135,8 +136,25 @@ fn finish(send: &mut SendStream) {
 /// What is still to be sent.
 #[derive(Clone, Copy)]
 enum Wanted {
-    Asked { link: Link, here: bool },
-    Ahead { link: Link },
+    /// `length`: at most so many bytes; `None`: it is not here.
+    Asked {
+        link: Link,
+        length: Option<usize>,
+    },
+    Ahead {
+        link: Link,
+    },
+}
+
+impl Wanted {
+    /// What is reserved for its bytes before it is read.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Asked { link, length } if !link.kind.is_structured() => length.unwrap_or(0),
+            Self::Asked { length: None, .. } => 0,
+            Self::Asked { .. } | Self::Ahead { .. } => STRUCTURED_BYTES,
+        }
+    }
 }
 
 struct Answer {
@@ -146,27 +164,28 @@ struct Answer {
     ahead: bool,
     ahead_bytes: usize,
     ahead_objects: usize,
-    mean_bytes: usize,
 }
 
 impl Answer {
     /// Reads in parallel, writes in order.
-    async fn stream(&mut self, send: &mut SendStream, traffic: &Traffic) -> Result<(), ServeError> {
-        let mut reads = FuturesOrdered::new();
+    async fn stream(
+        &mut self,
+        share: Arc<Semaphore>,
+        send: &mut SendStream,
+        traffic: &Traffic,
+    ) -> Result<(), ServeError> {
+        let mut reads = ReadAhead::new(share);
         loop {
-            while reads.len() < self.depth() {
-                let Some(wanted) = self.queue.pop_front() else { break };
+            while let Some(&wanted) = self.queue.front() {
+                let Some(room) = reads.room(wanted.bytes()).await else { break };
+                self.queue.pop_front();
                 let store = self.store.clone();
-                reads.push_back(async move { (wanted, read(&store, wanted).await) });
+                reads.push(room, async move { (wanted, read(&store, wanted).await) });
             }
-            let Some((wanted, bytes)) = reads.next().await else { return Ok(()) };
+            let Some(((wanted, bytes), room)) = reads.next().await else { return Ok(()) };
             self.write(wanted, bytes, send, traffic).await?;
+            drop(room);
         }
-    }
-
-    /// How many objects may be on their way from the disk.
-    fn depth(&self) -> usize {
-        (READ_AHEAD_BYTES / self.mean_bytes.max(1)).clamp(2, MAX_READS)
     }
 
     async fn write(
@@ -187,7 +206,6 @@ impl Answer {
                 (link, bytes)
             }
         };
-        self.mean_bytes = (self.mean_bytes * 7 + bytes.len()) / 8;
         let length = u32::try_from(bytes.len()).expect("objects are bounded by MAX_OBJECT_BYTES");
         let header = ItemHeader::Present { link, length }.encode();
         if self.ahead && link.kind.is_structured() {
@@ -227,7 +245,7 @@ impl Answer {
 /// The bytes of what is wanted; `None` where it is missing or not readable here.
 async fn read(store: &Repo, wanted: Wanted) -> Option<Bytes> {
     let link = match wanted {
-        Wanted::Asked { here: false, .. } => return None,
+        Wanted::Asked { length: None, .. } => return None,
         // What an indexed object links is indexed.
         Wanted::Asked { link, .. } | Wanted::Ahead { link } => link,
     };

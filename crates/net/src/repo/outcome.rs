@@ -28,7 +28,10 @@ pub(super) async fn stage(repo: Repo, state: SignedState, replacing: bool) -> In
         known_as_staged(&repo, &state, staged).await
     };
     match result.await {
-        Ok(staged) => Input::Staged { writer, outcome: stage_outcome(staged) },
+        Ok(staged) => {
+            let joined = repo.states().joined.get(&writer).cloned();
+            Input::Staged { writer, outcome: stage_outcome(staged, joined) }
+        }
         Err(error) => failed(StoreStep::Stage { writer }, &error),
     }
 }
@@ -52,54 +55,42 @@ async fn known_as_staged(
     })
 }
 
-/// What the state that the store staged by itself still needs; `None` if it is staged no more.
-pub(super) async fn staged(repo: Repo, writer: Writer) -> Option<Input> {
-    match repo.staged_missing(writer, MAX_MISSING).await {
-        Ok(None) => None,
-        Ok(Some(missing)) => {
-            let outcome = if missing.is_empty() {
-                StageOutcome::Complete
-            } else {
-                StageOutcome::Staged { missing }
-            };
-            Some(Input::Staged { writer, outcome })
-        }
-        Err(error) => Some(failed(StoreStep::Stage { writer }, &error)),
-    }
-}
-
-fn stage_outcome(staged: Staged) -> StageOutcome {
+/// `joined`: what the store has joined of the state's writer.
+fn stage_outcome(staged: Staged, joined: Option<SignedState>) -> StageOutcome {
     match staged {
         Staged::Staged { missing } => StageOutcome::Staged { missing },
         Staged::Complete => StageOutcome::Complete,
         Staged::Waiting => StageOutcome::Waiting,
         Staged::Equivocation { stands, .. } => {
-            StageOutcome::Equivocation { then: Box::new(stage_outcome(*stands)) }
+            StageOutcome::Equivocation { then: Box::new(stage_outcome(*stands, joined)) }
         }
-        Staged::OwnFork { then } => StageOutcome::OwnFork { then: Box::new(stage_outcome(*then)) },
+        Staged::OwnFork { then } => {
+            StageOutcome::OwnFork { then: Box::new(stage_outcome(*then, joined)) }
+        }
         Staged::WrongKind { found } => StageOutcome::WrongKind { found },
         Staged::WrongTopic => StageOutcome::WrongTopic,
         Staged::Invalid => StageOutcome::Invalid,
-        Staged::Old => StageOutcome::Old,
+        Staged::Old => StageOutcome::Old { joined },
         other => {
             warn!(?other, "an outcome of staging that this version does not know");
-            StageOutcome::Old
+            StageOutcome::Old { joined }
         }
     }
 }
 
 /// Joins the staged state of a writer.
 pub(super) async fn join(repo: Repo, writer: Writer) -> Input {
+    let joined = || repo.states().joined.get(&writer).cloned();
     let outcome = match repo.join(writer).await {
         Ok(Join::Joined(state)) => JoinOutcome::Joined(state),
         Ok(Join::Missing(missing)) => JoinOutcome::Missing(missing),
-        Ok(Join::NothingStaged) => JoinOutcome::NothingStaged,
+        Ok(Join::NothingStaged) => JoinOutcome::NothingStaged { joined: joined() },
         Ok(Join::Invalid { link, error }) => {
             JoinOutcome::Invalid { link, reason: error.to_string() }
         }
         Ok(other) => {
             warn!(?other, "an outcome of joining that this version does not know");
-            JoinOutcome::NothingStaged
+            JoinOutcome::NothingStaged { joined: joined() }
         }
         Err(error) => return failed(StoreStep::Join { writer }, &error),
     };

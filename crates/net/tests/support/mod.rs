@@ -110,6 +110,11 @@ impl Device {
         self.addr
     }
 
+    /// Somebody else listens there in its place.
+    pub fn listens_on(&mut self, addr: SocketAddr) {
+        self.addr = addr;
+    }
+
     /// Opens the store and starts the network. From the second time on, on the same port.
     pub async fn start(&mut self) -> Running {
         let store = Store::open(ark_store::Options {

@@ -1,0 +1,233 @@
+//! Peers that are slow, that fall silent or that go away in the middle.
+
+mod support;
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use ark_core::{Link, RepoKind, SignedState, TopicId};
+use ark_sync::{Hello, ItemHeader, Message, ObjectsRequest, PROTOCOL, Role};
+use iroh::EndpointAddr;
+use iroh::endpoint::{Connection, ReadError, RecvStream, SendStream};
+use support::{
+    Device, Running, Stranger, assert_has, device_id, files, frame, guarded, log, publish,
+    read_frame,
+};
+
+const SYNC: &[u8] = b"ark/sync/1";
+const OBJECTS: &[u8] = b"ark/objects/1";
+
+fn hello(id: &str, stranger: &Stranger) -> Vec<u8> {
+    let hello = Hello {
+        protocol: PROTOCOL,
+        topic: TopicId::derive(id, None),
+        kind: RepoKind::Folder,
+        role: Role::Peer,
+        folder: false,
+        listed: vec![device_id(&stranger.key)],
+    };
+    frame(&Message::Hello(hello).encode())
+}
+
+/// A listed device with a state of its own that speaks the protocols by hand.
+struct Provider {
+    sync: Connection,
+    objects: Connection,
+    home: Running,
+    _hands: (Stranger, SendStream, RecvStream),
+}
+
+impl Provider {
+    /// Connects to `a` and offers a state with these files.
+    async fn offer(mut device: Device, a: &Device, files: &[(String, Vec<u8>)]) -> Self {
+        // The state is a real one, made where nobody listens.
+        device.share("repo", &[]);
+        let home = device.start().await;
+        let state: SignedState = publish(home.repo("repo"), files).await;
+        let stranger = Stranger::new(device.key.clone()).await;
+        stranger.endpoint.set_alpns(vec![OBJECTS.to_vec()]);
+        let objects = stranger.connect(a, OBJECTS).await;
+        let sync = stranger.connect(a, SYNC).await;
+        let mut bytes = hello("repo", &stranger);
+        bytes.extend_from_slice(&frame(&Message::States(vec![state.bytes().to_vec()]).encode()));
+        let (send, recv) = Stranger::send(&sync, &bytes).await;
+        Self { sync, objects, home, _hands: (stranger, send, recv) }
+    }
+
+    /// The next request for content; those for what links it are answered.
+    async fn asked_for_content(&self) -> (SendStream, Vec<Link>) {
+        loop {
+            let (mut send, mut recv) =
+                guarded("a request", self.objects.accept_bi()).await.unwrap();
+            let request = ObjectsRequest::decode(&read_frame(&mut recv).await.unwrap()).unwrap();
+            if !request.links[0].kind.is_structured() {
+                return (send, request.links);
+            }
+            for link in request.links {
+                send.write_all(&self.item(link).await).await.unwrap();
+            }
+            send.finish().unwrap();
+        }
+    }
+
+    /// An object as an answer has it.
+    async fn item(&self, link: Link) -> Vec<u8> {
+        let bytes = self.home.repo("repo").read(link).await.unwrap();
+        let length = u32::try_from(bytes.len()).unwrap();
+        let mut item = ItemHeader::Present { link, length }.encode().to_vec();
+        item.extend_from_slice(&bytes);
+        item
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_drips_holds_up_nobody_else() {
+    log();
+    let (mut a, mut honest, dripping) =
+        (Device::new("a"), Device::new("honest"), Device::new("dripping"));
+    a.share("repo", &[&honest, &dripping]);
+    let running = a.start().await;
+    honest.share("repo", &[&a]);
+    let running_honest = honest.start().await;
+
+    let provider = Provider::offer(dripping, &a, &files(1, 160, 10)).await;
+    let mut drips = Vec::new();
+    for _ in 0..5 {
+        // The largest object there is, of which a byte comes now and then.
+        let (mut send, links) = provider.asked_for_content().await;
+        let header = ItemHeader::Present { link: links[0], length: 4 << 20 }.encode();
+        send.write_all(&header).await.unwrap();
+        drips.push(tokio::spawn(async move {
+            while send.write_all(&[0]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }));
+    }
+    let content = files(2, 3, 1 << 20);
+    let state = publish(running_honest.repo("repo"), &content).await;
+    running.until_durable("repo", &state).await;
+    assert_has(running.repo("repo"), &content).await;
+    assert!(drips.iter().all(|drip| !drip.is_finished()), "they drip all the while");
+    running.stop().await;
+    running_honest.stop().await;
+    provider.home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_is_kept_when_its_peer_goes() {
+    log();
+    let (mut a, other) = (Device::new("a"), Device::new("other"));
+    a.share("repo", &[&other]);
+    let running = a.start().await;
+    let provider = Provider::offer(other, &a, &files(1, 20, 1000)).await;
+    let (mut send, links) = provider.asked_for_content().await;
+    let before = running.net.status().peers[0].rx_bytes;
+    let mut bytes = Vec::new();
+    for &link in &links[..10] {
+        bytes.extend_from_slice(&provider.item(link).await);
+    }
+    // A beginning of the next one: when it is read, those before have been read whole.
+    bytes.extend_from_slice(&provider.item(links[10]).await[..500]);
+    send.write_all(&bytes).await.unwrap();
+    let read = async {
+        while running.net.status().peers[0].rx_bytes < before + bytes.len() as u64 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    guarded("all of it being read", read).await;
+    provider.sync.close(0_u8.into(), b"gone");
+
+    running.until("the peer being gone", |status| !status.peers[0].connected).await;
+    let repo = running.repo("repo");
+    let kept = async {
+        while repo.indexed(&links[..10]).await.unwrap() != [true; 10] {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    guarded("what was read being kept", kept).await;
+    running.until("it being told", |status| status.repos[0].received.objects > 10).await;
+    assert_eq!(repo.indexed(&links[10..]).await.unwrap(), [false; 10]);
+    running.stop().await;
+    provider.home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repo_that_is_not_listed_is_refused_also_when_all_others_are_open() {
+    log();
+    let (mut a, friend) = (Device::new("a"), Device::new("friend"));
+    a.share("x", &[&friend]);
+    let running = a.start().await;
+    let friend = Stranger::new(friend.key.clone()).await;
+    let sync = friend.connect(&a, SYNC).await;
+    let (_send_x, mut recv_x) = Stranger::send(&sync, &hello("x", &friend)).await;
+    assert!(read_frame(&mut recv_x).await.is_some(), "it is open");
+    for id in ["y", "z"] {
+        let (_send, mut recv) = Stranger::send(&sync, &hello(id, &friend)).await;
+        match guarded("a refusal", recv.read(&mut [0])).await {
+            Err(ReadError::Reset(code)) => assert_eq!(code.into_inner(), 1),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(sync.close_reason().is_none());
+    running.stop().await;
+}
+
+/// The one test here that takes as long as the patience which it is about: twenty seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_never_says_hello_is_given_up() {
+    log();
+    let (mut a, mut mute) = (Device::new("a"), Device::new("mute"));
+    let stranger = Stranger::new(mute.key.clone()).await;
+    stranger.endpoint.set_alpns(vec![SYNC.to_vec()]);
+    mute.listens_on(stranger.endpoint.bound_sockets()[0]);
+    a.share("repo", &[&mute]);
+    let running = a.start().await;
+    let incoming = guarded("a dial", stranger.endpoint.accept()).await.unwrap();
+    let connection = guarded("a connection", incoming.accept().unwrap()).await.unwrap();
+    let (_send, mut recv) = guarded("a stream", connection.accept_bi()).await.unwrap();
+    assert!(read_frame(&mut recv).await.is_some(), "its hello");
+    match guarded("the end of patience", connection.closed()).await {
+        iroh::endpoint::ConnectionError::ApplicationClosed(close) => {
+            assert_eq!(close.error_code.into_inner(), 8);
+        }
+        other => panic!("closed otherwise: {other:?}"),
+    }
+    running.stop().await;
+}
+
+/// First packets whose senders never hear an answer, as from forged addresses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_from_forged_addresses_shut_nobody_out() {
+    log();
+    let (mut a, friend) = (Device::new("a"), Device::new("friend"));
+    a.share("repo", &[&friend]);
+    let running = a.start().await;
+    // Forwards what comes, and nothing back.
+    let one_way = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (inlet, outlet) = (one_way.local_addr().unwrap(), a.addr());
+    let onwards = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (counted, mut count) = tokio::sync::watch::channel(0_usize);
+    std::thread::spawn(move || {
+        let mut packet = [0; 2048];
+        // Ends with the test's process.
+        while let Ok((length, _)) = one_way.recv_from(&mut packet) {
+            let _ = onwards.send_to(&packet[..length], outlet);
+            counted.send_modify(|count| *count += 1);
+        }
+    });
+    let forger = Stranger::new(iroh::SecretKey::generate()).await;
+    let mut dials = tokio::task::JoinSet::new();
+    for _ in 0..128 {
+        let endpoint = forger.endpoint.clone();
+        let addr = EndpointAddr::new(a.key.public()).with_ip_addr(inlet);
+        dials.spawn(async move { endpoint.connect(addr, SYNC).await.is_ok() });
+    }
+    guarded("the packets", count.wait_for(|&count| count >= 256)).await.unwrap();
+
+    let friend = Stranger::new(friend.key.clone()).await;
+    let sync = friend.connect(&a, SYNC).await;
+    let (_send, mut recv) = Stranger::send(&sync, &hello("repo", &friend)).await;
+    assert!(read_frame(&mut recv).await.is_some());
+    dials.shutdown().await;
+    running.stop().await;
+}
