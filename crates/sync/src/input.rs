@@ -128,7 +128,10 @@ pub enum StageOutcome {
     /// Staged, and all of its closure is here.
     Complete,
     /// Known already, or older than what is known.
-    Old,
+    Old {
+        /// What the store has joined of the writer.
+        joined: Option<SignedState>,
+    },
     /// The store holds an older staged state of the writer and finishes that first.
     Waiting,
     /// The writer made two states of one revision.
@@ -161,7 +164,10 @@ pub enum JoinOutcome {
     /// Not all of its closure is here: some of what is missing.
     Missing(Vec<Link>),
     /// Nothing of this writer is staged.
-    NothingStaged,
+    NothingStaged {
+        /// What the store has joined of the writer.
+        joined: Option<SignedState>,
+    },
     /// An object of its closure is not what its link says: the state was dropped.
     Invalid {
         /// The object.

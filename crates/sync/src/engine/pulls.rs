@@ -85,9 +85,7 @@ impl Engine {
         match outcome {
             StageOutcome::Staged { missing } => pull.phase = Phase::Waiting(Some(missing)),
             StageOutcome::Complete | StageOutcome::Waiting => pull.phase = Phase::Unchecked,
-            StageOutcome::Old => {
-                self.finish(writer);
-            }
+            StageOutcome::Old { joined } => self.not_staged(writer, joined),
             StageOutcome::Equivocation { then } => {
                 let revision = pull.current.state.state().revision;
                 self.problem(Problem::Equivocation { writer, revision });
@@ -185,16 +183,24 @@ impl Engine {
         match outcome {
             JoinOutcome::Joined(state) => self.joined(writer, state),
             JoinOutcome::Missing(links) => self.still_missing(writer, links),
-            // Somebody abandoned it behind the engine's back: it will be offered again.
-            JoinOutcome::NothingStaged => {
-                self.finish(writer);
-            }
+            JoinOutcome::NothingStaged { joined } => self.not_staged(writer, joined),
             JoinOutcome::Invalid { link, reason } => {
                 self.problem(Problem::Invalid { writer, link, reason });
                 self.bury(writer);
             }
         }
         self.store_worked();
+    }
+
+    /// The store has no use for the current state of `writer`: it has joined a newer one, or this
+    /// one, which it could not say; or somebody abandoned it, and it will be offered again.
+    fn not_staged(&mut self, writer: Writer, joined: Option<SignedState>) {
+        let is_news =
+            |state: &SignedState| self.joined.get(&writer).is_none_or(|it| state.replaces(it));
+        match joined.filter(is_news) {
+            Some(state) => self.joined(writer, state),
+            None => drop(self.finish(writer)),
+        }
     }
 
     fn joined(&mut self, writer: Writer, state: SignedState) {
@@ -247,17 +253,21 @@ impl Engine {
     }
 
     pub(super) fn step_failed(&mut self, step: StoreStep) {
-        let mut failed = |writer, step| {
-            if let Some(pull) = self.pulls.get_mut(&writer) {
-                pull.phase = Phase::Failed(step);
-            }
-        };
-        match step {
+        let (writer, step) = match step {
             // A hint not taken up.
-            StoreStep::Lookup { .. } => {}
-            StoreStep::Stage { writer } => failed(writer, Step::Stage),
-            StoreStep::Join { writer } => failed(writer, Step::Join),
-            StoreStep::Receive { request } => self.fetcher.unkept(request),
+            StoreStep::Lookup { .. } => return,
+            StoreStep::Stage { writer } => (writer, Step::Stage),
+            StoreStep::Join { writer } => (writer, Step::Join),
+            StoreStep::Receive { request } => return self.fetcher.unkept(request),
+        };
+        let Some(pull) = self.pulls.get_mut(&writer) else { return };
+        // What is under way since has a result of its own.
+        let fits = match step {
+            Step::Stage => matches!(pull.phase, Phase::Staging { .. }),
+            Step::Join => pull.phase == Phase::Joining,
+        };
+        if fits {
+            pull.phase = Phase::Failed(step);
         }
     }
 

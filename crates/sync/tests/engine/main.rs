@@ -4,6 +4,7 @@
 mod breaches;
 mod chaos;
 mod scenarios;
+mod steps;
 mod store;
 mod wire;
 mod world;

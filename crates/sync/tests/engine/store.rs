@@ -111,7 +111,7 @@ impl Store {
         }
         let known = self.joined.get(&writer).into_iter().chain(self.staged.get(&writer));
         if known.into_iter().any(|known| !state.replaces(known)) {
-            return StageOutcome::Old;
+            return StageOutcome::Old { joined: self.joined.get(&writer).cloned() };
         }
         assert!(!self.staged.contains_key(&writer), "the engine finishes one before the next");
         self.staged.insert(writer, state.clone());
@@ -133,7 +133,7 @@ impl Store {
 
     pub fn join(&mut self, writer: Writer) -> JoinOutcome {
         let Some(state) = self.staged.get(&writer).cloned() else {
-            return JoinOutcome::NothingStaged;
+            return JoinOutcome::NothingStaged { joined: self.joined.get(&writer).cloned() };
         };
         let missing = self.needed(&state);
         if !missing.is_empty() {
