@@ -13,10 +13,11 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 /// not named here is not part of the house.
 const ARROWS: &[(&str, &[&str])] = &[
     ("ark-core", &[]),
+    ("ark-recon", &["ark-core"]),
     ("ark-sync", &["ark-core"]),
-    ("ark-store", &["ark-core"]),
+    ("ark-store", &["ark-core", "ark-recon"]),
     ("ark-folder", &["ark-core", "ark-store"]),
-    ("ark-net", &["ark-core", "ark-store", "ark-sync"]),
+    ("ark-net", &["ark-core", "ark-recon", "ark-store", "ark-sync"]),
     ("ark-control", &["ark-core"]),
     ("ark", &["ark-control", "ark-core", "ark-folder", "ark-net", "ark-store", "ark-sync"]),
     ("ark-testkit", &["ark-control", "ark-core", "ark-folder", "ark-net", "ark-store", "ark-sync"]),
@@ -26,12 +27,17 @@ const ARROWS: &[(&str, &[&str])] = &[
 const TESTS_ONLY: &str = "ark-testkit";
 
 /// The crates without clock, randomness and IO, with the folder of their sources.
-const PURE: &[(&str, &str)] = &[("ark-core", "crates/core/src"), ("ark-sync", "crates/sync/src")];
+const PURE: &[(&str, &str)] = &[
+    ("ark-core", "crates/core/src"),
+    ("ark-recon", "crates/recon/src"),
+    ("ark-sync", "crates/sync/src"),
+];
 
 /// All that pure crates may pull in, on any platform. To add one is a decision: it must do no
 /// IO of its own.
 const PURE_DEPENDENCIES: &[&str] = &[
     "ark-core",
+    "ark-recon",
     "ark-sync",
     // Hashes and signatures.
     "arrayvec",

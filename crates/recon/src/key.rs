@@ -1,0 +1,100 @@
+//! The key of a session, and what is derived with it: tags of prefixes and short ids of links.
+//!
+//! Both mean something in one session only. Who makes objects cannot look for two that share a
+//! tag or a short id, since the key is not known before; and should two collide by chance, the
+//! next session's key parts them.
+
+use ark_core::{Link, TopicId};
+
+use crate::prefix::Prefix;
+use crate::trie::{Digest, link_bytes};
+
+/// Contexts of the keys; part of the protocol.
+const SESSION_CONTEXT: &str = "ark recon session v1";
+const TAG_CONTEXT: &str = "ark recon tag v1";
+const SHORT_CONTEXT: &str = "ark recon short id v1";
+const MIX_CONTEXT: &str = "ark recon cells v1";
+
+/// The key of one session, the same on both sides.
+#[derive(Clone)]
+pub struct SessionKey {
+    tag: [u8; 32],
+    short: [u8; 32],
+    /// For the places and checks of cells.
+    pub(crate) mix: [u64; 2],
+}
+
+impl SessionKey {
+    /// Derives the key from what only the two sides know of their connection (its exported keying
+    /// material), the repo, and the number of this session in that connection. A key must not be
+    /// used twice with other sets.
+    pub fn derive(keying_material: &[u8; 32], topic: TopicId, epoch: u64) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(SESSION_CONTEXT);
+        hasher.update(keying_material).update(topic.as_bytes()).update(&epoch.to_le_bytes());
+        let session = *hasher.finalize().as_bytes();
+        let mix = blake3::derive_key(MIX_CONTEXT, &session);
+        let (words, _) = mix.as_chunks();
+        Self {
+            tag: blake3::derive_key(TAG_CONTEXT, &session),
+            short: blake3::derive_key(SHORT_CONTEXT, &session),
+            mix: [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])],
+        }
+    }
+
+    /// The tag of what is under `prefix`: the count's low 16 bits, then 48 bits of the keyed hash
+    /// over prefix, count and hash. The count's part is as good as a hash's where sets differ in
+    /// size, and tells the other side by how much.
+    pub(crate) fn tag(&self, prefix: Prefix, digest: Digest) -> Tag {
+        let mut input = [0; 9 + 8 + 32];
+        input[..9].copy_from_slice(&prefix.to_key());
+        input[9..17].copy_from_slice(&digest.count.to_le_bytes());
+        input[17..].copy_from_slice(&digest.hash);
+        let hash = blake3::keyed_hash(&self.tag, &input);
+        let mut tag = [0; 8];
+        tag[..2].copy_from_slice(&digest.count.to_le_bytes()[..2]);
+        tag[2..].copy_from_slice(&hash.as_bytes()[..6]);
+        Tag(tag)
+    }
+
+    /// The short id of `link`: the first 16 bits of its id, by which it is found again, then 48
+    /// bits of the keyed hash of the whole.
+    pub(crate) fn short_id(&self, link: Link) -> ShortId {
+        let hash = blake3::keyed_hash(&self.short, &link_bytes(link));
+        let mut short = [0; 8];
+        short[..2].copy_from_slice(&link.id.as_bytes()[..2]);
+        short[2..].copy_from_slice(&hash.as_bytes()[..6]);
+        ShortId(u64::from_be_bytes(short))
+    }
+}
+
+impl std::fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionKey(..)")
+    }
+}
+
+/// What a prefix is compared by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tag(pub(crate) [u8; 8]);
+
+impl Tag {
+    /// The low 16 bits of the count.
+    pub(crate) fn count(self) -> u16 {
+        u16::from_le_bytes([self.0[0], self.0[1]])
+    }
+}
+
+/// A link's name in a session. Its highest 16 bits are the id's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct ShortId(pub(crate) u64);
+
+/// How many bits of the id a short id begins with.
+pub(crate) const SHORT_PREFIX_BITS: u8 = 16;
+
+impl ShortId {
+    /// Where its link is.
+    pub(crate) fn prefix(self) -> Prefix {
+        let keep = 64 - u32::from(SHORT_PREFIX_BITS);
+        Prefix::new(self.0 >> keep << keep, SHORT_PREFIX_BITS).expect("its other bits are cut off")
+    }
+}
