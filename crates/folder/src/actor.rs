@@ -20,10 +20,10 @@ use ark_store::{Change, Repo};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
-use crate::base::{BaseView, Hold, Incarnations, Retry};
+use crate::base::{Applied, BaseView, Hold, Incarnations, Retry};
 use crate::folder::{Command, FenceError, FolderState, Options, StartError};
 use crate::ignore::{FormerRules, Rules};
-use crate::opening::{self, MARKER_META, Opened};
+use crate::opening::{self, History, MARKER_META, Opened};
 use crate::scan::{Extent, Hashers, Kept};
 use crate::status::{MAX_PROBLEMS_LISTED, Shared};
 use crate::watch::Watch;
@@ -197,14 +197,13 @@ impl Actor {
             let step = self.step().await;
             self.shared.begin(None);
             match step {
-                Ok(true) => {}
+                // Whoever set it back to later has begun a pause.
+                Ok(true) | Err(Setback::Later(_)) => {}
                 Ok(false) => {
                     self.rest();
                     self.wait().await;
                 }
                 Err(Setback::Again) => tokio::task::yield_now().await,
-                // Whoever set it back has begun a pause.
-                Err(Setback::Later(_)) => {}
                 Err(Setback::Halt(why)) => self.halt(why),
                 Err(Setback::Failed(why)) => self.failed(why),
             }
@@ -411,17 +410,11 @@ impl Actor {
         let base = self.repo.base();
         let opened = blocking(move || {
             let snapshot = base.snapshot().map_err(|error| in_words(&error))?;
-            let view = BaseView::new(snapshot);
-            let opened = opening::open(&path, topic, &view).map_err(|error| in_words(&error))?;
-            let applied = view.applied().map_err(|error| in_words(&error))?;
-            Ok((opened, applied))
+            opening::open(&path, topic, &BaseView::new(snapshot)).map_err(|error| in_words(&error))
         });
-        let (opened, applied) = opened.await?.map_err(Setback::Halt)?;
-        if opened.is_new {
-            let token = opened.marker.token.to_vec();
-            let set = self.repo.base().set_meta(MARKER_META, Some(token)).await;
-            set.map_err(|error| Setback::failed("cannot record the folder's marker", &error))?;
-        }
+        let opened = opened.await?.map_err(Setback::Halt)?;
+        self.take_down(&opened).await?;
+        let applied = self.applied_before()?;
         let rules = Arc::clone(&self.rules);
         let watch = Watch::start(&opened.root, rules, self.options.quiet_period);
         self.home = Some(Home { opened, watch: Arc::new(watch) });
@@ -432,11 +425,49 @@ impl Actor {
         self.shared.say(|said| {
             said.state = FolderState::Busy;
             said.problems.clear();
-            if let Some(applied) = applied {
-                said.applied = applied.revisions;
-            }
+            said.applied = applied.map(|applied| applied.revisions).unwrap_or_default();
         });
         Ok(())
+    }
+
+    /// Records what base has to learn of a folder that was opened.
+    async fn take_down(&mut self, opened: &Opened) -> Result<(), Setback> {
+        let what = "cannot record the folder's marker";
+        let token = opened.marker.token.to_vec();
+        match opened.history {
+            History::Known => {}
+            History::New => {
+                let set = self.repo.base().set_meta(MARKER_META, Some(token)).await;
+                set.map_err(|error| Setback::failed(what, &error))?;
+            }
+            History::Anew => {
+                tracing::warn!(folder = %self.options.path.display(), "united with what others have");
+                let (base, opened) = (self.repo.base(), opened.clone());
+                let (changes, meta) = blocking(move || {
+                    let snapshot =
+                        base.snapshot().map_err(|error| Setback::failed(what, &error))?;
+                    opening::anew(&BaseView::new(snapshot), &opened.marker)
+                        .map_err(|error| Setback::failed(what, &error))
+                })
+                .await??;
+                let applied = self.repo.base().apply(changes.into_records(), meta).await;
+                applied.map_err(|error| Setback::failed(what, &error))?;
+                self.retries.clear();
+                self.revisit.clear();
+                self.interrupted = None;
+                // If this is not reached, all of it is done once more.
+                let written = blocking(move || opened.marker.write(&opened.root)).await?;
+                written.map_err(|halt| Setback::Halt(in_words(&halt)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn applied_before(&self) -> Result<Option<Applied>, Setback> {
+        let what = "cannot read what was applied";
+        let snapshot = self.repo.base().snapshot();
+        let snapshot = snapshot.map_err(|error| Setback::failed(what, &error))?;
+        BaseView::new(snapshot).applied().map_err(|error| Setback::failed(what, &error))
     }
 
     fn home(&self) -> Result<Home, Setback> {

@@ -291,6 +291,17 @@ impl Changes {
         self.records.push((key, retry.map(encode_retry)));
     }
 
+    /// Removes all records and retries that `base` has.
+    ///
+    /// # Errors
+    /// They could not be read.
+    pub(crate) fn forget_all(&mut self, base: &BaseView) -> Result<(), BaseError> {
+        for item in base.snapshot.range(&[]).map_err(store_error)? {
+            self.records.push((item.map_err(store_error)?.0, None));
+        }
+        Ok(())
+    }
+
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()

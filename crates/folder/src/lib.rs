@@ -4,6 +4,7 @@ mod actor;
 pub mod apply;
 pub mod base;
 mod disowned;
+mod durable;
 pub mod folder;
 pub mod fs;
 pub mod ignore;

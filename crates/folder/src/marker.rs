@@ -17,6 +17,21 @@ const HEADER: &str = "ark folder 1";
 /// More bytes than any marker has.
 const MAX_MARKER_BYTES: u64 = 4096;
 
+/// What to do about a folder that is the right one although its marker does not say so.
+const UNITE: &str = "make .ark/marker in it an empty file: what is in the folder and what others \
+                     have are then united, and nothing is deleted";
+
+/// What stands in the place of a marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// Nothing.
+    None,
+    /// An empty file: somebody's word that this is the folder, whatever it was before.
+    Blank,
+    /// A marker.
+    Marker(Marker),
+}
+
 /// What the marker of a folder says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Marker {
@@ -40,32 +55,19 @@ pub enum Halt {
         /// The folder.
         path: String,
     },
-    /// The folder was synced before, has no marker now, and which one it had was never recorded.
-    #[error(
-        "the folder {path} has no .ark/marker, though it was synced before: if its disk is not \
-         mounted, mount it"
-    )]
-    Missing {
-        /// The folder.
-        path: String,
-    },
     /// The folder was synced before and has no marker now.
     #[error(
         "the folder {path} has no .ark/marker, though it was synced before: if its disk is not \
-         mounted, mount it; if this is the folder all the same, make the file .ark/marker in it \
-         with these three lines, and what is not in the folder is deleted everywhere: {}",
-        .marker.in_words()
+         mounted, mount it; if this is the folder all the same, {UNITE}"
     )]
     Lost {
         /// The folder.
         path: String,
-        /// The marker that it had.
-        marker: Marker,
     },
     /// The marker is of another repo.
     #[error(
         "the folder {path} belongs to another repo (its .ark/marker says {found}); if it is \
-         really meant for this one, delete that file: ark then makes it anew, or says how to"
+         really meant for this one, {UNITE}"
     )]
     OtherRepo {
         /// The folder.
@@ -76,7 +78,7 @@ pub enum Halt {
     /// The marker is of this repo, but this is another folder than the one that was synced.
     #[error(
         "the folder {path} is not the one that was synced here, but another of the same repo \
-         (an older copy, perhaps); put the right one back"
+         (an older copy, perhaps): put the right one back; if this is to take its place, {UNITE}"
     )]
     OtherFolder {
         /// The folder.
@@ -85,7 +87,7 @@ pub enum Halt {
     /// The marker is there but says nothing that this version understands.
     #[error(
         "the file .ark/marker in {path} is damaged or of a newer version of ark; if the folder \
-         is the right one, delete that file: ark then makes it anew, or says how to"
+         is the right one, {UNITE}"
     )]
     Unreadable {
         /// The folder.
@@ -108,12 +110,11 @@ impl Marker {
         Self { topic, token: rand::random() }
     }
 
-    /// Reads the marker of the folder; `None` where there is none. Also checks that the folder
-    /// is still where it was opened.
+    /// Reads the marker of the folder. Also checks that the folder is still where it was opened.
     ///
     /// # Errors
     /// The folder was moved away, or its marker is unreadable.
-    pub fn read(root: &Root) -> Result<Option<Self>, Halt> {
+    pub fn read(root: &Root) -> Result<Sign, Halt> {
         let path = || root.path().display().to_string();
         let failed = |source| Halt::Failed { path: path(), source };
         if !root.in_place().map_err(failed)? {
@@ -123,7 +124,7 @@ impl Marker {
             root.top().open_reserved(MARKER_DIRECTORY).and_then(|d| d.open_file(MARKER_NAME));
         let file = match opened {
             Ok((file, _)) => file,
-            Err(error) if error.kind() == FsErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == FsErrorKind::NotFound => return Ok(Sign::None),
             Err(error) => return Err(failed(error)),
         };
         let mut text = String::new();
@@ -139,7 +140,8 @@ impl Marker {
             }
         }
         match Self::parse(&text) {
-            Some(marker) => Ok(Some(marker)),
+            Some(marker) => Ok(Sign::Marker(marker)),
+            None if text.trim().is_empty() => Ok(Sign::Blank),
             None => Err(Halt::Unreadable { path: path() }),
         }
     }
@@ -151,12 +153,14 @@ impl Marker {
     pub fn check(&self, root: &Root) -> Result<(), Halt> {
         let path = || root.path().display().to_string();
         match Self::read(root)? {
-            None => Err(Halt::Lost { path: path(), marker: *self }),
-            Some(found) if found.topic != self.topic => {
+            Sign::None | Sign::Blank => Err(Halt::Lost { path: path() }),
+            Sign::Marker(found) if found.topic != self.topic => {
                 Err(Halt::OtherRepo { path: path(), found: found.topic })
             }
-            Some(found) if found.token != self.token => Err(Halt::OtherFolder { path: path() }),
-            Some(_) => Ok(()),
+            Sign::Marker(found) if found.token != self.token => {
+                Err(Halt::OtherFolder { path: path() })
+            }
+            Sign::Marker(_) => Ok(()),
         }
     }
 
@@ -190,13 +194,6 @@ impl Marker {
         }
         dir.sync()?;
         top.sync()
-    }
-
-    /// Its lines as a person is told them.
-    fn in_words(self) -> String {
-        let text = self.to_text();
-        let lines: Vec<_> = text.lines().map(|line| format!("\"{line}\"")).collect();
-        lines.join(", ")
     }
 
     fn to_text(self) -> String {

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use ark_core::{RelPath, TopicId};
 
-use crate::base::{BaseError, BaseView};
+use crate::base::{APPLIED_META, APPLYING_META, BaseError, BaseView, Changes};
 use crate::fs::{FsErrorKind, Granularity, Root};
-use crate::marker::{Halt, Marker};
+use crate::marker::{Halt, Marker, Sign};
 
 /// The name of the record that holds the token of the folder's marker.
 pub(crate) const MARKER_META: &str = "folder-marker";
+/// Named records as base takes them.
+pub(crate) type Meta = Vec<(String, Option<Vec<u8>>)>;
 /// Length of a marker's token in bytes.
 const TOKEN_BYTES: usize = 16;
 
@@ -20,8 +22,18 @@ pub(crate) struct Opened {
     pub root: Root,
     pub marker: Marker,
     pub granularity: Granularity,
-    /// Whether the marker's token is not yet recorded.
-    pub is_new: bool,
+    pub history: History,
+}
+
+/// What base has to learn of the folder before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum History {
+    /// Nothing: it is the one that was synced.
+    Known,
+    /// The token of its marker.
+    New,
+    /// To forget all and to take down this token; then the marker is to be written.
+    Anew,
 }
 
 /// Why a folder may not be touched.
@@ -33,7 +45,8 @@ pub(crate) enum OpenFailed {
     Base(#[from] BaseError),
     #[error(
         "the folder {path} does not exist, though it was synced before: if its disk is not \
-         mounted, mount it; nothing is deleted meanwhile"
+         mounted, mount it; nothing is deleted meanwhile. If it is lost, make the directory \
+         anew: ark then says how to fill it"
     )]
     Vanished { path: String },
     #[error("cannot make the folder {path}: {source}")]
@@ -63,23 +76,40 @@ pub(crate) fn open(path: &Path, topic: TopicId, base: &BaseView) -> Result<Opene
         other => other,
     };
     let root = root.map_err(|error| OpenFailed::Open(error.in_words()))?;
-    let (marker, is_new) = match token {
+    let (marker, history) = match (token, Marker::read(&root)?) {
+        (_, Sign::Blank) if was_synced => (Marker::new(topic), History::Anew),
         // A token of another length stands for none that any folder has.
-        Some(token) => (Marker { topic, token: token.unwrap_or_default() }, false),
-        None => match Marker::read(&root)? {
-            // Made in an earlier life of the store, or right before a crash.
-            Some(marker) => (Marker { topic, ..marker }, true),
-            None if was_synced => return Err(Halt::Missing { path: shown() }.into()),
-            None => {
-                let marker = Marker::new(topic);
-                marker.write(&root)?;
-                (marker, true)
-            }
-        },
+        (Some(token), _) => (Marker { topic, token: token.unwrap_or_default() }, History::Known),
+        // Made in an earlier life of the store, or right before a crash.
+        (None, Sign::Marker(marker)) => (Marker { topic, ..marker }, History::New),
+        (None, Sign::None) if was_synced => return Err(Halt::Lost { path: shown() }.into()),
+        (None, Sign::None | Sign::Blank) => {
+            let marker = Marker::new(topic);
+            marker.write(&root)?;
+            (marker, History::New)
+        }
     };
-    marker.check(&root)?;
+    if history != History::Anew {
+        marker.check(&root)?;
+    }
     let granularity = root.granularity();
-    Ok(Opened { root, marker, granularity, is_new })
+    Ok(Opened { root, marker, granularity, history })
+}
+
+/// What is to be told to base so that it knows nothing but the `marker`: then nothing that is
+/// not in the folder reads as deleted. Blocking.
+///
+/// # Errors
+/// Base could not be read.
+pub(crate) fn anew(base: &BaseView, marker: &Marker) -> Result<(Changes, Meta), BaseError> {
+    let mut changes = Changes::default();
+    changes.forget_all(base)?;
+    let meta = vec![
+        (MARKER_META.to_owned(), Some(marker.token.to_vec())),
+        (APPLIED_META.to_owned(), None),
+        (APPLYING_META.to_owned(), None),
+    ];
+    Ok((changes, meta))
 }
 
 /// Removes temporaries that a crash left: a directory and a name in it each. Blocking. What

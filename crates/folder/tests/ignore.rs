@@ -6,7 +6,7 @@ use std::path::Path;
 use ark_core::{RelPath, TopicId};
 use ark_folder::fs::Root;
 use ark_folder::ignore::{Rules, RulesError};
-use ark_folder::marker::{Halt, Marker};
+use ark_folder::marker::{Halt, Marker, Sign};
 use tempfile::TempDir;
 
 fn folder(files: &[(&str, &str)]) -> (TempDir, Root) {
@@ -140,18 +140,17 @@ fn a_marker_tells_the_folder_from_any_other() {
     let root = open(&at);
     let topic = TopicId::derive("repo", None);
     let marker = Marker::new(topic);
-    assert_eq!(Marker::read(&root).unwrap(), None);
-    let halt = marker.check(&root).unwrap_err();
-    assert!(matches!(halt, Halt::Lost { .. }));
-    // Doing what it says helps.
-    let advice = halt.to_string();
-    let lines: Vec<_> = advice.split('"').skip(1).step_by(2).collect();
+    assert_eq!(Marker::read(&root).unwrap(), Sign::None);
+    assert!(matches!(marker.check(&root), Err(Halt::Lost { .. })));
     fs::create_dir(at.join(".ark")).unwrap();
-    fs::write(at.join(".ark/marker"), lines.join("\n")).unwrap();
-    marker.check(&root).unwrap();
+    for blank in ["", "\n"] {
+        fs::write(at.join(".ark/marker"), blank).unwrap();
+        assert_eq!(Marker::read(&root).unwrap(), Sign::Blank);
+        assert!(matches!(marker.check(&root), Err(Halt::Lost { .. })));
+    }
     fs::remove_dir_all(at.join(".ark")).unwrap();
     marker.write(&root).unwrap();
-    assert_eq!(Marker::read(&root).unwrap(), Some(marker));
+    assert_eq!(Marker::read(&root).unwrap(), Sign::Marker(marker));
     marker.check(&root).unwrap();
     assert_eq!(fs::read_dir(at.join(".ark")).unwrap().count(), 1);
 
@@ -159,10 +158,9 @@ fn a_marker_tells_the_folder_from_any_other() {
     assert!(matches!(other.check(&root), Err(Halt::OtherFolder { .. })));
     let foreign = Marker::new(TopicId::derive("other", None));
     let halt = foreign.check(&root).unwrap_err();
-    assert!(matches!(&halt, Halt::OtherRepo { found, .. } if *found == topic));
-    assert!(halt.to_string().contains("delete that file"), "{halt}");
+    assert!(matches!(halt, Halt::OtherRepo { found, .. } if found == topic));
 
-    for damaged in ["", "ark folder 2\n", "ark folder 1\ntopic x\nfolder y\n"] {
+    for damaged in ["x", "ark folder 2\n", "ark folder 1\ntopic x\nfolder y\n"] {
         fs::write(at.join(".ark/marker"), damaged).unwrap();
         assert!(matches!(marker.check(&root), Err(Halt::Unreadable { .. })), "{damaged:?}");
     }

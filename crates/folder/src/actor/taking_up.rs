@@ -10,6 +10,7 @@ use super::{Actor, Home, Setback, Tries, blocking, in_words};
 use crate::base::{
     APPLYING_META, BaseView, Changes, INCARNATION_META, Incarnations, encode_incarnations,
 };
+use crate::durable;
 use crate::ignore::{Learned, RULES_FILE, RULES_META};
 use crate::opening::sweep;
 use crate::publish::{Prepared, Prospect, prepare};
@@ -41,7 +42,7 @@ impl Actor {
         );
         let result = Arc::new(result);
         self.sweep(&home, &result).await?;
-        self.publish(&result, batch).await?;
+        self.publish(&home, &result, batch).await?;
         self.note(&home, &extent, &result);
         if extent == Extent::Everything {
             self.try_again(Tries::All);
@@ -134,12 +135,17 @@ impl Actor {
     }
 
     /// Publishes what a scan found to be changed here, and tells base.
-    async fn publish(&mut self, result: &Arc<ScanResult>, batch: Batch) -> Result<(), Setback> {
+    async fn publish(
+        &mut self,
+        home: &Home,
+        result: &Arc<ScanResult>,
+        batch: Batch,
+    ) -> Result<(), Setback> {
         let rules = self.rules_after(&result.learned);
         let nothing =
             result.found.is_empty() && result.gone.is_empty() && result.forgotten.is_empty();
         if !nothing || rules.is_some() || !self.settled_meta(None).is_empty() {
-            self.publish_changes(result, batch, rules.as_ref()).await?;
+            self.publish_changes(home, result, batch, rules.as_ref()).await?;
         }
         // Not before: until what was found by them is recorded, the former ones hold.
         self.rules.learn(&result.learned);
@@ -157,6 +163,7 @@ impl Actor {
 
     async fn publish_changes(
         &mut self,
+        home: &Home,
         result: &Arc<ScanResult>,
         batch: Batch,
         rules: Option<&Vec<u8>>,
@@ -168,7 +175,9 @@ impl Actor {
         if dot.writer != self.incarnations.writer {
             return Err(Setback::Again);
         }
-        let Prepared { snapshot, records, revisit } = self.prepare(result, dot).await?;
+        let (prepared, synced) = tokio::join!(self.prepare(result, dot), sync(home, result));
+        synced?;
+        let Prepared { snapshot, records, revisit } = prepared?;
         let mut changes = Changes::default();
         for (path, record) in &records {
             changes.record(path, record.as_ref());
@@ -246,6 +255,13 @@ impl Actor {
         let recorded = self.repo.base().apply(changes.into_records(), meta).await;
         recorded.map_err(|error| Setback::failed("cannot record what was found", &error))
     }
+}
+
+/// Makes durable what was found, as base is about to say that it is there.
+async fn sync(home: &Home, result: &Arc<ScanResult>) -> Result<(), Setback> {
+    let (root, result) = (home.opened.root.clone(), Arc::clone(result));
+    let synced = blocking(move || durable::sync(&root, &result)).await?;
+    synced.map_err(|error| Setback::failed("cannot make durable what was found", &error))
 }
 
 /// Whether a path holds ignore rules.

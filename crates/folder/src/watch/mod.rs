@@ -34,6 +34,20 @@ pub const UNWATCHED_RESCAN: Duration = Duration::from_mins(1);
 /// How long a fence waits for its event before a scan of everything takes its place. Events
 /// come within milliseconds unless the machine is overloaded.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The file systems of which the system tells all that happens there, as `statfs` has them: ext2
+/// to ext4, XFS, Btrfs, F2FS, ZFS, bcachefs, tmpfs, overlayfs. On one that other machines or
+/// programs write to behind its back no event tells that nothing happened.
+#[cfg(target_os = "linux")]
+const TELLING: [u64; 8] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+    0x0102_1994,
+    0x794c_7630,
+];
 /// Where the files of fences are made: the one directory that is never synced.
 const FENCE_DIRECTORY: &str = ".ark";
 
@@ -45,6 +59,8 @@ pub struct Watch {
     /// Apart from the state: adding a watch waits for the thread that delivers events, which
     /// takes the state's lock.
     watcher: Mutex<Option<RecommendedWatcher>>,
+    /// Whether no events mean that nothing happened, where all is watched.
+    tells_all: bool,
 }
 
 /// What the thread that delivers events works on.
@@ -116,7 +132,8 @@ impl Watch {
                 None
             }
         };
-        let watch = Self { root: root.clone(), shared, watcher: Mutex::new(watcher) };
+        let tells_all = tells_all(root);
+        let watch = Self { root: root.clone(), shared, watcher: Mutex::new(watcher), tells_all };
         if cfg!(not(target_os = "linux")) {
             watch.add(&RelPath::root(), RecursiveMode::Recursive);
         }
@@ -150,8 +167,10 @@ impl Watch {
 
     /// Where to look so that everything written before this call is seen, be it due or not. A
     /// file made in `.ark` shows when all earlier events have come; without that, everything.
+    /// What went on before the last scan of everything began is that scan's to see.
     pub async fn fence(&self) -> Extent {
-        let passed = self.shared.state().health.problem().is_none() && self.pass_fence().await;
+        let is_whole = self.tells_all && self.shared.state().health.problem().is_none();
+        let passed = is_whole && self.pass_fence().await;
         let now = self.shared.now();
         let mut state = self.shared.state();
         if !passed {
@@ -163,9 +182,6 @@ impl Watch {
     }
 
     async fn pass_fence(&self) -> bool {
-        if cfg!(not(target_os = "linux")) {
-            return false;
-        }
         let Ok(dir) = self.root.top().open_reserved(FENCE_DIRECTORY) else { return false };
         let path = self.shared.path.join(FENCE_DIRECTORY);
         if self.watch_path(&path, RecursiveMode::NonRecursive).is_err() {
@@ -241,6 +257,17 @@ impl Watch {
             None => Err(notify::Error::generic("no watcher")),
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn tells_all(root: &Root) -> bool {
+    let is_telling = |kind| TELLING.iter().any(|&telling| u64::try_from(kind) == Ok(telling));
+    rustix::fs::statfs(root.path()).is_ok_and(|found| is_telling(found.f_type))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tells_all(_root: &Root) -> bool {
+    false
 }
 
 impl Entering for Watch {
