@@ -345,6 +345,7 @@ async fn own_writes_make_no_echo() {
         a.write(&format!("d{}/{number}", number % 5), format!("{number}"));
     }
     settle(&[&a, &b]).await;
+    assert_eq!(b.published(), 0);
     a.write("d1/1", "changed");
     a.remove("d2");
     settle(&[&a, &b]).await;
