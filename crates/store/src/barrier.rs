@@ -6,7 +6,7 @@ use std::sync::Arc;
 use redb::WriteTransaction;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::blobs::{Blobs, Import};
+use crate::blobs::{Blobs, Import, Tag};
 use crate::error::{BlobError, IndexError};
 use crate::failpoint::Failpoints;
 use crate::index::{self, Apply, Group};
@@ -40,7 +40,7 @@ macro_rules! from_barrier {
 from_barrier!(
     crate::error::AddError,
     crate::error::CommitError,
-    crate::error::JoinError,
+    crate::error::PullError,
     crate::error::OpenError,
     crate::error::PublishError,
     crate::error::ReceiveError,
@@ -48,8 +48,8 @@ from_barrier!(
 
 struct Request {
     imports: Vec<Arc<Import>>,
-    /// Whether tags were set that must be durable too.
-    tagged: bool,
+    /// A tag that must be durable too.
+    tag: Option<Tag>,
     apply: Apply,
     /// Hears of the blobs' failure; without one, `committed` hears of the index.
     failed: oneshot::Sender<BlobError>,
@@ -75,18 +75,18 @@ impl Barrier {
         Self { commands }
     }
 
-    /// Makes `imports` (and, if `tagged`, tags set before) durable, then runs `change` in the
+    /// Makes `imports` and `tag` durable, then runs `change` in the
     /// index and waits until that is durable. The imports must have ended.
     pub(crate) async fn pass<T: Send + 'static>(
         &self,
         imports: Vec<Arc<Import>>,
-        tagged: bool,
+        tag: Option<Tag>,
         change: impl FnOnce(&WriteTransaction) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, BarrierError> {
         let (apply, result) = index::with_result(change);
         let (failed, blobs_failed) = oneshot::channel();
         let (committed, index_heard) = oneshot::channel();
-        let request = Request { imports, tagged, apply, failed, committed };
+        let request = Request { imports, tag, apply, failed, committed };
         let closed = BarrierError::Index(IndexError::Closed);
         if self.commands.send(Command::Pass(request)).await.is_err() {
             return Err(closed);
@@ -143,8 +143,8 @@ async fn serve(
 ) {
     let imports: Vec<_> =
         requests.iter_mut().flat_map(|request| std::mem::take(&mut request.imports)).collect();
-    let tagged = requests.iter().any(|request| request.tagged);
-    let mut synced = blobs.sync(&imports, tagged).await;
+    let tags: Vec<_> = requests.iter().filter_map(|request| request.tag).collect();
+    let mut synced = blobs.sync(&imports, &tags).await;
     if synced.is_ok() {
         let hit = failpoints.hit("index");
         synced = hit.map_err(|e| BlobError::Io { what: "index", source: Arc::new(e) });

@@ -201,7 +201,7 @@ impl Batch {
         }
         let store = &self.repo.store;
         let (number, counts) = (self.repo.number, Arc::clone(&store.counts));
-        let inserted = store.barrier.pass(imports, false, move |transaction| {
+        let inserted = store.barrier.pass(imports, None, move |transaction| {
             let new = insert_objects(transaction, number, &objects)?;
             count(&counts.indexed, new.len());
             Ok(new)

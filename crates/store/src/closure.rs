@@ -43,8 +43,14 @@ pub(crate) trait Source {
 pub(crate) enum Closure {
     /// All is here. These are to be indexed, in any order; the rest is already.
     Whole(Vec<(Link, Summary)>),
-    /// Some of what is not here.
-    Missing(Vec<Link>),
+    /// Not all is here.
+    Missing {
+        /// Some of what is not.
+        missing: Vec<Link>,
+        /// What is whole all the same, to be indexed like [`Closure::Whole`]: then no later walk
+        /// looks at it again.
+        done: Vec<(Link, Summary)>,
+    },
     /// An object is not what its link says.
     Invalid { link: Link, error: DecodeError },
 }
@@ -95,10 +101,13 @@ pub(crate) fn close<S: Source>(
             break;
         }
     }
-    Ok(match walk.invalid {
-        Some((link, error)) => Closure::Invalid { link, error },
-        None if walk.missing.is_empty() => Closure::Whole(walk.done.into_iter().collect()),
-        None => Closure::Missing(walk.missing),
+    if let Some((link, error)) = walk.invalid {
+        return Ok(Closure::Invalid { link, error });
+    }
+    let done = walk.done.into_iter().collect();
+    Ok(match walk.missing {
+        missing if missing.is_empty() => Closure::Whole(done),
+        missing => Closure::Missing { missing, done },
     })
 }
 

@@ -276,11 +276,11 @@ impl From<IndexError> for PublishError {
     }
 }
 
-/// Why a state could not be staged, other than by what it says (see
-/// [`Staged`](crate::Staged)).
+/// Why a state could be neither staged nor joined nor found wanting: not what it says, but the
+/// disk. A step that ends another state may begin the next, so all steps fail in these ways.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StageError {
+pub enum PullError {
     /// The blob store failed.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -302,19 +302,4 @@ pub enum ReceiveError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
-}
-
-/// Why a staged state could neither be joined nor found incomplete.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum JoinError {
-    /// The blob store failed.
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-    /// The index failed.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// A pending object could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
 }

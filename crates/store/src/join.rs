@@ -7,10 +7,11 @@ use std::sync::Arc;
 use ark_core::{DecodeError, Link, ObjectId, SignedState, Snapshot, Summary, Writer};
 
 use crate::MAX_MISSING;
+use crate::blobs::Standing;
 use crate::closure::{Closure, Fetched, Source, close};
 use crate::counters::count;
-use crate::error::{BlobError, IndexError, JoinError, StageError};
-use crate::index::{STATES, Slot, View, insert_objects, state_key};
+use crate::error::{BlobError, IndexError, PullError};
+use crate::index::{STATES, Slot, View, insert_objects, remove_pending, state_key};
 use crate::repo::{Pulls, RepoInner};
 use crate::stage;
 use crate::states::{Change, check_heads, roots_with};
@@ -39,35 +40,35 @@ pub enum Join {
 /// What the walk over the closure found.
 enum Walked {
     Whole(Vec<(Link, Summary)>),
-    Missing { links: Vec<Link>, lost: Vec<Link> },
+    Missing { missing: Vec<Link>, done: Vec<(Link, Summary)>, lost: Vec<Link> },
     Invalid { link: Link, error: DecodeError },
 }
 
 /// See [`Repo::join`](crate::Repo::join).
-pub(crate) async fn join(repo: &Arc<RepoInner>, writer: Writer) -> Result<Join, JoinError> {
+pub(crate) async fn join(repo: &Arc<RepoInner>, writer: Writer) -> Result<Join, PullError> {
     let mut pulls = repo.deciding.lock().await;
     let states = repo.states();
     let Some(state) = states.staged.get(&writer).cloned() else { return Ok(Join::NothingStaged) };
     let (inner, given) = (Arc::clone(repo), state.clone());
     let walked = tokio::task::spawn_blocking(move || walk(&inner, &states.joined, &given));
-    let stopped = |error| JoinError::Blob(BlobError::Stopped { source: Arc::new(error) });
+    let stopped = |error| PullError::Blob(BlobError::Stopped { source: Arc::new(error) });
     match walked.await.map_err(stopped)?? {
         Walked::Whole(objects) => {
-            commit(repo, &pulls, &state, objects).await?;
+            commit(repo, &mut pulls, &state, objects).await?;
             settle(repo, &mut pulls, &state).await;
             Ok(Join::Joined(state))
         }
-        Walked::Missing { links, lost } => {
-            repo.forget_pending(lost).await?;
+        Walked::Missing { missing, done, lost } => {
             pulls.begun.insert(writer);
-            Ok(Join::Missing(links))
+            keep_done(repo, done, lost).await?;
+            Ok(Join::Missing(missing))
         }
         Walked::Invalid { link, error } => {
             tracing::warn!(%writer, ?link, %error, "dropping a state whose closure is invalid");
             pulls.invalid.insert(writer, state.hash());
-            stage::drop_staged(repo, &mut pulls, writer).await.map_err(from_stage)?;
+            stage::drop_staged(repo, &mut pulls, writer).await?;
             repo.tell(Change::Invalid { writer, link, error: error.clone() });
-            stage::promote(repo, &mut pulls, writer).await.map_err(from_stage)?;
+            stage::promote(repo, &mut pulls, writer).await?;
             Ok(Join::Invalid { link, error })
         }
     }
@@ -78,13 +79,15 @@ fn walk(
     repo: &RepoInner,
     joined: &BTreeMap<Writer, SignedState>,
     state: &SignedState,
-) -> Result<Walked, JoinError> {
+) -> Result<Walked, PullError> {
     let roots = roots_with(joined, state);
     let mut source = Pending { repo, lost: Vec::new() };
     let view = repo.store.index.view()?;
     let objects = match close(repo.number, view, &mut source, &roots, MAX_MISSING)? {
         Closure::Whole(objects) => objects,
-        Closure::Missing(links) => return Ok(Walked::Missing { links, lost: source.lost }),
+        Closure::Missing { missing, done } => {
+            return Ok(Walked::Missing { missing, done, lost: source.lost });
+        }
         Closure::Invalid { link, error } => return Ok(Walked::Invalid { link, error }),
     };
     let mut snapshots = BTreeMap::<ObjectId, Snapshot>::new();
@@ -100,14 +103,32 @@ fn walk(
     Ok(Walked::Whole(objects))
 }
 
+/// Indexes what is whole of a closure that is not, so that the next walk stops there, and takes
+/// what was lost out of the pending table.
+async fn keep_done(
+    repo: &RepoInner,
+    done: Vec<(Link, Summary)>,
+    lost: Vec<Link>,
+) -> Result<(), IndexError> {
+    if done.is_empty() && lost.is_empty() {
+        return Ok(());
+    }
+    let (number, counts) = (repo.number, Arc::clone(&repo.store.counts));
+    let kept = repo.store.index.write(move |transaction| {
+        count(&counts.indexed, insert_objects(transaction, number, &done)?.len());
+        remove_pending(transaction, number, &lost)
+    });
+    kept.await
+}
+
 /// Indexes the rest of the closure and moves the state, durably. The objects' bytes were durable
 /// when they became pending.
 async fn commit(
     repo: &RepoInner,
-    pulls: &Pulls,
+    pulls: &mut Pulls,
     state: &SignedState,
     objects: Vec<(Link, Summary)>,
-) -> Result<(), JoinError> {
+) -> Result<(), PullError> {
     let (number, writer) = (repo.number, state.state().writer);
     let (bytes, counts) = (state.bytes().clone(), Arc::clone(&repo.store.counts));
     let change = move |transaction: &redb::WriteTransaction| {
@@ -118,13 +139,18 @@ async fn commit(
         table.insert(&state_key(number, Slot::Joined, writer), bytes.as_ref())?;
         Ok(())
     };
-    let tag = pulls.tagged.get(&writer).copied().unwrap_or(0);
-    if repo.store.blobs.is_tag_durable(tag) {
-        repo.store.index.write(change).await?;
-    } else {
-        repo.store.barrier.pass(Vec::new(), true, change).await?;
+    let blobs = &repo.store.blobs;
+    // Tagged in an earlier run: it was tagged again when the store was opened.
+    let Some(mut tag) = pulls.tagged.get(&writer).copied() else {
+        return Ok(repo.store.index.write(change).await?);
+    };
+    if blobs.standing(tag) == Standing::Lost {
+        tag = stage::tag(repo, pulls, state).await?;
     }
-    Ok(())
+    if blobs.standing(tag) == Standing::Durable {
+        return Ok(repo.store.index.write(change).await?);
+    }
+    Ok(repo.store.barrier.pass(Vec::new(), Some(tag), change).await?)
 }
 
 /// Brings memory and tags after a commit, and stages what waited. The state is joined whatever
@@ -150,14 +176,6 @@ async fn settle(repo: &Arc<RepoInner>, pulls: &mut Pulls, state: &SignedState) {
     }
 }
 
-fn from_stage(error: StageError) -> JoinError {
-    match error {
-        StageError::Blob(error) => error.into(),
-        StageError::Index(error) => error.into(),
-        StageError::Read(error) => error.into(),
-    }
-}
-
 /// What is pending in a repo, as the source of a walk.
 struct Pending<'a> {
     repo: &'a RepoInner,
@@ -165,9 +183,9 @@ struct Pending<'a> {
 }
 
 impl Source for Pending<'_> {
-    type Error = JoinError;
+    type Error = PullError;
 
-    fn fetch(&mut self, view: &View, link: Link) -> Result<Fetched, JoinError> {
+    fn fetch(&mut self, view: &View, link: Link) -> Result<Fetched, PullError> {
         let fetched = self.repo.fetch_pending(view, link)?;
         if matches!(fetched, Fetched::Lost) {
             self.lost.push(link);
@@ -175,7 +193,7 @@ impl Source for Pending<'_> {
         Ok(fetched)
     }
 
-    fn flush(&mut self, objects: Vec<(Link, Summary)>) -> Result<View, JoinError> {
+    fn flush(&mut self, objects: Vec<(Link, Summary)>) -> Result<View, PullError> {
         let (store, number) = (&self.repo.store, self.repo.number);
         let counts = Arc::clone(&store.counts);
         let flushed = store.index.write(move |transaction| {

@@ -40,8 +40,8 @@ pub use base::{Base, BaseRange, BaseSnapshot};
 pub use batch::Batch;
 pub use counters::Counters;
 pub use error::{
-    AddError, BlobError, CommitError, IndexError, JoinError, OpenError, PublishError, ReadError,
-    ReceiveError, RepoError, StageError,
+    AddError, BlobError, CommitError, IndexError, OpenError, PublishError, PullError, ReadError,
+    ReceiveError, RepoError,
 };
 #[cfg(feature = "failpoints")]
 pub use failpoint::FailpointHook;
@@ -53,9 +53,9 @@ pub use repo::Repo;
 pub use states::{Change, Equivocation, Staged, States};
 pub use store::{DEFAULT_INDEX_CACHE_BYTES, NewIncarnation, Options, Recovery, Store};
 
-/// The most links that [`Staged::Staged`] and [`Join::Missing`] name at once: a large pull that is
-/// resumed walks what it has once for so many, and half a megabyte of links holds them.
-pub const MAX_MISSING: usize = 16_384;
+/// The most links that [`Staged::Staged`] and [`Join::Missing`] name at once: as many as an engine
+/// wants at once, so that a large pull walks what it has a few times only. Nine megabytes.
+pub const MAX_MISSING: usize = 1 << 18;
 /// The most new links that a publication names: an announcement holds a hundred, and a first
 /// scan must not hold millions in memory.
 pub const MAX_NEW_LINKS: usize = 4096;

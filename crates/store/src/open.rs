@@ -5,7 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use ark_core::{DeviceId, Object, ObjectKind, SignedState, TopicId};
@@ -91,7 +91,7 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
         repos: std::sync::Mutex::default(),
         issued: std::sync::Mutex::default(),
         opening: tokio::sync::Mutex::default(),
-        foreign: AtomicU64::new(0),
+        foreign: std::sync::Mutex::default(),
         key_elsewhere: AtomicBool::new(false),
         recovery,
         lock,

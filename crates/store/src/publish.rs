@@ -142,13 +142,13 @@ impl Publisher {
         let (repo, store) = (&self.repo, &self.repo.store);
         let Ready { objects, mut imports, mut new } = ready;
         let object = Object::new(ObjectKind::Raw, signed.bytes().clone());
-        let (import, _) = store.blobs.tag(tag, object).await?;
+        let (import, set) = store.blobs.tag(tag, object).await?;
         imports.push(import);
         hit(repo, "tagged")?;
         let known = repo.states().joined.get(&signed.state().writer).map(|s| s.bytes().clone());
         let (number, next, bytes) = (repo.number, self.next, signed.bytes().clone());
         let (writer, counts) = (signed.state().writer, Arc::clone(&store.counts));
-        let committed = store.barrier.pass(imports, true, move |transaction| {
+        let committed = store.barrier.pass(imports, Some(set), move |transaction| {
             if living_incarnation(transaction)? != Some(next.incarnation) {
                 return Ok(Outcome::Renewed);
             }

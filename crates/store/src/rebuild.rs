@@ -12,7 +12,8 @@ use crate::closure::{Closure, Fetched, Source, close};
 use crate::error::{BlobError, IndexError, OpenError, ReadError};
 use crate::failpoint::Failpoints;
 use crate::index::{
-    Index, STATES, Slot, TopicNumber, View, insert_objects, number_topic, state_key,
+    Index, STATES, Slot, TopicNumber, View, clear_objects_and_states, insert_objects, number_topic,
+    state_key,
 };
 use crate::states::roots_with;
 use crate::tags::{self, StateTag};
@@ -67,6 +68,8 @@ pub(crate) async fn rebuild(
     tracing::warn!(repos = found.len(), "rebuilding the index from states and blobs");
     // The walk reads, and then indexes, what may never have been synced.
     blobs.sync_all().await?;
+    // An attempt that did not end may have indexed what a power cut took since.
+    index.write(clear_objects_and_states).await?;
     let mut rebuilt = Rebuilt { joined: 0, staged: 0, objects: 0 };
     for ((topic, kind), writers) in found {
         failpoints.hit("rebuild").map_err(|source| {
@@ -200,7 +203,7 @@ impl Blobbed {
         let view = self.index.view()?;
         match close(self.topic, view, self, roots, 1)? {
             Closure::Whole(objects) => self.flush(objects).map(|_| true),
-            Closure::Missing(_) | Closure::Invalid { .. } => Ok(false),
+            Closure::Missing { .. } | Closure::Invalid { .. } => Ok(false),
         }
     }
 }

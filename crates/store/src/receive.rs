@@ -53,7 +53,7 @@ pub(crate) async fn receive(
             count(&counts.pending, insert_pending(transaction, number, &pending)?);
             Ok(())
         };
-        store.barrier.pass(imports, false, change).await?;
+        store.barrier.pass(imports, None, change).await?;
     }
     sorting.into_received(&kept)
 }

@@ -11,12 +11,13 @@ use tokio::sync::broadcast;
 
 use crate::base::Base;
 use crate::batch::Batch;
+use crate::blobs::Tag;
 use crate::closure::{self, Fetched};
 use crate::counters::count;
-use crate::error::{IndexError, JoinError, ReadError, ReceiveError, RepoError, StageError};
+use crate::error::{IndexError, PullError, ReadError, ReceiveError, RepoError};
 use crate::index::{
-    EQUIVOCATIONS, ISSUED, PENDING, STATES, Slot, TOPICS, TopicNumber, View, equivocation_key,
-    issued_key, number_topic, object_key,
+    EQUIVOCATIONS, ISSUED, STATES, Slot, TOPICS, TopicNumber, View, equivocation_key, issued_key,
+    number_topic, remove_pending,
 };
 use crate::join::Join;
 use crate::publish::Publisher;
@@ -66,8 +67,8 @@ pub(crate) struct Pulls {
     pub(crate) begun: HashSet<Writer>,
     /// Staged states found invalid: not to be pulled again.
     pub(crate) invalid: HashMap<Writer, ObjectId>,
-    /// Up to which tag the blob store must be synced for the staged state's tag to be durable.
-    pub(crate) tagged: HashMap<Writer, u64>,
+    /// The tag of the staged state, where it was set in this run.
+    pub(crate) tagged: HashMap<Writer, Tag>,
 }
 
 impl Repo {
@@ -145,7 +146,7 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn stage(&self, state: SignedState) -> Result<Staged, StageError> {
+    pub async fn stage(&self, state: SignedState) -> Result<Staged, PullError> {
         crate::stage::stage(&self.inner, state).await
     }
 
@@ -154,7 +155,7 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn abandon(&self, writer: Writer) -> Result<Option<Staged>, StageError> {
+    pub async fn abandon(&self, writer: Writer) -> Result<Option<Staged>, PullError> {
         crate::stage::abandon(&self.inner, writer).await
     }
 
@@ -167,7 +168,7 @@ impl Repo {
         &self,
         writer: Writer,
         limit: usize,
-    ) -> Result<Option<Vec<Link>>, StageError> {
+    ) -> Result<Option<Vec<Link>>, PullError> {
         crate::stage::staged_missing(&self.inner, writer, limit).await
     }
 
@@ -195,7 +196,7 @@ impl Repo {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn join(&self, writer: Writer) -> Result<Join, JoinError> {
+    pub async fn join(&self, writer: Writer) -> Result<Join, PullError> {
         crate::join::join(&self.inner, writer).await
     }
 
@@ -385,13 +386,8 @@ impl RepoInner {
             return Ok(());
         }
         let number = self.number;
-        let forgotten = self.store.index.write(move |transaction| {
-            let mut table = transaction.open_table(PENDING)?;
-            for link in links {
-                table.remove(&object_key(number, link))?;
-            }
-            Ok(())
-        });
+        let forgotten =
+            self.store.index.write(move |transaction| remove_pending(transaction, number, &links));
         forgotten.await
     }
 

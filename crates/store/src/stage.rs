@@ -5,14 +5,15 @@ use std::sync::Arc;
 use ark_core::{Link, Object, ObjectKind, SignedState, Writer};
 
 use crate::MAX_MISSING;
-use crate::error::{IndexError, StageError};
+use crate::blobs::Tag;
+use crate::error::{BlobError, IndexError, PullError};
 use crate::index::{STATES, Slot, state_key};
 use crate::repo::{Pulls, RepoInner};
 use crate::states::{Change, Equivocation, Staged, roots_with};
 use crate::tags::StateTag;
 
 /// See [`Repo::stage`](crate::Repo::stage).
-pub(crate) async fn stage(repo: &Arc<RepoInner>, given: SignedState) -> Result<Staged, StageError> {
+pub(crate) async fn stage(repo: &Arc<RepoInner>, given: SignedState) -> Result<Staged, PullError> {
     let state = given.state();
     if state.topic != repo.topic {
         return Ok(Staged::WrongTopic);
@@ -24,9 +25,9 @@ pub(crate) async fn stage(repo: &Arc<RepoInner>, given: SignedState) -> Result<S
     if !is_fork(repo, &given) {
         return decide(repo, &mut pulls, given).await;
     }
-    repo.store.renew_incarnation(repo.store.writer()).await?;
-    let then = Box::new(decide(repo, &mut pulls, given).await?);
-    Ok(Staged::OwnFork { then })
+    let renewed = repo.store.renew_incarnation(repo.store.writer()).await?;
+    let then = decide(repo, &mut pulls, given).await?;
+    Ok(if renewed { Staged::OwnFork { then: Box::new(then) } } else { then })
 }
 
 /// Whether the state shows what the living incarnation of this device never issued.
@@ -52,7 +53,7 @@ async fn decide(
     repo: &Arc<RepoInner>,
     pulls: &mut Pulls,
     given: SignedState,
-) -> Result<Staged, StageError> {
+) -> Result<Staged, PullError> {
     let writer = given.state().writer;
     let states = repo.states();
     for known in [states.joined.get(&writer), states.staged.get(&writer)].into_iter().flatten() {
@@ -88,7 +89,7 @@ async fn place(
     repo: &Arc<RepoInner>,
     pulls: &mut Pulls,
     given: SignedState,
-) -> Result<Staged, StageError> {
+) -> Result<Staged, PullError> {
     let writer = given.state().writer;
     if pulls.invalid.get(&writer) == Some(&given.hash()) {
         return Ok(Staged::Invalid);
@@ -99,14 +100,29 @@ async fn place(
     if waiting.is_some_and(|waiting| !given.replaces(waiting)) {
         return Ok(Staged::Old);
     }
-    if writer.device == repo.store.device && writer != repo.store.writer() {
-        repo.store.note_foreign_state(writer);
-    }
-    if pulled {
+    let revision = given.state().revision;
+    let placed = if pulled {
         repo.update_states(|states| drop(states.waiting.insert(writer, given)));
-        return Ok(Staged::Waiting);
+        Staged::Waiting
+    } else {
+        put_staged(repo, pulls, given).await?
+    };
+    if writer.device == repo.store.device && writer != repo.store.writer() {
+        repo.store.note_foreign_state(repo.number, writer, revision);
     }
-    put_staged(repo, pulls, given).await
+    Ok(placed)
+}
+
+/// Keeps a state that is or will be staged as a tagged blob.
+pub(crate) async fn tag(
+    repo: &RepoInner,
+    pulls: &mut Pulls,
+    state: &SignedState,
+) -> Result<Tag, BlobError> {
+    let object = Object::new(ObjectKind::Raw, state.bytes().clone());
+    let (_import, tag) = repo.store.blobs.tag(&StateTag::of(state).name(), object).await?;
+    pulls.tagged.insert(state.state().writer, tag);
+    Ok(tag)
 }
 
 /// Puts a state into the staged slot, whatever was there.
@@ -114,11 +130,9 @@ pub(crate) async fn put_staged(
     repo: &Arc<RepoInner>,
     pulls: &mut Pulls,
     given: SignedState,
-) -> Result<Staged, StageError> {
+) -> Result<Staged, PullError> {
     let writer = given.state().writer;
-    let tag = StateTag::of(&given).name();
-    let object = Object::new(ObjectKind::Raw, given.bytes().clone());
-    let (_import, tagged) = repo.store.blobs.tag(&tag, object).await?;
+    tag(repo, pulls, &given).await?;
     let replaced = repo.states().staged.get(&writer).cloned();
     let (number, bytes) = (repo.number, given.bytes().clone());
     // Not waited for: a staged state that a crash forgets is sent again.
@@ -135,7 +149,6 @@ pub(crate) async fn put_staged(
         states.staged.insert(writer, given.clone());
     });
     pulls.begun.remove(&writer);
-    pulls.tagged.insert(writer, tagged);
     if let Some(replaced) = replaced.filter(|replaced| *replaced != given) {
         repo.store.blobs.untag(&StateTag::of(&replaced).name()).await?;
     }
@@ -153,7 +166,7 @@ async fn missing(
     repo: &Arc<RepoInner>,
     state: &SignedState,
     limit: usize,
-) -> Result<Vec<Link>, StageError> {
+) -> Result<Vec<Link>, PullError> {
     let roots = roots_with(&repo.states().joined, state);
     Ok(repo.missing(roots, limit).await?)
 }
@@ -163,7 +176,7 @@ pub(crate) async fn staged_missing(
     repo: &Arc<RepoInner>,
     writer: Writer,
     limit: usize,
-) -> Result<Option<Vec<Link>>, StageError> {
+) -> Result<Option<Vec<Link>>, PullError> {
     let mut pulls = repo.deciding.lock().await;
     let Some(state) = repo.states().staged.get(&writer).cloned() else { return Ok(None) };
     pulls.begun.insert(writer);
@@ -174,7 +187,7 @@ pub(crate) async fn staged_missing(
 pub(crate) async fn abandon(
     repo: &Arc<RepoInner>,
     writer: Writer,
-) -> Result<Option<Staged>, StageError> {
+) -> Result<Option<Staged>, PullError> {
     let mut pulls = repo.deciding.lock().await;
     drop_staged(repo, &mut pulls, writer).await?;
     promote(repo, &mut pulls, writer).await
@@ -185,7 +198,7 @@ pub(crate) async fn drop_staged(
     repo: &Arc<RepoInner>,
     pulls: &mut Pulls,
     writer: Writer,
-) -> Result<(), StageError> {
+) -> Result<(), PullError> {
     let Some(state) = repo.states().staged.get(&writer).cloned() else { return Ok(()) };
     let number = repo.number;
     let removed = repo.store.index.write(move |transaction| {
@@ -206,7 +219,7 @@ pub(crate) async fn promote(
     repo: &Arc<RepoInner>,
     pulls: &mut Pulls,
     writer: Writer,
-) -> Result<Option<Staged>, StageError> {
+) -> Result<Option<Staged>, PullError> {
     match repo.states().waiting.get(&writer).cloned() {
         Some(waiting) => put_staged(repo, pulls, waiting).await.map(Some),
         None => Ok(None),

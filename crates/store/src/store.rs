@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use ark_core::{DeviceId, Incarnation, RepoKind, TopicId, Writer};
@@ -14,17 +14,23 @@ use crate::cache::Cache;
 use crate::counters::{Counters, Counts};
 use crate::error::{BlobError, IndexError, OpenError, RepoError};
 use crate::failpoint::Failpoints;
-use crate::index::Index;
+use crate::index::{Index, TopicNumber};
 use crate::repo::{Issued, Repo, RepoInner};
 use crate::rollback::{draw_incarnation, set_incarnation};
 use crate::states::Change;
 
 /// The index keeps this many bytes of its file in memory unless told otherwise.
 pub const DEFAULT_INDEX_CACHE_BYTES: usize = 32 << 20;
-/// So many new states by other incarnations of this device, within one run, and the key is taken
-/// to be running elsewhere. A store restored from a backup meets a few, of before the restore:
-/// one for each peer and earlier incarnation at most.
-const KEY_ELSEWHERE_STATES: u64 = 64;
+/// So many revisions by which another incarnation of this device grows in a repo, within one run,
+/// and the key is taken to be running elsewhere. A store restored from a backup sees its earlier
+/// incarnations grow a little, too, where each peer shows a later state than the one before.
+const KEY_ELSEWHERE_GROWTHS: u32 = 64;
+/// Other incarnations of this device whose growth is followed: far more than are admitted.
+const MAX_FOREIGN: usize = 4096;
+/// Incarnations taken within one run: one where a machine image was rolled back, a few where that
+/// is shown by several. Whoever shows more lies, or runs with this key; each costs every device of
+/// the repo a writer for good.
+const MAX_RENEWALS: u32 = 4;
 
 /// Where a store is and whose it is.
 #[derive(Clone, Debug)]
@@ -86,6 +92,15 @@ pub struct Store {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// An incarnation of this device in a repo that is not the living one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Foreign {
+    /// Its newest revision seen.
+    revision: u64,
+    /// How often a newer one came since the first.
+    growths: u32,
+}
+
 /// What the store and its repos share.
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -102,16 +117,16 @@ pub(crate) struct Inner {
     pub(crate) topics: AtomicU32,
     /// The living incarnation.
     pub(crate) incarnation: RwLock<Incarnation>,
-    /// Held while a new incarnation is taken.
-    pub(crate) renewal: tokio::sync::Mutex<()>,
+    /// How many incarnations were taken in this run. Held while one is.
+    pub(crate) renewal: tokio::sync::Mutex<u32>,
     /// Open repos. Weak: a repo holds the store.
     pub(crate) repos: Mutex<HashMap<TopicId, Weak<RepoInner>>>,
     /// What each repo issued or burnt in this run: kept although nobody holds the repo open.
     pub(crate) issued: Mutex<HashMap<TopicId, Arc<Mutex<Issued>>>>,
     /// Held while a repo is opened, so that it is opened once.
     pub(crate) opening: tokio::sync::Mutex<()>,
-    /// New states by other incarnations of this device.
-    pub(crate) foreign: AtomicU64,
+    /// How other incarnations of this device grow.
+    pub(crate) foreign: Mutex<HashMap<(TopicNumber, Writer), Foreign>>,
     pub(crate) key_elsewhere: AtomicBool,
     pub(crate) recovery: Recovery,
     /// Keeps other processes out. Given back with the last handle of the store, which may be
@@ -242,17 +257,22 @@ impl Inner {
     }
 
     /// Takes a new incarnation in place of `old`, durably, and tells every open repo. If `old`
-    /// is not the living one, another did it meanwhile.
-    pub(crate) async fn renew_incarnation(&self, old: Writer) -> Result<(), IndexError> {
-        let _renewal = self.renewal.lock().await;
+    /// is not the living one, another did it meanwhile. `false`: too many were taken.
+    pub(crate) async fn renew_incarnation(&self, old: Writer) -> Result<bool, IndexError> {
+        let mut renewals = self.renewal.lock().await;
         if self.writer() != old {
-            return Ok(());
+            return Ok(true);
+        }
+        if *renewals == MAX_RENEWALS {
+            self.stop_publishing(old);
+            return Ok(false);
         }
         let incarnation = draw_incarnation();
         self.index.write(move |transaction| set_incarnation(transaction, incarnation)).await?;
+        *renewals += 1;
         *self.incarnation.write().unwrap_or_else(PoisonError::into_inner) = incarnation;
         self.tell_incarnation(old);
-        Ok(())
+        Ok(true)
     }
 
     /// Tells every open repo that the device is another writer than `old` now.
@@ -265,11 +285,25 @@ impl Inner {
         }
     }
 
-    /// Notes a new state by an incarnation of this device that is not the living one.
-    pub(crate) fn note_foreign_state(&self, writer: Writer) {
-        let seen = self.foreign.fetch_add(1, Ordering::Relaxed) + 1;
-        if seen >= KEY_ELSEWHERE_STATES && !self.key_elsewhere.swap(true, Ordering::Relaxed) {
-            tracing::error!(%writer, "this device's key keeps publishing on another machine");
+    /// Notes that a state by an incarnation of this device that is not the living one is staged.
+    pub(crate) fn note_foreign_state(&self, topic: TopicNumber, writer: Writer, revision: u64) {
+        let mut all = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_FOREIGN && !all.contains_key(&(topic, writer)) {
+            return;
+        }
+        let first = Foreign { revision, growths: 0 };
+        let foreign = all.entry((topic, writer)).or_insert(first);
+        if revision > foreign.revision {
+            *foreign = Foreign { revision, growths: foreign.growths.saturating_add(1) };
+        }
+        if foreign.growths >= KEY_ELSEWHERE_GROWTHS {
+            self.stop_publishing(writer);
+        }
+    }
+
+    fn stop_publishing(&self, writer: Writer) {
+        if !self.key_elsewhere.swap(true, Ordering::Relaxed) {
+            tracing::error!(%writer, "this device's key is in use elsewhere: it stops publishing");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use ark_core::{Link, SignedState, Writer};
-use ark_store::{Join, MAX_MISSING, Repo, StageError, Staged};
+use ark_store::{Join, MAX_MISSING, PullError, Repo, Staged};
 use ark_sync::{Input, JoinOutcome, StageOutcome, StoreStep};
 use tracing::warn;
 
@@ -42,7 +42,7 @@ async fn known_as_staged(
     repo: &Repo,
     state: &SignedState,
     staged: Staged,
-) -> Result<Staged, StageError> {
+) -> Result<Staged, PullError> {
     let writer = state.state().writer;
     let is_staged = repo.states().staged.get(&writer).is_some_and(|one| one == state);
     if !matches!(staged, Staged::Old) || !is_staged {

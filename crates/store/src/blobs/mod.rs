@@ -6,10 +6,11 @@ mod import;
 mod living;
 mod read;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ark_core::{Object, ObjectId};
 use iroh_blobs::api::RequestError;
@@ -45,6 +46,24 @@ pub(crate) struct Blobs {
     inner: Arc<Inner>,
 }
 
+/// A tag that was set: in which life of the store, and as which of all tags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tag {
+    life: u64,
+    number: u64,
+}
+
+/// What became of a tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// It is durable.
+    Durable,
+    /// It is set; the next sync makes it durable.
+    Set,
+    /// The store ended before it was durable.
+    Lost,
+}
+
 #[derive(Debug)]
 struct Inner {
     living: Living,
@@ -52,9 +71,10 @@ struct Inner {
     space: Space,
     permits: Arc<Semaphore>,
     imports: Arc<Imports>,
-    /// Tags set so far, and how many of those a sync has covered.
+    /// Tags set so far.
     tags_set: AtomicU64,
-    tags_durable: AtomicU64,
+    /// Per life of the store the highest number of a tag that a sync has covered.
+    tags_durable: Mutex<HashMap<u64, u64>>,
     /// Bytes of imports that are being written.
     writing_bytes: AtomicU64,
     /// Whether an import failed, and may have left a file, since the last sweep.
@@ -79,7 +99,7 @@ impl Blobs {
             permits: Arc::new(Semaphore::new(IMPORT_UNITS as usize)),
             imports: Arc::default(),
             tags_set: AtomicU64::new(0),
-            tags_durable: AtomicU64::new(0),
+            tags_durable: Mutex::default(),
             writing_bytes: AtomicU64::new(0),
             unswept: AtomicBool::new(false),
             counts,
@@ -145,19 +165,21 @@ impl Blobs {
         Ok(Written::Now { life: life.number, _tag: tag })
     }
 
-    /// Makes imports durable, and, if `tagged`, all tags set before.
+    /// Makes imports and tags durable.
     pub(crate) async fn sync(
         &self,
         imports: &[Arc<Import>],
-        tagged: bool,
+        tags: &[Tag],
     ) -> Result<(), BlobError> {
         let data = self.inner.root.join(DATA);
         let new: Vec<_> = imports.iter().filter(|import| !import.is_durable()).collect();
-        if new.is_empty() && !tagged {
+        if new.is_empty() && tags.iter().all(|tag| self.standing(*tag) == Standing::Durable) {
             return Ok(());
         }
         let life = self.inner.living.life();
-        if new.iter().any(|import| import.is_lost(life.number)) {
+        if new.iter().any(|import| import.is_lost(life.number))
+            || tags.iter().any(|tag| self.standing(*tag) == Standing::Lost)
+        {
             return Err(BlobError::Reopened);
         }
         let files: Vec<PathBuf> = new.iter().flat_map(|import| import.files(&data)).collect();
@@ -185,7 +207,9 @@ impl Blobs {
         count(&self.inner.counts.blob_syncs, 1);
         let set = self.inner.tags_set.load(Ordering::Acquire);
         life.store.sync_db().await.map_err(|error| self.request("sync", error))?;
-        self.inner.tags_durable.fetch_max(set, Ordering::AcqRel);
+        let mut durable = self.inner.tags_durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let covered = durable.entry(life.number).or_default();
+        *covered = set.max(*covered);
         Ok(())
     }
 
@@ -202,13 +226,13 @@ impl Blobs {
         blocking(move || sync_to_disk(&data, &files)).await.map_err(|e| self.io("sync", e))
     }
 
-    /// Tags an object under a permanent name. Durable after the next [`Blobs::sync`]; the number
-    /// asks [`Blobs::is_tag_durable`] whether there was one.
+    /// Tags an object under a permanent name. Durable after the next [`Blobs::sync`] of this life
+    /// of the store.
     pub(crate) async fn tag(
         &self,
         name: &str,
         object: Object,
-    ) -> Result<(Arc<Import>, u64), BlobError> {
+    ) -> Result<(Arc<Import>, Tag), BlobError> {
         let id = object.id();
         let import = self.register(&object);
         let permit = self.permit(object.bytes().len()).await?;
@@ -218,12 +242,20 @@ impl Blobs {
         let life = self.inner.living.checked().await?;
         let set = life.store.tags().set(name, value).await;
         set.map_err(|error| self.request("tag", error))?;
-        Ok((import, self.inner.tags_set.fetch_add(1, Ordering::AcqRel) + 1))
+        let number = self.inner.tags_set.fetch_add(1, Ordering::AcqRel) + 1;
+        Ok((import, Tag { life: life.number, number }))
     }
 
-    /// Whether a tag became durable since it was set.
-    pub(crate) fn is_tag_durable(&self, number: u64) -> bool {
-        self.inner.tags_durable.load(Ordering::Acquire) >= number
+    /// What became of a tag since it was set.
+    pub(crate) fn standing(&self, tag: Tag) -> Standing {
+        let durable = self.inner.tags_durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if durable.get(&tag.life).is_some_and(|&covered| covered >= tag.number) {
+            Standing::Durable
+        } else if tag.life == self.inner.living.life().number {
+            Standing::Set
+        } else {
+            Standing::Lost
+        }
     }
 
     /// Removes the tags whose names begin with `prefix`.

@@ -19,8 +19,8 @@ use crate::space::{COMMIT_RESERVE_BYTES, Space};
 pub(crate) use disk::{Alarm, Health, damage, open_file};
 pub(crate) use tables::{
     BASE, BASE_META, EQUIVOCATIONS, FORMAT_VERSION, ISSUED, META, ObjectKey, Slot, TOPICS,
-    TopicNumber, base_key, create_tables, equivocation_key, issued_key, newest_format,
-    number_topic, object_key, object_keys, state_key,
+    TopicNumber, base_key, clear_objects_and_states, create_tables, equivocation_key, issued_key,
+    newest_format, number_topic, object_key, object_keys, state_key,
 };
 pub(crate) use tables::{OBJECTS, PENDING, STATES};
 pub(crate) use writer::{Apply, Group, WeakWriter, Writer, with_result};
@@ -296,4 +296,17 @@ pub(crate) fn insert_pending(
         }
     }
     Ok(new)
+}
+
+/// Takes `links` out of the pending table.
+pub(crate) fn remove_pending(
+    transaction: &redb::WriteTransaction,
+    topic: TopicNumber,
+    links: &[Link],
+) -> Result<(), IndexError> {
+    let mut pending = transaction.open_table(PENDING)?;
+    for &link in links {
+        pending.remove(&object_key(topic, link))?;
+    }
+    Ok(())
 }

@@ -136,6 +136,14 @@ pub(crate) fn create_tables(transaction: &WriteTransaction) -> Result<(), IndexE
     Ok(())
 }
 
+/// Empties what a rebuild fills.
+pub(crate) fn clear_objects_and_states(transaction: &WriteTransaction) -> Result<(), IndexError> {
+    transaction.delete_table(OBJECTS)?;
+    transaction.delete_table(PENDING)?;
+    transaction.delete_table(STATES)?;
+    create_tables(transaction)
+}
+
 /// The format that the store says it has; `None` if it says nothing, as a new file does.
 pub(crate) fn newest_format(
     transaction: &redb::ReadTransaction,

@@ -148,3 +148,62 @@ async fn a_state_whose_head_was_taken_in_is_joined_without_it() {
     let Recovery::Rebuilt { joined, staged, .. } = sc.recovered() else { panic!() };
     assert_eq!((joined, staged), (2, 0));
 }
+
+#[tokio::test]
+async fn a_rebuild_that_did_not_end_is_not_believed() {
+    let a = Machine::new(1);
+    let store = a.open().await;
+    let topics = ["first", "second"].map(|name| ark_core::TopicId::derive(name, None));
+    for topic in topics {
+        let repo = store.repo(topic, ark_core::RepoKind::Folder).await.unwrap();
+        let publisher = repo.publisher().await;
+        let dot = publisher.dot();
+        let mut batch = repo.batch();
+        let files: [(&str, &[u8]); 1] = [("x", &[1; 5000])];
+        let made = crate::support::put_files(&repo, &mut batch, dot, &files, None).await;
+        let (head, vector) = made.unwrap();
+        let head = ark_core::Head { id: head.id, sequence: dot.sequence };
+        publisher.publish(batch, vec![head], vector, vec![]).await.unwrap();
+    }
+    store.close().await.unwrap();
+    std::fs::remove_file(a.store_path().join("index.redb")).unwrap();
+    let hits = AtomicUsize::new(0);
+    let hook = move |name: &'static str| {
+        if name == "rebuild" && hits.fetch_add(1, Ordering::SeqCst) == 1 {
+            return Err(std::io::Error::other("test"));
+        }
+        Ok(())
+    };
+    assert!(Store::open_with_failpoints(a.options(), Arc::new(hook)).await.is_err());
+    // What the first repo's rebuild had indexed is gone with a power cut.
+    let content = ObjectId::of(&[1; 5000]);
+    let data = a.store_path().join("blobs").join("data").join(format!("{content}.data"));
+    std::fs::remove_file(data).unwrap();
+    let store = a.open().await;
+    let Recovery::Rebuilt { joined, staged, .. } = store.recovered() else { panic!() };
+    assert_eq!((joined, staged), (0, 2));
+    for topic in topics {
+        let repo = store.repo(topic, ark_core::RepoKind::Folder).await.unwrap();
+        assert_eq!(repo.indexed(&[Link::raw(content)]).await.unwrap(), [false]);
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_died_with_the_blob_store_is_set_again() {
+    let (a, b) = (Machine::new(1), Machine::new(2));
+    let (sa, sb) = (a.open().await, b.open().await);
+    let (ra, rb) = (repo(&sa).await, repo(&sb).await);
+    let from_b = publish(&rb, &[("x", &[1; 5000])]).await;
+    let Staged::Staged { missing } = ra.stage(from_b).await.unwrap() else { panic!() };
+    sa.kill_blobs().await;
+    fetch(&rb, &ra, missing).await;
+    let before = sa.counters();
+    assert!(matches!(ra.join(rb.writer()).await.unwrap(), Join::Joined(_)));
+    let after = sa.counters();
+    assert_eq!((after.imports, after.blob_syncs), (before.imports + 1, before.blob_syncs + 1));
+    drop(ra);
+    sa.close().await.unwrap();
+    std::fs::remove_file(a.store_path().join("index.redb")).unwrap();
+    let Recovery::Rebuilt { joined, .. } = a.open().await.recovered() else { panic!() };
+    assert_eq!(joined, 1);
+}
