@@ -4,10 +4,24 @@
 //! the difference. Pure: no clock, no randomness, no IO; what is read comes through [`Links`] and
 //! [`Nodes`].
 
+pub mod answerer;
+pub mod key;
+pub mod message;
+pub mod opener;
 pub mod prefix;
+pub mod session;
 pub mod trie;
 
+mod cells;
+mod estimate;
+mod meter;
+
+pub use answerer::Answerer;
+pub use key::SessionKey;
+pub use message::{MAX_FRAME_BYTES, Message, WireError};
+pub use opener::Opener;
 pub use prefix::{MAX_PREFIX_BITS, Prefix};
+pub use session::{End, MAX_ROUNDS, SessionError, Source, Step, Violation};
 pub use trie::{
     Digest, LEAF_LINKS, Links, LinksUnder, NODE_BYTES, Node, Nodes, NodesMut, digest, rebuild,
     update,

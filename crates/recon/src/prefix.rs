@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ark_core::ObjectId;
+use rkyv::{Archive, Deserialize, Serialize};
 
 /// Bits by which one level of the trie divides.
 pub(crate) const LEVEL_BITS: u8 = 4;
@@ -11,7 +12,7 @@ pub(crate) const LEVEL_BITS: u8 = 4;
 pub const MAX_PREFIX_BITS: u8 = 60;
 
 /// The ids that begin with certain bits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize)]
 pub struct Prefix {
     /// The bits, left-aligned; the others are 0.
     start: u64,
@@ -27,6 +28,11 @@ impl Prefix {
     pub fn new(start: u64, bits: u8) -> Option<Self> {
         let prefix = Self { start, bits };
         (bits <= MAX_PREFIX_BITS && start & prefix.rest() == 0).then_some(prefix)
+    }
+
+    /// Whether it is what [`Prefix::new`] makes: one that was decoded need not be.
+    pub(crate) fn is_valid(self) -> bool {
+        Self::new(self.start, self.bits).is_some()
     }
 
     /// The bits, left-aligned.
@@ -108,8 +114,9 @@ impl fmt::Debug for Prefix {
 
 /// The first 64 bits of an id, as a number.
 pub(crate) fn start_of(id: ObjectId) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *id.as_bytes();
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    let mut start = [0; 8];
+    start.copy_from_slice(&id.as_bytes()[..8]);
+    u64::from_be_bytes(start)
 }
 
 fn padded(start: u64, fill: u8) -> ObjectId {

@@ -1,0 +1,102 @@
+//! Reconciliation beside negentropy's: bytes, round trips and processor time by the difference.
+//!
+//! `cargo bench -p ark-recon` prints one line per case; a number as argument is the size of the
+//! sets (default: a million ids).
+
+#[path = "../tests/recon/support.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use negentropy::{Id, Negentropy, NegentropyStorageVector};
+use support::{FRAME_HEADER_BYTES, Set, assert_found, link, reconcile};
+
+const DIFFERENCES: [u64; 7] = [0, 1, 10, 100, 1_000, 10_000, 100_000];
+
+fn main() {
+    let size = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    let size = size.unwrap_or(1_000_000);
+    println!("{size} ids; bytes both ways with frame lengths until every full id is held\n");
+    println!(
+        "{:>8}  {:34}  {:>10} {:>7} {:>9}   {:>11} {:>7} {:>9}   {:>6}",
+        "d", "who lacks", "bytes", "rounds", "time", "negentropy", "rounds", "time", "ratio"
+    );
+    let whole = Set::of((0..size).map(|n| link(0, n)));
+    for d in DIFFERENCES.into_iter().filter(|d| *d <= size / 2) {
+        let lacking = Set::of((d..size).map(|n| link(0, n)));
+        line(d, "the opener", &lacking, &whole);
+        if d == 0 {
+            continue;
+        }
+        line(d, "the answerer", &whole, &lacking);
+        let mixed =
+            |from, to| Set::of((d..size).map(|n| link(0, n)).chain((from..to).map(|n| link(1, n))));
+        line(d, "each half", &mixed(0, d / 2), &mixed(d / 2, d));
+    }
+}
+
+/// Prints a case.
+fn line(d: u64, who: &str, a: &Set, b: &Set) {
+    let (ours, time) = timed(|| reconcile(a, b, d));
+    assert_found(a, b, &ours);
+    let (a, b) = (stored(a), stored(b));
+    let (theirs, their_time) = timed(|| negentropy(&a, &b));
+    assert_eq!(ours.opener.len() + ours.answerer.len(), theirs.found);
+    let bytes = ours.bytes();
+    #[expect(clippy::cast_precision_loss, reason = "a ratio to three digits")]
+    let ratio = bytes as f64 / theirs.bytes as f64;
+    println!(
+        "{d:>8}  {who:34}  {bytes:>10} {:>7} {:>7.1}ms   {:>11} {:>7} {:>7.1}ms   {ratio:>6.3}",
+        ours.rounds,
+        time.as_secs_f64() * 1e3,
+        theirs.bytes,
+        theirs.rounds,
+        their_time.as_secs_f64() * 1e3,
+    );
+}
+
+/// The better of three runs: the machine has other things to do too.
+fn timed<T>(f: impl Fn() -> T) -> (T, Duration) {
+    let run = || {
+        let start = Instant::now();
+        let value = f();
+        (value, start.elapsed())
+    };
+    (0..2).fold(run(), |best, _| {
+        let next = run();
+        if next.1 < best.1 { next } else { best }
+    })
+}
+
+struct Negentropied {
+    bytes: usize,
+    rounds: u32,
+    found: usize,
+}
+
+fn stored(set: &Set) -> NegentropyStorageVector {
+    let mut storage = NegentropyStorageVector::with_capacity(set.members.0.len());
+    for (id, _) in &set.members.0 {
+        storage.insert(0, Id::from_byte_array(*id.as_bytes())).expect("not sealed");
+    }
+    storage.seal().expect("not sealed");
+    storage
+}
+
+/// The same by negentropy, where the opener is its client: who learns both differences.
+fn negentropy(a: &NegentropyStorageVector, b: &NegentropyStorageVector) -> Negentropied {
+    let mut client = Negentropy::borrowed(a, 0).expect("no limit");
+    let mut server = Negentropy::borrowed(b, 0).expect("no limit");
+    let (mut have, mut need) = (Vec::new(), Vec::new());
+    let mut outcome = Negentropied { bytes: 0, rounds: 0, found: 0 };
+    let mut query = Some(client.initiate().expect("an opening"));
+    while let Some(question) = query {
+        let answer = server.reconcile(&question).expect("an answer");
+        outcome.rounds += 1;
+        outcome.bytes += question.len() + answer.len() + 2 * FRAME_HEADER_BYTES;
+        query = client.reconcile_with_ids(&answer, &mut have, &mut need).expect("an end");
+    }
+    outcome.found = have.len() + need.len();
+    outcome
+}

@@ -1,0 +1,310 @@
+//! The side that asks, in rounds: it sends all the questions it has, and the next ones once they
+//! are answered.
+
+mod answers;
+
+use std::collections::VecDeque;
+
+use ark_core::Link;
+
+use crate::answerer::MAX_BUCKET_LINKS;
+use crate::cells::Cell;
+use crate::key::{SessionKey, ShortId};
+use crate::message::{
+    Answer, Compared, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_SHORT_IDS, MAX_TAGS, Message, More,
+    Part,
+};
+use crate::meter::{Halt, Meter};
+use crate::prefix::Prefix;
+use crate::session::{
+    End, MAX_FRUITLESS, MAX_ROUNDS, SessionError, Source, Step, Violation, fatal,
+};
+use crate::trie::{digest, digests, link_bytes};
+
+/// Bits of the buckets of an opening: 64 tags, which a set that is the same costs.
+const OPENING_BITS: u8 = 6;
+/// At most so many more, where buckets would have more links than are answered at once: 1,024
+/// tags.
+const MAX_OPENING_BITS: u8 = 10;
+/// A set of at most so many links is compared as a whole: tags would be as long as its list.
+const MAX_WHOLE: u64 = 64;
+/// The most bytes of an answer: what is held of one until it is whole.
+const MAX_ANSWER_BYTES: usize = 512 << 10;
+/// By how much a row that was too short grows: twofold at first, as it was meant to do, then
+/// fourfold, so that an estimate that is far off costs few rounds.
+const FIRST_GROWTH: usize = 2;
+const GROWTH: usize = 4;
+
+/// The side that asks.
+#[derive(Debug)]
+pub struct Opener {
+    key: SessionKey,
+    meter: Meter,
+    /// Prefixes that may differ, each with the bits by which to divide it. The last is asked
+    /// first, so that there are never more than a round's for each level.
+    open: Vec<(Prefix, u8)>,
+    asked: VecDeque<Question>,
+    /// What came of the answer to the first question.
+    parts: Vec<Part>,
+    parts_bytes: usize,
+    next: Round,
+    rounds: u32,
+    fruitless: u8,
+    complete: bool,
+    ended: bool,
+}
+
+/// What is not answered yet.
+#[derive(Debug)]
+enum Question {
+    /// With the number of links here.
+    Compare(Vec<(Prefix, u64)>),
+    More(Group),
+    Want(Vec<ShortId>),
+}
+
+impl Question {
+    fn group(&self) -> Option<&Group> {
+        match self {
+            Self::More(group) => Some(group),
+            Self::Compare(_) | Self::Want(_) => None,
+        }
+    }
+
+    /// How many buckets or ids it is about.
+    fn items(&self) -> usize {
+        match self {
+            Self::Compare(buckets) => buckets.len(),
+            Self::More(group) => group.prefixes.len(),
+            Self::Want(ids) => ids.len(),
+        }
+    }
+}
+
+/// What is to be said in the next round, besides comparing.
+#[derive(Debug, Default)]
+struct Round {
+    wants: Vec<ShortId>,
+    offers: Vec<Link>,
+    groups: Vec<Group>,
+}
+
+/// Buckets whose difference is looked for together, and equally many cells of both sides.
+#[derive(Debug, Default)]
+struct Group {
+    prefixes: Vec<Prefix>,
+    /// Links here.
+    links: u64,
+    theirs: Vec<Cell>,
+    ours: Vec<Cell>,
+    /// Whether more cells were asked for before.
+    is_widened: bool,
+}
+
+impl Opener {
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// [`SessionError::Source`].
+    pub fn open<S: Source>(
+        source: &S,
+        key: SessionKey,
+    ) -> Result<(Self, Step), SessionError<S::Failure>> {
+        let count = digest(source, source, Prefix::ROOT).map_err(SessionError::Source)?.count;
+        let mut opener = Self {
+            key,
+            meter: Meter::new(count),
+            open: vec![(Prefix::ROOT, opening_bits(count))],
+            asked: VecDeque::new(),
+            parts: Vec::new(),
+            parts_bytes: 0,
+            next: Round::default(),
+            rounds: 0,
+            fruitless: 0,
+            complete: true,
+            ended: false,
+        };
+        let mut step = Step::default();
+        let outcome = opener.ask(source, &mut step);
+        let step = opener.ended_by(outcome, step)?;
+        Ok((opener, step))
+    }
+
+    /// Takes a frame. `source` must be as of the moment that [`Opener::open`] saw.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the session is then over.
+    pub fn handle<S: Source>(
+        &mut self,
+        source: &S,
+        frame: &[u8],
+    ) -> Result<Step, SessionError<S::Failure>> {
+        let mut step = Step::default();
+        let outcome = self.take(source, frame, &mut step);
+        self.ended_by(outcome, step)
+    }
+
+    /// Rounds of questions so far.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    /// About how many bytes it holds of what is to be asked, waits for an answer or came of one:
+    /// a few megabytes at the most, whatever the other side says.
+    pub fn held_bytes(&self) -> usize {
+        let groups = self.next.groups.iter().chain(self.asked.iter().filter_map(Question::group));
+        let cells = groups.map(|group| group.theirs.len() + group.ours.len()).sum::<usize>();
+        let buckets = self.asked.iter().map(Question::items).sum::<usize>() + self.open.len();
+        cells * size_of::<Cell>()
+            + buckets * size_of::<(Prefix, u64)>()
+            + self.next.wants.len() * size_of::<ShortId>()
+            + self.next.offers.len() * size_of::<Link>()
+            + self.parts_bytes
+    }
+
+    /// The step to be done, whether or not the session stopped in it.
+    fn ended_by<E>(
+        &mut self,
+        outcome: Result<(), Halt<E>>,
+        mut step: Step,
+    ) -> Result<Step, SessionError<E>> {
+        if let Err(halt) = outcome {
+            self.ended = true;
+            fatal(halt)?;
+            step.frames = vec![Message::End(false).encode()];
+            step.end = Some(End::Incomplete);
+        }
+        Ok(step)
+    }
+
+    fn take<S: Source>(
+        &mut self,
+        source: &S,
+        frame: &[u8],
+        step: &mut Step,
+    ) -> Result<(), Halt<S::Failure>> {
+        if self.ended {
+            return Err(Violation::AfterEnd.into());
+        }
+        self.meter.receive(frame.len())?;
+        let Message::Answer(Answer { parts, last }) =
+            Message::decode(frame).map_err(Violation::from)?
+        else {
+            return Err(Violation::Unexpected.into());
+        };
+        self.parts_bytes += frame.len();
+        self.parts.extend(parts);
+        if self.asked.is_empty() {
+            return Err(Violation::Unasked.into());
+        }
+        if self.parts_bytes > MAX_ANSWER_BYTES {
+            return Err(Violation::Unfitting("it is too long").into());
+        }
+        if !last {
+            return Ok(());
+        }
+        self.parts_bytes = 0;
+        let parts = std::mem::take(&mut self.parts);
+        let progressed = match self.asked.pop_front() {
+            Some(Question::Compare(buckets)) => self.compared(source, &buckets, parts)?,
+            Some(Question::More(group)) => self.widened(source, group, parts)?,
+            Some(Question::Want(ids)) => self.given(&ids, parts, step)?,
+            None => false,
+        };
+        self.fruitless = if progressed { 0 } else { self.fruitless + 1 };
+        if self.fruitless >= MAX_FRUITLESS {
+            return Err(Halt::Ceiling);
+        }
+        if self.asked.is_empty() { self.ask(source, step) } else { Ok(()) }
+    }
+
+    /// Sends the questions of a round, or ends.
+    fn ask<S: Source>(&mut self, source: &S, step: &mut Step) -> Result<(), Halt<S::Failure>> {
+        let Round { mut wants, offers, groups } = std::mem::take(&mut self.next);
+        for links in offers.chunks(MAX_FRAME_LINKS) {
+            let mut links: Vec<_> = links.iter().copied().map(link_bytes).collect();
+            links.sort_unstable();
+            self.say(&Message::Offer(links), step)?;
+        }
+        wants.sort_unstable();
+        wants.dedup();
+        for ids in wants.chunks(MAX_SHORT_IDS) {
+            self.say(&Message::Want(ids.iter().map(|id| id.0).collect()), step)?;
+            self.asked.push_back(Question::Want(ids.to_vec()));
+        }
+        let is_widening = !groups.is_empty();
+        for group in groups {
+            self.widen(group, step)?;
+        }
+        if !is_widening && !self.open.is_empty() {
+            self.compare(source, step)?;
+        }
+        if !self.asked.is_empty() {
+            self.rounds += 1;
+            return if self.rounds > MAX_ROUNDS { Err(Halt::Ceiling) } else { Ok(()) };
+        }
+        self.ended = true;
+        step.end = Some(End::of(self.complete));
+        // A first answer that nothing differs ends the session on the other side too.
+        if self.rounds > 1 || !offers.is_empty() || !self.complete {
+            self.say(&Message::End(self.complete), step)?;
+        }
+        Ok(())
+    }
+
+    fn say<E>(&mut self, message: &Message, step: &mut Step) -> Result<(), Halt<E>> {
+        let frame = message.encode();
+        self.meter.send(frame.len())?;
+        step.frames.push(frame);
+        Ok(())
+    }
+
+    /// Compares as much of what is open as one message holds.
+    fn compare<S: Source>(&mut self, source: &S, step: &mut Step) -> Result<(), Halt<S::Failure>> {
+        let mut chosen = Vec::new();
+        let mut tags = 0;
+        while let Some(&(prefix, fan)) = self.open.last() {
+            tags += 1 << fan;
+            if tags > MAX_TAGS {
+                break;
+            }
+            self.open.pop();
+            chosen.push((prefix, fan));
+        }
+        chosen.sort_unstable();
+        let (mut spans, mut buckets) = (Vec::new(), Vec::new());
+        let source = self.meter.over(source);
+        for (prefix, fan) in chosen {
+            let digests = digests(&source, &source, prefix, fan)?;
+            let count = digests.iter().map(|digest| digest.count).sum();
+            let each = || digests.iter().enumerate();
+            let prefix_of = |at| prefix.narrowed(fan, at);
+            let tags = each().map(|(at, digest)| self.key.tag(prefix_of(at), *digest).0).collect();
+            buckets.extend(each().map(|(at, digest)| (prefix_of(at), digest.count)));
+            spans.push(Compared { prefix, count, tags });
+        }
+        self.asked.push_back(Question::Compare(buckets));
+        self.say(&Message::Compare(spans), step)
+    }
+
+    /// Asks for more cells of a group, as many as it has several times over.
+    fn widen<E>(&mut self, group: Group, step: &mut Step) -> Result<(), Halt<E>> {
+        let from = group.theirs.len();
+        let growth = if group.is_widened { GROWTH } else { FIRST_GROWTH };
+        let to = (from * growth).min(MAX_GROUP_CELLS.into());
+        let number = |cells: usize| u16::try_from(cells).expect("no more cells than a group has");
+        let prefixes = group.prefixes.clone();
+        self.asked.push_back(Question::More(group));
+        self.say(&Message::More(More { prefixes, from: number(from), to: number(to) }), step)
+    }
+}
+
+/// Into how many buckets, in bits, a set of `count` links is divided first.
+fn opening_bits(count: u64) -> u8 {
+    if count <= MAX_WHOLE {
+        return 0;
+    }
+    (OPENING_BITS..MAX_OPENING_BITS)
+        .find(|bits| count >> bits <= MAX_BUCKET_LINKS / 2)
+        .unwrap_or(MAX_OPENING_BITS)
+}
