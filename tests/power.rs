@@ -1,0 +1,200 @@
+//! A power cut right after "in step" (scenario 35): what was said to be in step is there.
+//!
+//! One machine has a disk of its own: an ext4 file system on a loop device. The cut is the file
+//! system's own shutdown without flushing its journal, so that whatever was not synced is gone, as
+//! when the power fails. That takes root, so these run only where they are asked for:
+//! `cargo test --test power -- --ignored`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use ark_testkit::daemon::{Daemon, Machine, Setup};
+use ark_testkit::tree::await_condition;
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ark");
+/// Far beyond what any of these takes; only a failure reaches it.
+const LIMIT: Duration = Duration::from_secs(90);
+/// Room for some small files and a store.
+const DISK_BYTES: u64 = 256 << 20;
+/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`. By way of perl, which every Debian has,
+/// because an ioctl takes unsafe code here.
+const CUT: &str = r#"
+    open(my $disk, "<", $ARGV[0]) or die $!;
+    my $flags = pack("L", 2);
+    ioctl($disk, 0x8004587d, $flags) or die $!;
+"#;
+
+/// A disk that loses its power when told to.
+struct Disk {
+    home: TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let disk = Self { home: tempfile::tempdir().unwrap() };
+        fs::File::create(disk.image()).unwrap().set_len(DISK_BYTES).unwrap();
+        fs::create_dir(disk.path()).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()));
+        disk.mount();
+        disk
+    }
+
+    fn image(&self) -> PathBuf {
+        self.home.path().join("image")
+    }
+
+    /// Where it is mounted.
+    fn path(&self) -> PathBuf {
+        self.home.path().join("disk")
+    }
+
+    fn mount(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.path()));
+    }
+
+    /// Cuts the power under `daemon` and brings the disk back, without it.
+    fn cut(&self, daemon: Daemon<'_>) {
+        run(Command::new("perl").args(["-e", CUT]).arg(self.path()));
+        daemon.kill();
+        await_condition("the disk is let go of", LIMIT, || unmount(&self.path()).then_some(()));
+        self.mount();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        unmount(&self.path());
+    }
+}
+
+fn unmount(path: &Path) -> bool {
+    Command::new("umount").arg("-q").arg(path).status().is_ok_and(|status| status.success())
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn assert_in_step(a: &Machine, b: &Machine) {
+    a.wait(LIMIT);
+    b.wait(LIMIT);
+    let differences = a.tree().differences(&b.tree());
+    assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
+}
+
+/// Rounds with few changes are synced file by file, those with many by one sync of everything.
+fn in_step_outlives_cuts(work: impl Fn(&Machine, &Machine, usize, usize)) {
+    let disk = Disk::new();
+    let a = Machine::new(BINARY, "a", None);
+    let b = Machine::new(BINARY, "b", Some(&disk.path()));
+    let c = Machine::new(BINARY, "c", None);
+    a.configure(&[&b], &Setup::default());
+    b.configure(&[&a, &c], &Setup::default());
+    c.configure(&[&b, &a], &Setup::default());
+    let on_a = a.start();
+    let mut on_b = b.start();
+    for (round, count) in [4, 60, 4, 3].into_iter().enumerate() {
+        work(&a, &b, round, count);
+        assert_in_step(&a, &b);
+        let told = a.tree();
+        disk.cut(on_b);
+        let differences = b.tree().differences(&told);
+        assert!(differences.is_empty(), "round {round}, after the cut: {differences:#?}");
+        on_b = b.start();
+        assert_in_step(&a, &b);
+        let differences = a.tree().differences(&told);
+        assert!(differences.is_empty(), "round {round}, when in step anew: {differences:#?}");
+    }
+    // What b's folder shows its store has, too.
+    on_a.kill();
+    let on_c = c.start();
+    assert_in_step(&b, &c);
+    on_c.kill();
+    on_b.kill();
+}
+
+fn content(round: usize, n: usize) -> Vec<u8> {
+    format!("round {round}, file {n}; ").repeat(200).into_bytes()
+}
+
+#[test]
+#[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
+fn what_was_received_outlives_a_power_cut() {
+    in_step_outlives_cuts(|a, _, round, count| {
+        for n in 0..count {
+            a.write(&format!("{round}/{n}"), content(round, n));
+        }
+        a.write("rewritten", content(round, count));
+        if round > 0 {
+            fs::remove_file(a.folder().join(format!("{}/0", round - 1))).unwrap();
+            let moved = a.folder().join(format!("{}/1", round - 1));
+            fs::rename(moved, a.folder().join(format!("{round}/moved"))).unwrap();
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
+fn what_was_written_here_outlives_a_power_cut() {
+    in_step_outlives_cuts(|_, b, round, count| {
+        for n in 0..count {
+            b.write(&format!("{round}/{n}"), content(round, n));
+        }
+        b.write("rewritten", content(round, count));
+        if round > 0 {
+            fs::remove_file(b.folder().join(format!("{}/0", round - 1))).unwrap();
+            let moved = b.folder().join(format!("{}/1", round - 1));
+            fs::rename(moved, b.folder().join(format!("{round}/moved"))).unwrap();
+        }
+    });
+}
+
+/// What was not yet in step may be as it was before; all else is as it was, and nobody takes what
+/// the cut undid for a user's doing.
+#[test]
+#[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
+fn a_power_cut_at_any_moment_undoes_nothing_of_before() {
+    let disk = Disk::new();
+    let a = Machine::new(BINARY, "a", None);
+    let b = Machine::new(BINARY, "b", Some(&disk.path()));
+    a.configure(&[&b], &Setup::default());
+    b.configure(&[&a], &Setup::default());
+    let _on_a = a.start();
+    let mut on_b = b.start();
+    for round in 0..12 {
+        assert_in_step(&a, &b);
+        // Few changes are synced one by one, which leaves alone what others wrote there.
+        let count = if round % 2 == 0 { 3 } else { 40 };
+        for n in 0..count {
+            a.write(&format!("edited/{n}"), content(round, n));
+            a.write(&format!("of a/{round}/{n}"), content(round, n));
+            b.write(&format!("of b/{round}/{n}"), content(round, n));
+        }
+        // Not waiting for anything: another moment each time.
+        std::thread::sleep(Duration::from_millis(round as u64 * 37 % 300));
+        // What b's users wrote, and a has by now.
+        let told = a.tree();
+        disk.cut(on_b);
+        on_b = b.start();
+        assert_in_step(&a, &b);
+        let now = a.tree();
+        let is_edited = |path: &Path| path.starts_with("edited");
+        let undone: Vec<_> = told
+            .0
+            .iter()
+            .filter(|(path, item)| !is_edited(path) && now.0.get(*path) != Some(item))
+            .collect();
+        assert!(undone.is_empty(), "round {round}: {undone:?}\n{}", b.log());
+        for n in 0..count {
+            let expected = Some(content(round, n));
+            assert_eq!(a.read(&format!("edited/{n}")), expected, "round {round}, file {n}");
+            assert_eq!(a.read(&format!("of a/{round}/{n}")), expected, "round {round}, file {n}");
+        }
+        assert!(a.conflicts().is_empty(), "round {round}: {:?}", a.conflicts());
+    }
+    on_b.kill();
+}
