@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ark_core::{Read, RelPath};
 
 use crate::base::{BaseError, BaseRead, Cache, Hold, Record, Records, Retry};
+use crate::durable::Unsynced;
 use crate::fs::{Dir, FsError, FsErrorKind, Granularity, Root, Stat};
 use crate::plan::Action;
 use crate::scan::FoundNode;
@@ -105,9 +106,9 @@ where
         granularity,
         disk,
         touched: BTreeMap::new(),
+        unsynced: Unsynced::default(),
         failed: HashMap::new(),
         applied: Applied::default(),
-        last_dir: None,
     };
     let mut rest = actions;
     while let Some(first) = rest.first() {
@@ -164,9 +165,8 @@ struct Batch<'a, B> {
     /// Paths that are not what they should be by now: what is below them fails with them.
     failed: HashMap<RelPath, Hold>,
     applied: Applied,
-    /// The directory that was worked in last. Not held longer than the batch: an open directory
-    /// goes on naming one that was moved away.
-    last_dir: Option<Dir>,
+    /// What is to be made durable before base is told.
+    unsynced: Unsynced,
 }
 
 /// A directory in which names were changed.
@@ -197,6 +197,12 @@ enum Stopped {
     Dirty(Vec<RelPath>),
     /// As [`Outcome::Failed`].
     Failed(Retry),
+    /// What is at this path is perhaps not seen yet, perhaps never will be: it is to be scanned,
+    /// and counts as skipped until that finds something.
+    Covered {
+        path: RelPath,
+        reason: String,
+    },
     Base(BaseError),
 }
 
@@ -276,6 +282,10 @@ impl<B: BaseRead> Batch<'_, B> {
             Err(Stopped::Base(error)) => return Err(error.into()),
             Err(Stopped::Dirty(paths)) => Outcome::Dirty(paths),
             Err(Stopped::Failed(retry)) => Outcome::Failed(retry),
+            Err(Stopped::Covered { path, reason }) => {
+                self.applied.dirty.insert(path);
+                Outcome::Failed(Retry { hold: Hold::Skipped, reason })
+            }
             Err(Stopped::Fs(error)) => {
                 tracing::debug!(error = %error.in_words(), "an action failed");
                 of_error(action, &error)
@@ -321,19 +331,14 @@ impl<B: BaseRead> Batch<'_, B> {
         })
     }
 
-    /// Opens the directory that holds `path`.
-    fn parent(&mut self, path: &RelPath) -> Result<Dir, Stopped> {
-        let names = path.names();
-        let parent = RelPath::from(names[..names.len().saturating_sub(1)].to_vec());
-        if let Some(dir) = self.last_dir.as_ref().filter(|dir| *dir.path() == parent) {
-            return Ok(dir.clone());
-        }
-        let dir = self.root.dir(&parent)?;
-        self.last_dir = Some(dir.clone());
-        Ok(dir)
+    /// The directory that holds `path`, and the name there. Looked for anew each time: an open
+    /// directory goes on naming one that was moved away.
+    fn parent<'p>(&self, path: &'p RelPath) -> Result<(Dir, &'p [u8]), FsError> {
+        let (dir, name) = self.root.parent(path)?;
+        Ok((dir, name.as_bytes()))
     }
 
-    /// Syncs the names, and takes back what was done in directories that are not where they
+    /// Makes all durable, and takes back what was done in directories that are not where they
     /// were: an open directory goes on naming one that was moved away, perhaps out of the folder.
     /// What the user never saw must not read as deleted by him.
     fn finish(mut self) -> Result<Applied, ApplyError> {
@@ -346,17 +351,7 @@ impl<B: BaseRead> Batch<'_, B> {
         if !moved.is_empty() {
             self.take_back(&moved);
         }
-        if self.touched.len() > MAX_SINGLE_SYNCS {
-            self.root.sync_file_system().map_err(ApplyError::Sync)?;
-        } else {
-            for path in self.touched.keys() {
-                match self.root.dir(path).and_then(|dir| dir.sync()) {
-                    // Removed since, by this batch or by somebody else.
-                    Err(error) if !error.is_absent() => return Err(ApplyError::Sync(error)),
-                    _ => {}
-                }
-            }
-        }
+        self.unsynced.sync(self.root).map_err(ApplyError::Sync)?;
         Ok(self.applied)
     }
 

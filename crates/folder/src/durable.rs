@@ -4,7 +4,6 @@
 //! make of it a deletion, or an edit back to nothing, that nobody made; of a deletion a new file.
 
 use std::collections::BTreeSet;
-use std::io;
 
 use ark_core::RelPath;
 
@@ -15,76 +14,87 @@ use crate::scan::{FoundNode, ScanResult};
 /// file system, which also waits for what others wrote there.
 const MAX_SINGLE_SYNCS: usize = 32;
 
-/// What is to be synced.
-#[derive(Debug, PartialEq, Eq)]
-enum Extent {
-    Each { files: Vec<RelPath>, directories: BTreeSet<RelPath> },
-    FileSystem,
+/// Files and directories that were changed and are perhaps not durable. Remembers no more of them
+/// than are synced one by one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unsynced {
+    files: BTreeSet<RelPath>,
+    directories: BTreeSet<RelPath>,
 }
 
-/// Syncs what `result` says of the folder at `root`. What went meanwhile is no error: another
-/// scan finds it gone. Blocking.
-///
-/// # Errors
-/// The device failed: base must not be told.
-pub(crate) fn sync(root: &Root, result: &ScanResult) -> Result<(), FsError> {
-    match extent(result) {
-        Extent::FileSystem => root.sync_file_system(),
-        Extent::Each { files, directories } => {
-            for path in &files {
-                sync_file(root, path)?;
-            }
-            directories.iter().try_for_each(|path| sync_nearest(root, path))
+impl Unsynced {
+    /// The content, bits or times of a file were changed.
+    pub(crate) fn file(&mut self, path: RelPath) {
+        if !self.is_many() {
+            self.files.insert(path);
         }
+    }
+
+    /// The names in a directory, or its bits, were changed.
+    pub(crate) fn directory(&mut self, path: RelPath) {
+        if !self.is_many() {
+            self.directories.insert(path);
+        }
+    }
+
+    fn is_many(&self) -> bool {
+        self.files.len() + self.directories.len() > MAX_SINGLE_SYNCS
+    }
+
+    /// Syncs all of them. What went meanwhile is no error: a scan finds it gone. Blocking.
+    ///
+    /// # Errors
+    /// The device failed: base must not be told.
+    pub(crate) fn sync(&self, root: &Root) -> Result<(), FsError> {
+        if self.is_many() {
+            return root.sync_file_system();
+        }
+        self.files.iter().try_for_each(|path| sync_file(root, path))?;
+        self.directories.iter().try_for_each(|path| sync_nearest(root, path))
     }
 }
 
-fn extent(result: &ScanResult) -> Extent {
-    let mut files = Vec::new();
-    let mut directories = BTreeSet::new();
+/// Syncs what `result` says of the folder at `root`. Blocking.
+///
+/// # Errors
+/// As [`Unsynced::sync`].
+pub(crate) fn sync(root: &Root, result: &ScanResult) -> Result<(), FsError> {
+    unsynced(result).sync(root)
+}
+
+fn unsynced(result: &ScanResult) -> Unsynced {
+    let mut unsynced = Unsynced::default();
     for (path, found) in &result.found {
         match found.node {
-            FoundNode::File { .. } => files.push(path.clone()),
-            FoundNode::Directory => {
-                directories.insert(path.clone());
-            }
+            FoundNode::File { .. } => unsynced.file(path.clone()),
+            FoundNode::Directory => unsynced.directory(path.clone()),
             // Its content is in the directory, or is written with it.
             FoundNode::Symlink { .. } => {}
         }
-        directories.extend(path.split_last().map(|(directory, _)| directory));
-        if files.len() + directories.len() > MAX_SINGLE_SYNCS {
-            return Extent::FileSystem;
+        if let Some((directory, _)) = path.split_last() {
+            unsynced.directory(directory);
         }
     }
     let mut within: Option<&RelPath> = None;
     for path in &result.gone {
         // What was in a directory that is gone went with it.
         if within.is_none_or(|gone| !path.starts_with(gone)) {
-            directories.extend(path.split_last().map(|(directory, _)| directory));
+            if let Some((directory, _)) = path.split_last() {
+                unsynced.directory(directory);
+            }
             within = Some(path);
         }
-        if files.len() + directories.len() > MAX_SINGLE_SYNCS {
-            return Extent::FileSystem;
-        }
     }
-    Extent::Each { files, directories }
+    unsynced
 }
 
 fn sync_file(root: &Root, path: &RelPath) -> Result<(), FsError> {
-    let opened = root.parent(path).and_then(|(dir, name)| dir.open_file(name.as_bytes()));
-    match opened {
-        Ok((file, _)) => match file.sync_all() {
-            // A file system that cannot.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            synced => synced.map_err(|source| FsError {
-                operation: "sync",
-                path: path.to_string(),
-                source,
-            }),
-        },
+    let synced = root.parent(path).and_then(|(dir, name)| dir.sync_file(name.as_bytes()));
+    match synced {
         Err(error) if error.is_absent() || error.kind() == FsErrorKind::NotAFile => Ok(()),
-        // It cannot be opened any more: what was read of it is made durable all the same.
-        Err(_) => root.sync_file_system(),
+        // It cannot be opened: it is made durable all the same.
+        Err(error) if error.kind() == FsErrorKind::Denied => root.sync_file_system(),
+        other => other,
     }
 }
 
@@ -148,9 +158,8 @@ mod tests {
             ..ScanResult::default()
         };
         let directories = ["a", "b", "c", "d", "e"].map(path).into_iter().chain([RelPath::root()]);
-        let expected =
-            Extent::Each { files: vec![path("a/f")], directories: directories.collect() };
-        assert_eq!(extent(&result), expected);
+        let expected = Unsynced { files: [path("a/f")].into(), directories: directories.collect() };
+        assert_eq!(unsynced(&result), expected);
     }
 
     #[test]
@@ -158,11 +167,11 @@ mod tests {
         let many = |count: usize| (0..count).map(|number| path(&format!("d{number}/f")));
         let found = |count| many(count).map(|path| (path, file())).collect();
         let of_found = |count| ScanResult { found: found(count), ..ScanResult::default() };
-        assert_ne!(extent(&of_found(16)), Extent::FileSystem);
-        assert_eq!(extent(&of_found(17)), Extent::FileSystem);
+        assert!(!unsynced(&of_found(16)).is_many());
+        assert!(unsynced(&of_found(17)).is_many());
         let of_gone = |count| ScanResult { gone: many(count).collect(), ..ScanResult::default() };
-        assert_ne!(extent(&of_gone(32)), Extent::FileSystem);
-        assert_eq!(extent(&of_gone(33)), Extent::FileSystem);
+        assert!(!unsynced(&of_gone(32)).is_many());
+        assert!(unsynced(&of_gone(33)).is_many());
     }
 
     #[test]

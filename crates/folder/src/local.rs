@@ -20,6 +20,7 @@ use ark_core::{
 
 use crate::base::{BaseRead, Cache, Disowned, Record};
 use crate::disowned::without;
+use crate::plan::working_bits;
 use crate::scan::{Found, FoundNode};
 use crate::wants::{Lookup, Want, WantsError};
 
@@ -130,6 +131,13 @@ impl<R: Read> Trees<'_, R> {
         found: &Found,
     ) -> Result<Option<Behind>, TreeError<R::Error>> {
         let Some(interrupted) = &mut self.interrupted else { return Ok(None) };
+        if let Some(before) = before.filter(|before| before.node == FoundNode::Directory)
+            && found.node == FoundNode::Directory
+            && found.permissions == working_bits(before.permissions)
+        {
+            // It was opened to be worked in.
+            return Ok(Some(before.behind.clone()));
+        }
         let Some(want) = interrupted.want(path)? else { return Ok(None) };
         // Its bits may not be set yet; but where nothing else was to be changed, other bits than
         // those wanted are somebody's.

@@ -4,11 +4,11 @@
 //! agrees with base, so what a plan saw at a path *is* its record (none: nothing is there).
 //! Every prefix of a plan may be carried out and the rest planned anew.
 //!
-//! The order: files that stand where directories must be are removed; directories are made,
+//! The order: directories that would keep ark out are opened; files that stand where directories must be are removed; directories are made,
 //! outermost first; content that is here under another name is moved, the last of a chain first
 //! and pairs by exchanges; what is gone is removed, directories innermost first; content is
-//! written; what is there already is adopted; bits that could keep ark out of a directory come
-//! last. (Adopting follows removing: versions of equal content become one, and while two paths
+//! written; what is there already is adopted; bits that keep ark out of a directory come
+//! last, back or anew. (Adopting follows removing: versions of equal content become one, and while two paths
 //! are said to show it, moving one over the other would read as its deletion.) After each step every path is
 //! as base says, as wanted, or not there, so that a scan after a crash takes nothing for an edit.
 
@@ -36,6 +36,11 @@ pub enum Action {
     },
     /// Base forgets the path; whatever is on disk is not ark's.
     Forget {
+        /// The path.
+        path: RelPath,
+    },
+    /// Gives a directory the owner's bits, for as long as the plan works in it.
+    Open {
         /// The path.
         path: RelPath,
     },
@@ -125,6 +130,7 @@ impl Action {
         match self {
             Self::Adopt { path, .. }
             | Self::Forget { path }
+            | Self::Open { path }
             | Self::MakeDirectory { path, .. }
             | Self::Write { path, .. }
             | Self::Remove { path }
@@ -202,6 +208,7 @@ where
             sorted.take(path, want.as_ref(), record, dirty, held);
         }
     }
+    sorted.see_closed(base)?;
     Ok(sorted.into_plan())
 }
 
@@ -219,6 +226,9 @@ struct Sorted {
     make: BTreeMap<RelPath, Want>,
     remove: BTreeSet<RelPath>,
     bits: BTreeMap<RelPath, Want>,
+    /// Directories without the owner's bits in which there is something to do, as they are shown
+    /// and, but for these, wanted.
+    closed: BTreeMap<RelPath, Want>,
 }
 
 #[derive(Debug)]
@@ -247,10 +257,9 @@ impl Sorted {
         let was_directory = record.as_ref().is_some_and(|r| r.node == FoundNode::Directory);
         let is_directory = want.is_some_and(|want| want.node == FoundNode::Directory);
         let goes = was_directory && !is_directory;
-        let is_unsure = record.as_ref().is_some_and(|record| record.cache.is_none());
         match (record, want) {
             (None, None) => {}
-            _ if dirty.covers(path) || is_unsure || goes && dirty.any_below(path) => {
+            _ if dirty.covers(path) || goes && dirty.any_below(path) => {
                 self.blocked.insert(path.clone());
             }
             (Some(_), None) if held == Some(Held::Ignored) => {
@@ -295,6 +304,35 @@ impl Sorted {
         } else if record.behind != want.behind {
             self.quiet.push(Action::Adopt { path: path.clone(), want: want.clone() });
         }
+    }
+
+    /// Finds the directories that have to be opened for what is to be done in them.
+    fn see_closed<B: BaseRead>(&mut self, base: &B) -> Result<(), BaseError> {
+        let acted = self.leaving.keys().chain(self.arriving.keys()).chain(self.make.keys());
+        let parents: BTreeSet<RelPath> = acted
+            .chain(&self.remove)
+            .chain(self.bits.keys())
+            .filter_map(|path| Some(path.split_last()?.0))
+            .filter(|parent| !parent.is_root())
+            .collect();
+        for parent in parents {
+            let record = base.get(&parent)?.filter(|r| r.node == FoundNode::Directory);
+            if let Some(want) = record.as_ref().map(shown).filter(|want| !opens(want)) {
+                self.closed.insert(parent, want);
+            }
+        }
+        // Closing them adopts what else is wanted of them.
+        self.quiet.retain(|action| match action {
+            Action::Adopt { path, want } => {
+                let closed = self.closed.get_mut(path);
+                closed.is_none_or(|closed| {
+                    closed.clone_from(want);
+                    false
+                })
+            }
+            _ => true,
+        });
+        Ok(())
     }
 
     /// Which wanted files have their content leaving another path: by target. Of several the
@@ -343,7 +381,10 @@ impl Sorted {
             .partition(|action| matches!(action, Action::Forget { .. }));
         let (open, close): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.bits).into_iter().partition(|(_, want)| opens(want));
-        actions.extend(open.into_iter().map(set_permissions));
+        let closed = std::mem::take(&mut self.closed);
+        let opened = closed.keys().filter(|path| !open.contains_key(path));
+        actions.extend(opened.map(|path| Action::Open { path: path.clone() }));
+        actions.extend(open.iter().map(|(path, want)| set_permissions(path, want)));
         let leaving = |then| {
             let all = self.leaving.iter().filter(move |(_, leaving)| leaving.then == then);
             all.map(|(path, _)| path)
@@ -373,9 +414,12 @@ impl Sorted {
             written.map(|(path, want)| Action::Write { path: path.clone(), want: want.clone() }),
         );
         actions.extend(adopted);
-        let narrow = self.make.into_iter().filter(|(_, want)| !opens(want));
-        let last: BTreeMap<_, _> = close.into_iter().chain(narrow).collect();
-        actions.extend(last.into_iter().rev().map(set_permissions));
+        let stay = closed
+            .iter()
+            .filter(|(path, _)| !self.remove.contains(path) && !open.contains_key(path));
+        let narrow = self.make.iter().filter(|(_, want)| !opens(want));
+        let last: BTreeMap<_, _> = stay.chain(&close).chain(narrow).collect();
+        actions.extend(last.into_iter().rev().map(|(path, want)| set_permissions(path, want)));
         Plan { actions, blocked: self.blocked, skipped: self.skipped }
     }
 }
@@ -395,13 +439,13 @@ fn opens(want: &Want) -> bool {
     want.node == FoundNode::Directory && want.permissions.bits() & OWNER_BITS == OWNER_BITS
 }
 
-fn set_permissions((path, want): (RelPath, Want)) -> Action {
-    Action::SetPermissions { path, want }
+fn set_permissions(path: &RelPath, want: &Want) -> Action {
+    Action::SetPermissions { path: path.clone(), want: want.clone() }
 }
 
-/// The bits with which a directory is made: those wanted, and what ark needs to fill it.
-pub(crate) fn working_bits(want: &Want) -> Permissions {
-    Permissions::from_mode(u32::from(want.permissions.bits() | OWNER_BITS))
+/// The bits that a directory has while ark works in it: its own, and what that takes.
+pub(crate) fn working_bits(permissions: Permissions) -> Permissions {
+    Permissions::from_mode(u32::from(permissions.bits() | OWNER_BITS))
 }
 
 /// Takes the rings out of `moves` (from target to source): of a pair both moves, which it

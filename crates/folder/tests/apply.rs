@@ -2,21 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ark_core::{
     Behind, Content, DeviceId, Dot, Incarnation, Link, Mtime, ObjectId, Permissions, Read, RelPath,
     Writer,
 };
 use ark_folder::apply::{Applied, Control, MAX_BATCH_WRITES, apply, batch_length};
-use ark_folder::base::{Cache, Hold, Record};
-use ark_folder::fs::Root;
-use ark_folder::plan::Action;
+use ark_folder::base::{BaseError, Cache, Hold, Record};
+use ark_folder::fs::{Gate, Root};
+use ark_folder::plan::{Action, Dirty, plan};
 use ark_folder::scan::FoundNode;
-use ark_folder::wants::Want;
+use ark_folder::wants::{Want, Wants};
 use bytes::Bytes;
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 /// A folder, its base, and the objects at hand.
@@ -64,8 +65,45 @@ fn behind(path: &RelPath) -> Behind {
 
 impl Scene {
     fn new() -> Self {
+        Self::behind(|_, _, _, _| Ok(()))
+    }
+
+    /// On a file system that can only rename and link.
+    fn plain() -> Self {
+        Self::behind(|_, operation, _, _| match operation {
+            "rename to" | "exchange with" => Err(Errno::OPNOTSUPP),
+            _ => Ok(()),
+        })
+    }
+
+    /// Where nobody is root: what is done in a directory takes its owner's bits.
+    fn unprivileged() -> Self {
+        Self::behind(|folder, operation, directory, _| {
+            let changes_names = matches!(
+                operation,
+                "create"
+                    | "make directory"
+                    | "rename"
+                    | "rename to"
+                    | "rename over"
+                    | "exchange with"
+                    | "remove"
+            );
+            let mode = folder.join(directory.to_string()).metadata().unwrap().mode();
+            if changes_names && mode & 0o300 != 0o300 { Err(Errno::ACCESS) } else { Ok(()) }
+        })
+    }
+
+    /// `pass` is called before every change, with the folder, and as a gate is.
+    fn behind<P>(pass: P) -> Self
+    where
+        P: Fn(&Path, &str, &RelPath, &[u8]) -> Result<(), Errno> + Send + Sync + 'static,
+    {
         let folder = tempfile::tempdir().unwrap();
-        let root = Root::open(folder.path()).unwrap();
+        let at = folder.path().to_owned();
+        let gate =
+            Gate::new(move |operation, directory, name| pass(&at, operation, directory, name));
+        let root = Root::open_behind(folder.path(), gate).unwrap();
         let (base, store, control) = (BTreeMap::new(), Store::default(), Control::default());
         Self { folder, root, base, store, control }
     }
@@ -112,6 +150,23 @@ impl Scene {
     fn write(&mut self, at: &str, content: &str) -> Action {
         let node = self.content(content);
         Action::Write { path: path(at), want: Self::want(at, node, 0o640) }
+    }
+
+    /// Plans for `wants` and carries the plan out; base is told.
+    fn reach(&mut self, wants: &Wants) -> Applied {
+        let planned = plan::<_, BaseError>(wants, &self.base, &Dirty::default(), |_, _| Ok(None));
+        let applied = self.apply(&planned.unwrap().actions);
+        for (path, record) in applied.records.clone() {
+            match record {
+                Some(record) => drop(self.base.insert(path, record)),
+                None => drop(self.base.remove(&path)),
+            }
+        }
+        applied
+    }
+
+    fn mode(&self, at: &str) -> u32 {
+        self.path(at).metadata().unwrap().mode() & 0o777
     }
 
     fn apply(&self, actions: &[Action]) -> Applied {
@@ -360,9 +415,57 @@ fn what_went_into_a_directory_moved_away_is_not_done() {
     scene.store.on_read = Some(Box::new(move |_| drop(std::fs::rename(&from, &to))));
     let actions = [scene.write("d/new", "wanted"), scene.write("fine", "wanted")];
     let applied = scene.apply(&actions);
+    let moved: Vec<_> = std::fs::read_dir(outside.path().join("d")).unwrap().collect();
+    assert_eq!(moved.len(), 1, "{moved:?}");
     assert_eq!(applied.records.keys().collect::<Vec<_>>(), [&path("fine")]);
     assert_eq!(applied.retries[&path("d/new")].hold, Hold::Blocked);
     assert!(applied.dirty.contains(&path("d")));
+}
+
+/// Between plan and action a directory was moved out, with all that base knows, and a symlink
+/// leads there.
+#[test]
+fn a_parent_that_became_a_symlink_never_leads_out() {
+    let mut scene = Scene::new();
+    scene.known("d", None);
+    for at in ["d/edited", "d/removed", "d/chmodded", "d/leaving", "arriving"] {
+        scene.known(at, Some(at));
+    }
+    let outside = tempfile::tempdir().unwrap();
+    let moved = outside.path().join("moved");
+    std::fs::rename(scene.path("d"), &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, scene.path("d")).unwrap();
+    let mut want = |at: &str, content: &str| {
+        let node = scene.content(content);
+        Scene::want(at, node, 0o600)
+    };
+    let actions = [
+        Action::MakeDirectory {
+            path: path("d/made"),
+            want: Scene::want("d/made", FoundNode::Directory, 0o755),
+        },
+        Action::Move {
+            from: path("arriving"),
+            to: path("d/arrived"),
+            want: want("d/arrived", "arriving"),
+        },
+        Action::Move { from: path("d/leaving"), to: path("left"), want: want("left", "d/leaving") },
+        Action::SetPermissions { path: path("d/chmodded"), want: want("d/chmodded", "d/chmodded") },
+        Action::Remove { path: path("d/removed") },
+        Action::Write { path: path("d/edited"), want: want("d/edited", "wanted") },
+        Action::Write { path: path("d/new"), want: want("d/new", "wanted") },
+    ];
+    let applied = scene.apply(&actions);
+    let mut outside: Vec<_> =
+        std::fs::read_dir(&moved).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    outside.sort();
+    assert_eq!(outside, ["chmodded", "edited", "leaving", "removed"]);
+    assert_eq!(std::fs::read_to_string(moved.join("edited")).unwrap(), "d/edited");
+    assert_ne!(moved.join("chmodded").metadata().unwrap().mode() & 0o777, 0o600);
+    assert_eq!(scene.names(), ["arriving", "d"]);
+    // Where nothing is any more, nothing is left to remove.
+    assert_eq!(applied.records, [(path("d/removed"), None)].into());
+    assert!(applied.dirty.contains(&path("d")), "{applied:?}");
 }
 
 #[test]
@@ -375,4 +478,270 @@ fn batches_are_bounded() {
     let huge = Action::Write { path: path("huge"), want: Scene::want("huge", huge, 0o644) };
     assert_eq!(batch_length(&[huge.clone(), huge]), 1);
     assert_eq!(batch_length(&[]), 0);
+}
+
+#[test]
+fn a_record_that_proves_nothing_waits_for_a_scan() {
+    let mut scene = Scene::new();
+    for at in ["unsettled", "unseen", "seen"] {
+        scene.known(at, Some("before"));
+    }
+    scene.base.get_mut(&path("unsettled")).unwrap().cache.as_mut().unwrap().settled = false;
+    scene.base.get_mut(&path("unseen")).unwrap().cache = None;
+    let mut actions = vec![Action::Remove { path: path("unseen") }];
+    actions.extend(["seen", "unsettled"].map(|at| scene.write(at, "wanted")));
+    let applied = scene.apply(&actions);
+    assert_eq!(applied.dirty, BTreeSet::from([path("unseen"), path("unsettled")]));
+    assert_eq!(applied.records.keys().collect::<Vec<_>>(), [&path("seen")]);
+    assert_eq!(scene.read("unsettled"), "before");
+    assert_eq!(scene.names(), ["seen", "unseen", "unsettled"]);
+}
+
+/// What an inode says must be durable before base says so: syncing the names in a directory does
+/// not make the bits of what is in it durable.
+#[test]
+fn bits_and_times_are_synced() {
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&done);
+    let mut scene = Scene::behind(move |_, operation, directory, name| {
+        let name = String::from_utf8_lossy(name);
+        let name = if name.starts_with(".ark-tmp-") { "temporary" } else { &name };
+        log.lock().unwrap().push(format!("{operation} {directory}/{name}"));
+        Ok(())
+    });
+    scene.known("chmod", Some("1"));
+    scene.known("from", Some("2"));
+    let moved = scene.base[&path("from")].node;
+    let chmod = Scene::want("chmod", scene.base[&path("chmod")].node, 0o600);
+    done.lock().unwrap().clear();
+    let actions = [
+        Action::MakeDirectory {
+            path: path("d"),
+            want: Scene::want("d", FoundNode::Directory, 0o700),
+        },
+        Action::Move { from: path("from"), to: path("to"), want: Scene::want("to", moved, 0o600) },
+        scene.write("new", "content"),
+        Action::SetPermissions { path: path("chmod"), want: chmod },
+    ];
+    let applied = scene.apply(&actions);
+    assert_eq!(applied.records.len(), 5);
+    let done = done.lock().unwrap();
+    let last = |what: &str| {
+        let at = done.iter().rposition(|done| done == what);
+        at.unwrap_or_else(|| panic!("no {what} in {done:#?}"))
+    };
+    assert!(last("set mode and time of /temporary") < last("sync /temporary"), "{done:#?}");
+    for (change, at) in
+        [("change mode of", "chmod"), ("change mode of", "to"), ("set time of", "to")]
+    {
+        assert!(last(&format!("{change} /{at}")) < last(&format!("sync /{at}")), "{done:#?}");
+    }
+    assert!(last("make directory /d") < last("sync d/"), "{done:#?}");
+    assert!(last("rename to /new") < last("sync /"), "{done:#?}");
+}
+
+#[test]
+fn all_is_done_where_nothing_can_be_exchanged() {
+    let mut scene = Scene::plain();
+    for (at, content) in [
+        ("replaced", "before"),
+        ("swapped-1", "one"),
+        ("swapped-2", "two"),
+        ("moved", "moved"),
+        ("moved-over", "over"),
+        ("covered", "covered"),
+        ("gone", "gone"),
+    ] {
+        scene.known(at, Some(content));
+    }
+    let node = |scene: &Scene, at: &str| scene.base[&path(at)].node;
+    let want = |scene: &Scene, at: &str, of: &str| Scene::want(at, node(scene, of), 0o640);
+    let actions = [
+        Action::Exchange {
+            from: path("swapped-1"),
+            back: want(&scene, "swapped-1", "swapped-2"),
+            to: path("swapped-2"),
+            want: want(&scene, "swapped-2", "swapped-1"),
+        },
+        Action::Move { from: path("moved"), to: path("to"), want: want(&scene, "to", "moved") },
+        Action::Move {
+            from: path("moved-over"),
+            to: path("covered"),
+            want: want(&scene, "covered", "moved-over"),
+        },
+        Action::Remove { path: path("gone") },
+        scene.write("new", "new"),
+        scene.write("replaced", "after"),
+    ];
+    let applied = scene.apply(&actions);
+    assert!(applied.retries.is_empty() && applied.dirty.is_empty(), "{applied:?}");
+    let names = ["covered", "new", "replaced", "swapped-1", "swapped-2", "to"];
+    assert_eq!(scene.names(), names);
+    assert_eq!(names.map(|at| scene.read(at)), ["over", "new", "after", "two", "one", "moved"]);
+}
+
+/// An edit in the moment between the last look at a file and what is done about it.
+#[test]
+fn an_edit_in_the_last_moment_is_kept_where_nothing_can_be_exchanged() {
+    for operation in ["remove", "swap", "move"] {
+        let edited = AtomicBool::new(false);
+        let mut scene = Scene::behind(move |folder, operation, _, name| match operation {
+            "rename to" | "exchange with" => Err(Errno::OPNOTSUPP),
+            "rename" if name == b"f" && !edited.swap(true, Ordering::Relaxed) => {
+                std::fs::write(folder.join("f"), "edited in the last moment").unwrap();
+                Ok(())
+            }
+            _ => Ok(()),
+        });
+        scene.known("f", Some("before"));
+        scene.known("g", Some("other"));
+        let node = |at: &str| scene.base[&path(at)].node;
+        let action = match operation {
+            "remove" => Action::Remove { path: path("f") },
+            "swap" => Action::Exchange {
+                from: path("f"),
+                back: Scene::want("f", node("g"), 0o640),
+                to: path("g"),
+                want: Scene::want("g", node("f"), 0o640),
+            },
+            _ => Action::Move {
+                from: path("f"),
+                to: path("h"),
+                want: Scene::want("h", node("f"), 0o640),
+            },
+        };
+        let applied = scene.apply(&[action]);
+        assert!(applied.dirty.contains(&path("f")), "{operation}: {applied:?}");
+        assert!(applied.records.is_empty(), "{operation}: {applied:?}");
+        let names = scene.names();
+        assert!(names.iter().all(|name| !name.starts_with(".ark-")), "{operation}: {names:?}");
+        let contents: BTreeSet<String> = names.iter().map(|at| scene.read(at)).collect();
+        let expected = ["edited in the last moment", "other"].map(str::to_owned);
+        assert_eq!(contents, BTreeSet::from(expected), "{operation}");
+    }
+}
+
+#[test]
+fn closed_directories_are_worked_in_and_closed_again() {
+    let mut scene = Scene::unprivileged();
+    for at in ["d", "d/e", "gone", "gone/below"] {
+        scene.known(at, None);
+    }
+    for at in ["d/e/edited", "d/e/gone", "gone/f", "gone/below/f"] {
+        scene.known(at, Some("before"));
+    }
+    for at in ["d", "d/e", "gone", "gone/below"] {
+        let closed = std::fs::Permissions::from_mode(0o555);
+        std::fs::set_permissions(scene.path(at), closed).unwrap();
+        scene.base.get_mut(&path(at)).unwrap().permissions = Permissions::from_mode(0o555);
+    }
+    let file = scene.content("wanted");
+    let mut wants: Wants = ["gone", "gone/f", "gone/below", "gone/below/f", "d/e/gone"]
+        .map(|at| (path(at), None))
+        .into();
+    for at in ["d/e/edited", "d/e/new/f"] {
+        wants.insert(path(at), Some(Scene::want(at, file, 0o640)));
+    }
+    let directory = Scene::want("d/e/new", FoundNode::Directory, 0o555);
+    wants.insert(path("d/e/new"), Some(directory));
+    let applied = scene.reach(&wants);
+    assert!(applied.retries.is_empty() && applied.dirty.is_empty(), "{applied:?}");
+    assert_eq!(scene.names(), ["d"]);
+    assert_eq!(
+        (scene.read("d/e/edited"), scene.read("d/e/new/f")),
+        ("wanted".into(), "wanted".into())
+    );
+    assert!(!scene.path("d/e/gone").exists());
+    assert_eq!(["d", "d/e", "d/e/new"].map(|at| scene.mode(at)), [0o555; 3]);
+    for at in ["d", "d/e", "d/e/new"] {
+        assert_eq!(scene.base[&path(at)].permissions, Permissions::from_mode(0o555), "{at}");
+    }
+}
+
+/// What failed in a directory is done by the next plan though the directory was closed meanwhile.
+#[test]
+fn what_failed_in_a_closed_directory_is_done_later() {
+    let full = Arc::new(AtomicBool::new(true));
+    let is_full = Arc::clone(&full);
+    let mut scene = Scene::behind(move |folder, operation, directory, _| {
+        let mode = folder.join(directory.to_string()).metadata().unwrap().mode();
+        match operation {
+            "create" if is_full.load(Ordering::Relaxed) => Err(Errno::NOSPC),
+            "create" | "rename" if mode & 0o300 != 0o300 => Err(Errno::ACCESS),
+            _ => Ok(()),
+        }
+    });
+    let file = scene.content("wanted");
+    let wants: Wants = [
+        (path("d"), Some(Scene::want("d", FoundNode::Directory, 0o555))),
+        (path("d/f"), Some(Scene::want("d/f", file, 0o640))),
+    ]
+    .into();
+    let applied = scene.reach(&wants);
+    assert_eq!(applied.retries[&path("d/f")].hold, Hold::Failed);
+    assert_eq!(scene.mode("d"), 0o555);
+    full.store(false, Ordering::Relaxed);
+    let applied = scene.reach(&wants);
+    assert!(applied.retries.is_empty() && applied.dirty.is_empty(), "{applied:?}");
+    assert_eq!((scene.read("d/f").as_str(), scene.mode("d")), ("wanted", 0o555));
+}
+
+#[test]
+fn a_directory_not_known_where_a_file_is_wanted_is_said_and_scanned() {
+    let mut scene = Scene::new();
+    std::fs::create_dir(scene.path("build")).unwrap();
+    let action = scene.write("build", "a file");
+    let applied = scene.apply(&[action]);
+    assert_eq!(applied.retries[&path("build")].hold, Hold::Skipped);
+    assert!(applied.retries[&path("build")].reason.contains("not synced"));
+    assert_eq!(applied.dirty, BTreeSet::from([path("build")]));
+    assert_eq!(scene.names(), ["build"]);
+}
+
+/// Nothing is done outside of the folder, also in a directory that was in it a moment ago.
+#[test]
+fn a_directory_moved_out_between_two_actions_is_left_alone() {
+    let mut scene = Scene::behind(|folder, operation, directory, _| {
+        if operation == "remove" && directory.to_string() == "d" {
+            // The first file was put aside and is being removed.
+            let outside = folder.with_extension("outside");
+            drop(std::fs::rename(folder.join("d"), outside));
+        }
+        Ok(())
+    });
+    scene.known("d", None);
+    for at in ["d/1", "d/2", "d/3"] {
+        scene.known(at, Some("before"));
+    }
+    let mut actions: Vec<Action> =
+        ["d/1", "d/2"].map(|at| Action::Remove { path: path(at) }).into();
+    actions.push(scene.write("d/3", "wanted"));
+    let applied = scene.apply(&actions);
+    let outside = scene.folder.path().with_extension("outside");
+    let content = |at: &str| std::fs::read_to_string(outside.join(at)).unwrap();
+    assert_eq!((content("2"), content("3")), ("before".into(), "before".into()));
+    std::fs::remove_dir_all(&outside).unwrap();
+    assert!(!applied.records.contains_key(&path("d/1")), "the user did not delete it there");
+}
+
+/// Some confinements forbid to set mode bits where set-group-id is one of them.
+#[test]
+fn bits_that_are_right_are_not_set() {
+    let mut scene = Scene::behind(|_, operation, _, _| match operation {
+        "change mode of" => Err(Errno::PERM),
+        _ => Ok(()),
+    });
+    let want = |at: &str, mode| Scene::want(at, FoundNode::Directory, mode);
+    let actions = [
+        Action::MakeDirectory { path: path("right"), want: want("right", 0o700) },
+        Action::MakeDirectory { path: path("wrong"), want: want("wrong", 0o777) },
+        scene.write("wrong/f", "content"),
+    ];
+    let applied = scene.apply(&actions);
+    // It is used all the same, and what it lacks is said.
+    assert_eq!(applied.retries.keys().collect::<Vec<_>>(), [&path("wrong")]);
+    assert_eq!(applied.retries[&path("wrong")].hold, Hold::Skipped);
+    assert_eq!(scene.read("wrong/f"), "content");
+    let recorded = applied.records[&path("wrong")].as_ref().unwrap().permissions;
+    assert_eq!(u32::from(recorded.bits()), scene.mode("wrong"));
 }

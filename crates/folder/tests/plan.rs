@@ -76,22 +76,25 @@ struct Disk {
 }
 
 impl Disk {
-    fn parent_is_there(&self, path: &RelPath) {
+    /// The parent is there, and its owner may change it.
+    fn parent_is_open(&self, path: &RelPath) {
         let (parent, _) = path.split_last().unwrap();
         if !parent.is_root() {
-            let found = self.tree.get(&parent).map(|found| found.0);
-            assert_eq!(found, Some(FoundNode::Directory), "the parent of {path:?}");
+            let (node, bits) = self.tree[&parent];
+            assert_eq!(node, FoundNode::Directory, "the parent of {path:?}");
+            assert_eq!(bits.bits() & 0o300, 0o300, "the parent of {path:?}");
         }
     }
 
     fn put(&mut self, path: &RelPath, want: &Want, permissions: Permissions) {
-        self.parent_is_there(path);
+        self.parent_is_open(path);
         self.tree.insert(path.clone(), (want.node, permissions));
         let record = record(want.behind.clone(), want.node, permissions);
         self.base.insert(path.clone(), record);
     }
 
     fn take(&mut self, path: &RelPath) -> FoundNode {
+        self.parent_is_open(path);
         self.base.remove(path);
         self.tree.remove(path).unwrap_or_else(|| panic!("{path:?} is not there")).0
     }
@@ -109,10 +112,15 @@ impl Disk {
             Action::Forget { path } => {
                 self.base.remove(path);
             }
+            Action::Open { path } => {
+                assert!(is_directory(self, path), "{path:?} is no directory");
+                let (_, bits) = self.tree.get_mut(path).unwrap();
+                *bits = opened(*bits);
+                self.base.get_mut(path).unwrap().permissions = *bits;
+            }
             Action::MakeDirectory { path, want } => {
                 assert!(!self.tree.contains_key(path), "{path:?} is in the way");
-                let bits = Permissions::from_mode(u32::from(want.permissions.bits() | 0o700));
-                self.put(path, want, bits);
+                self.put(path, want, opened(want.permissions));
             }
             Action::Move { from, to, want } => {
                 let moved = self.take(from);
@@ -156,6 +164,12 @@ impl Disk {
                 base.insert(path.clone(), old.unwrap().clone());
                 continue;
             }
+            if let Some(old) = old
+                && (old.node, opened(old.permissions)) == (FoundNode::Directory, permissions)
+            {
+                base.insert(path.clone(), record(old.behind.clone(), node, permissions));
+                continue;
+            }
             let want = wants.get(path).and_then(Option::as_ref);
             let want = want.filter(|want| want.node == node);
             let want = want.unwrap_or_else(|| panic!("{path:?} would be taken for an edit"));
@@ -163,6 +177,11 @@ impl Disk {
         }
         self.base = base;
     }
+}
+
+/// What ark gives a directory to work in it.
+fn opened(bits: Permissions) -> Permissions {
+    Permissions::from_mode(u32::from(bits.bits() | 0o700))
 }
 
 fn make(wants: &Wants, base: &Base, dirty: &Dirty) -> Plan {
@@ -362,14 +381,35 @@ fn what_is_held_is_not_touched() {
 }
 
 #[test]
-fn a_record_without_a_stat_waits_for_a_scan() {
-    let bits = Permissions::from_mode(0o644);
-    let before: Tree = [(path("f"), (file("1"), bits))].into();
-    let mut base = base_of(&before);
-    base.get_mut(&path("f")).unwrap().cache = None;
-    let planned = make(&wants_of(&before, &Tree::new()), &base, &Dirty::default());
-    assert!(planned.actions.is_empty());
-    assert_eq!(planned.blocked, BTreeSet::from([path("f")]));
+fn a_closed_directory_is_opened_and_closed_again() {
+    let (file_bits, closed) = (Permissions::from_mode(0o644), Permissions::from_mode(0o555));
+    let tree = |contents: &[(&str, Option<&str>)]| -> Tree {
+        let node = |content: Option<&str>| match content {
+            Some(content) => (file(content), file_bits),
+            None => (FoundNode::Directory, closed),
+        };
+        contents.iter().map(|(at, content)| (path(at), node(*content))).collect()
+    };
+    let before = tree(&[("d", None), ("d/e", None), ("d/e/f", Some("1")), ("g", None)]);
+    let actions = |wanted: &Tree| {
+        make(&wants_of(&before, wanted), &base_of(&before), &Dirty::default()).actions
+    };
+    let mut wanted = before.clone();
+    wanted.insert(path("d/e/f"), (file("2"), file_bits));
+    let steps = actions(&wanted);
+    let opened = Action::Open { path: path("d/e") };
+    assert_eq!(steps.first(), Some(&opened), "{steps:?}");
+    let is_closing = |action: &Action| {
+        matches!(action, Action::SetPermissions { path: at, want }
+            if *at == path("d/e") && want.permissions == closed)
+    };
+    assert!(is_closing(steps.last().unwrap()), "{steps:?}");
+    // What is removed whole is not closed.
+    let steps = actions(&tree(&[("g", None)]));
+    let opens: Vec<&Action> =
+        steps.iter().filter(|action| matches!(action, Action::Open { .. })).collect();
+    assert_eq!(opens, [&Action::Open { path: path("d") }, &opened]);
+    assert!(!steps.iter().any(|step| matches!(step, Action::SetPermissions { .. })), "{steps:?}");
 }
 
 /// While both are said to show a version, moving one over the other would read as its deletion.

@@ -15,6 +15,7 @@ impl<B: BaseRead> Batch<'_, B> {
         match action {
             Action::Adopt { path, want } => self.adopt(path, want),
             Action::Forget { path } => Ok(Outcome::Done(vec![(path.clone(), None)])),
+            Action::Open { path } => self.open(path),
             Action::MakeDirectory { path, want } => self.make_directory(path, want),
             Action::Move { from, to, want } => self.relocate(from, to, want),
             Action::Exchange { from, back, to, want } => self.exchange(from, back, to, want),
@@ -34,21 +35,44 @@ impl<B: BaseRead> Batch<'_, B> {
         Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
     }
 
+    fn open(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
+        let (before, dir, _) = self.as_base_says(path)?;
+        let (name, permissions) = (last_name(path), working_bits(before.permissions));
+        match dir.set_permissions(name, permissions) {
+            // Somebody else's. What is to be done in it may be allowed all the same.
+            Err(error) if error.kind() == FsErrorKind::Denied => {
+                return Ok(Outcome::Done(Vec::new()));
+            }
+            other => other?,
+        }
+        self.unsynced.directory(path.clone());
+        let cache = Some(self.cache(dir.stat(name)?));
+        Ok(Outcome::Done(vec![(path.clone(), Some(Record { permissions, cache, ..before }))]))
+    }
+
     fn make_directory(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
-        let (dir, name) = (self.parent(path)?, last_name(path));
-        let bits = working_bits(want);
+        let (dir, name) = self.parent(path)?;
+        let bits = working_bits(want.permissions);
         match dir.make_dir(name, bits) {
             Err(error) if error.kind() == FsErrorKind::Exists => return Err(taken(&dir, path)),
             other => other?,
         }
-        // The umask does not decide what others' directories allow.
-        dir.set_permissions(name, bits)?;
+        // The umask does not decide what others' directories allow. Where nobody may change that
+        // (set-group-id directories in some confinements) it is used as it is.
+        match dir.set_permissions(name, bits) {
+            Err(error) if error.kind() == FsErrorKind::Denied => {
+                let retry = Retry { hold: Hold::Skipped, reason: error.in_words() };
+                self.applied.retries.insert(path.clone(), retry);
+            }
+            other => other?,
+        }
         self.touch(path, &dir);
+        self.unsynced.directory(path.clone());
         let stat = dir.stat(name)?;
         let record = Record {
             behind: want.behind.clone(),
             node: FoundNode::Directory,
-            permissions: bits,
+            permissions: stat.permissions(),
             mtime: want.mtime,
             cache: Some(self.cache(stat)),
         };
@@ -60,8 +84,7 @@ impl<B: BaseRead> Batch<'_, B> {
             // An earlier action failed: the content is in the store, a later plan writes it.
             return Err(blocked());
         };
-        let (from_dir, to_dir) = (self.parent(from)?, self.parent(to)?);
-        let (from_name, to_name) = (last_name(from), last_name(to));
+        let ((from_dir, from_name), (to_dir, to_name)) = (self.parent(from)?, self.parent(to)?);
         unchanged(&from_dir, from_name, &expected, from)?;
         let both = || vec![from.clone(), to.clone()];
         match self.expected(to)? {
@@ -122,28 +145,14 @@ impl<B: BaseRead> Batch<'_, B> {
         let (Some(a), Some(b)) = (self.expected(from)?, self.expected(to)?) else {
             return Err(blocked());
         };
-        let (from_dir, to_dir) = (self.parent(from)?, self.parent(to)?);
-        let (from_name, to_name) = (last_name(from), last_name(to));
+        let ((from_dir, from_name), (to_dir, to_name)) = (self.parent(from)?, self.parent(to)?);
         unchanged(&from_dir, from_name, &a, from)?;
         unchanged(&to_dir, to_name, &b, to)?;
-        match from_dir.exchange(from_name, &to_dir, to_name) {
-            Err(error) if error.kind() == FsErrorKind::Unsupported => {
-                let aside = temporary_name();
-                from_dir.rename_new(from_name, &from_dir, &aside)?;
-                if let Err(error) = to_dir.rename_new(to_name, &from_dir, from_name) {
-                    give_back(&from_dir, &aside, from_name)?;
-                    return Err(error.into());
-                }
-                if let Err(error) = from_dir.rename_new(&aside, &to_dir, to_name) {
-                    give_back(&from_dir, &aside, from_name)?;
-                    return Err(error.into());
-                }
-            }
-            other => other?,
-        }
+        swap((&from_dir, from), (&to_dir, to))?;
         let (at_to, at_from) = (to_dir.stat(to_name)?, from_dir.stat(from_name)?);
         if !same_content(&at_to, &a) || !same_content(&at_from, &b) {
-            from_dir.exchange(from_name, &to_dir, to_name)?;
+            // If this fails, edited files stand under each other's names: as good.
+            let _ = swap((&from_dir, from), (&to_dir, to));
             return Err(Stopped::Dirty(vec![from.clone(), to.clone()]));
         }
         self.touch(from, &from_dir);
@@ -159,11 +168,10 @@ impl<B: BaseRead> Batch<'_, B> {
     fn remove(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
         let gone = || Ok(Outcome::Done(vec![(path.clone(), None)]));
         let Some(expected) = self.expected(path)? else { return gone() };
-        let dir = match self.parent(path) {
-            Err(Stopped::Fs(error)) if error.is_absent() => return gone(),
+        let (dir, name) = match self.parent(path) {
+            Err(error) if error.is_absent() => return gone(),
             other => other?,
         };
-        let name = last_name(path);
         match unchanged(&dir, name, &expected, path) {
             Err(Stopped::Fs(error)) if error.is_absent() => return gone(),
             other => other?,
@@ -175,12 +183,11 @@ impl<B: BaseRead> Batch<'_, B> {
 
     fn remove_directory(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
         let gone = || Ok(Outcome::Done(vec![(path.clone(), None)]));
-        let dir = match self.parent(path) {
-            Err(Stopped::Fs(error)) if error.is_absent() => return gone(),
+        let (dir, name) = match self.parent(path) {
+            Err(error) if error.is_absent() => return gone(),
             other => other?,
         };
-        self.last_dir = None;
-        match dir.remove_dir(last_name(path)) {
+        match dir.remove_dir(name) {
             Err(error) if error.is_absent() => gone(),
             // What is ignored, or was made just now: the directory stays, and its base with it,
             // so that it is not taken for a new one.
@@ -200,8 +207,8 @@ impl<B: BaseRead> Batch<'_, B> {
     /// The record of `path`, its directory and its stat, if it is there and as base says.
     fn as_base_says(&mut self, path: &RelPath) -> Result<(Record, Dir, Stat), Stopped> {
         let Some(record) = self.disk.get(path)? else { return Err(blocked()) };
-        let dir = self.parent(path)?;
-        let stat = dir.stat(last_name(path))?;
+        let (dir, name) = self.parent(path)?;
+        let stat = dir.stat(name)?;
         let expected = self.expected(path)?.ok_or_else(blocked)?;
         let is_as_expected = match record.node {
             // A directory's own times move with what is in it.
@@ -225,7 +232,10 @@ impl<B: BaseRead> Batch<'_, B> {
         if before.node != FoundNode::Directory && !same_content(&stat, &expected) {
             return Err(Stopped::Dirty(vec![path.clone()]));
         }
-        self.touch(path, &dir);
+        match before.node {
+            FoundNode::Directory => self.unsynced.directory(path.clone()),
+            _ => self.unsynced.file(path.clone()),
+        }
         let record = Record {
             behind: want.behind.clone(),
             permissions: want.permissions,
@@ -234,6 +244,24 @@ impl<B: BaseRead> Batch<'_, B> {
         };
         Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
     }
+}
+
+/// Swaps two files. Without a way to do it in one step, a crash in between leaves one of them
+/// under a temporary's name: its content is in the store, and its absence is no deletion.
+fn swap((a_dir, a): (&Dir, &RelPath), (b_dir, b): (&Dir, &RelPath)) -> Result<(), Stopped> {
+    let (a_name, b_name) = (last_name(a), last_name(b));
+    match a_dir.exchange(a_name, b_dir, b_name) {
+        Err(error) if error.kind() == FsErrorKind::Unsupported => {}
+        other => return Ok(other?),
+    }
+    let aside = temporary_name();
+    a_dir.rename(a_name, a_dir, &aside)?;
+    let moved =
+        move_to_free(b_dir, b_name, a_dir, a).and_then(|()| move_to_free(a_dir, &aside, b_dir, b));
+    if moved.is_err() {
+        give_back(a_dir, &aside, a_name)?;
+    }
+    moved
 }
 
 /// It depends on an action that was not done.

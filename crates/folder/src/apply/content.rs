@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ark_core::{Content, Link, ObjectId, Read, RelPath, TreeError, chunk_list};
 use bytes::Bytes;
 
-use super::{Control, has_permissions};
+use super::Control;
 use crate::base::{Hold, Retry};
 use crate::fs::{Dir, FsError, Root, Stat, Temporary, temporary_name};
 use crate::scan::FoundNode;
@@ -72,8 +72,7 @@ pub(super) fn write_all<R: Read + Sync>(
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Written)>> = Mutex::new(Vec::with_capacity(jobs.len()));
     let work = || {
-        let mut writer =
-            Writer { root, reader, sync_each, control, last_dir: None, last_chunk: None };
+        let mut writer = Writer { root, reader, sync_each, control, last_chunk: None };
         let mut written = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -103,7 +102,6 @@ struct Writer<'a, R> {
     reader: &'a R,
     sync_each: bool,
     control: &'a Control,
-    last_dir: Option<Dir>,
     /// The chunk read last: long runs of zeros are one chunk over and over.
     last_chunk: Option<(ObjectId, Bytes)>,
 }
@@ -139,19 +137,20 @@ impl<R: Read> Writer<'_, R> {
     }
 
     fn make(&mut self, job: &Job<'_>) -> Result<Made, Failure<R::Error>> {
-        let dir = self.parent(job.path)?;
+        let (dir, _) = self.root.parent(job.path)?;
         let (made, name) = match job.want.node {
             FoundNode::Symlink { target, .. } => {
                 let target = self.read(Link::raw(target))?;
                 let name = temporary_name();
-                (dir.make_symlink(&target, &name), name)
+                let made = dir.make_symlink(&target, &name);
+                (made.and_then(|()| dir.set_mtime(&name, job.want.mtime)), name)
             }
             FoundNode::File { content, size } => {
-                let Temporary { file, name } = dir.create_temp()?;
-                match self.fill(&file, job, content, size) {
-                    Ok(()) => (Ok(()), name),
+                let temporary = dir.create_temp()?;
+                match self.fill(&temporary, job, content, size) {
+                    Ok(()) => (Ok(()), temporary.name),
                     Err(failure) => {
-                        remove(&dir, &name);
+                        remove(&dir, &temporary.name);
                         return Err(failure);
                     }
                 }
@@ -159,7 +158,7 @@ impl<R: Read> Writer<'_, R> {
             // Directories are made, not written.
             FoundNode::Directory => (Ok(()), temporary_name()),
         };
-        match made.and_then(|()| Self::finish(&dir, &name, job.want)) {
+        match made.and_then(|()| dir.stat(&name)) {
             Ok(stat) => Ok(Made { dir, name, stat }),
             Err(error) => {
                 remove(&dir, &name);
@@ -168,17 +167,10 @@ impl<R: Read> Writer<'_, R> {
         }
     }
 
-    fn finish(dir: &Dir, name: &[u8], want: &Want) -> Result<Stat, FsError> {
-        if has_permissions(want.node) {
-            dir.set_permissions(name, want.permissions)?;
-        }
-        dir.set_mtime(name, want.mtime)?;
-        dir.stat(name)
-    }
-
+    /// Content, then bits and mtime, then durable: nothing of it changes afterwards.
     fn fill(
         &mut self,
-        file: &File,
+        temporary: &Temporary,
         job: &Job<'_>,
         content: Content,
         size: u64,
@@ -186,6 +178,7 @@ impl<R: Read> Writer<'_, R> {
         let failed = |source: io::Error| {
             Failure::Fs(FsError { operation: "write", path: job.path.to_string(), source })
         };
+        let file = &temporary.file;
         let mut offset = 0;
         for chunk in chunk_list(self.reader, content, size) {
             if self.control.stop.load(Ordering::Relaxed) {
@@ -202,8 +195,9 @@ impl<R: Read> Writer<'_, R> {
             self.control.bytes.fetch_add(length, Ordering::Relaxed);
         }
         file.set_len(size).map_err(failed)?;
+        temporary.dress(job.want.permissions, job.want.mtime)?;
         if self.sync_each {
-            file.sync_all().map_err(failed)?;
+            temporary.sync()?;
         }
         Ok(())
     }
@@ -220,17 +214,6 @@ impl<R: Read> Writer<'_, R> {
             .map_err(|source| Failure::Tree(TreeError::Read { link, source }))?;
         self.last_chunk = Some((link.id, bytes.clone()));
         Ok(bytes)
-    }
-
-    fn parent(&mut self, path: &RelPath) -> Result<Dir, FsError> {
-        let names = path.names();
-        let parent = RelPath::from(names[..names.len().saturating_sub(1)].to_vec());
-        if let Some(dir) = self.last_dir.as_ref().filter(|dir| *dir.path() == parent) {
-            return Ok(dir.clone());
-        }
-        let dir = self.root.dir(&parent)?;
-        self.last_dir = Some(dir.clone());
-        Ok(dir)
     }
 }
 

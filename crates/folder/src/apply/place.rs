@@ -26,16 +26,17 @@ impl<B: BaseRead> Batch<'_, B> {
     }
 
     fn try_place(&mut self, path: &RelPath, want: &Want, made: &Made) -> Result<Outcome, Stopped> {
-        let name = last_name(path);
+        let (dir, name) = self.parent(path)?;
+        if !dir.stat_self()?.same_object(&made.dir.stat_self()?) {
+            // It was moved away while the content was written, perhaps out of the folder.
+            let directory = dir.path().clone();
+            return Err(Stopped::Dirty(vec![directory, path.clone()]));
+        }
         match self.expected(path)? {
             None => move_to_free(&made.dir, &made.name, &made.dir, path)?,
+            // Its removal was planned before and left it there: what it holds is not ark's.
             Some(expected) if expected.kind == StatKind::Directory => {
-                // Its removal was planned before and left it there: what it holds is not ark's.
-                let reason = format!(
-                    "{path:?} is wanted as a file, but a directory that holds \
-                    files that are not synced is in its place"
-                );
-                return Err(Stopped::Failed(Retry { hold: Hold::Skipped, reason }));
+                return Err(covered_by_directory(path));
             }
             Some(expected) => {
                 unchanged(&made.dir, name, &expected, path)?;
@@ -46,12 +47,13 @@ impl<B: BaseRead> Batch<'_, B> {
         Ok(Outcome::Done(vec![self.placed(path, want, &made.dir, &made.stat)?]))
     }
 
-    /// The stat that base has for a path.
+    /// The stat that base has for a path. One that another change may have left alike proves
+    /// nothing: a scan has to look at the content first.
     pub(super) fn expected(&self, path: &RelPath) -> Result<Option<Stat>, Stopped> {
         match self.disk.get(path)? {
             None => Ok(None),
-            Some(Record { cache: Some(cache), .. }) => Ok(Some(cache.stat)),
-            Some(Record { cache: None, .. }) => Err(Stopped::Dirty(vec![path.clone()])),
+            Some(Record { cache: Some(cache), .. }) if cache.settled => Ok(Some(cache.stat)),
+            Some(_) => Err(Stopped::Dirty(vec![path.clone()])),
         }
     }
 
@@ -79,13 +81,14 @@ impl<B: BaseRead> Batch<'_, B> {
 
     /// Sets bits and mtime of a file that was moved to `path`, and gives its record.
     pub(super) fn dress(
-        &self,
+        &mut self,
         path: &RelPath,
         want: &Want,
         dir: &Dir,
         moved: &Stat,
     ) -> Result<(RelPath, Option<Record>), Stopped> {
         let name = last_name(path);
+        self.unsynced.file(path.clone());
         if has_permissions(want.node) && moved.permissions() != want.permissions {
             dir.set_permissions(name, want.permissions)?;
         }
@@ -105,6 +108,7 @@ impl<B: BaseRead> Batch<'_, B> {
     /// Notes that names in `dir`, the directory of `path`, were changed.
     pub(super) fn touch(&mut self, path: &RelPath, dir: &Dir) {
         let Some((parent, _)) = path.split_last() else { return };
+        self.unsynced.directory(parent.clone());
         let now = dir.stat_self();
         let touched = match (now, self.touched.get(&parent)) {
             (Ok(now), None) => Touched::One(now),
@@ -175,6 +179,7 @@ pub(super) fn taken(dir: &Dir, path: &RelPath) -> Stopped {
         Ok(Stat { kind: StatKind::Other(what), .. }) => {
             skipped(format!("{path:?} cannot be written: a {what} is in its place"))
         }
+        Ok(Stat { kind: StatKind::Directory, .. }) => covered_by_directory(path),
         Ok(_) => match dir.entries() {
             Ok(entries) if entries.iter().any(|entry| entry.name == name) => {
                 Stopped::Dirty(vec![path.clone()])
@@ -187,6 +192,16 @@ pub(super) fn taken(dir: &Dir, path: &RelPath) -> Stopped {
         },
         Err(error) => error.into(),
     }
+}
+
+/// A directory is where a file is wanted. If it is new, a scan finds it and all is planned anew;
+/// if it is ignored nothing ever comes of trying.
+fn covered_by_directory(path: &RelPath) -> Stopped {
+    let reason = format!(
+        "{path:?} is wanted as a file, but a directory that holds files that are not synced is \
+         in its place"
+    );
+    Stopped::Covered { path: path.clone(), reason }
 }
 
 /// Puts the temporary in the place of what base says is there, which stays if it is not.

@@ -19,6 +19,38 @@ pub struct Temporary {
     pub file: File,
     /// Its name in the directory: `.ark-tmp-` and 16 hex digits.
     pub name: Vec<u8>,
+    dir: Dir,
+}
+
+impl Temporary {
+    /// Gives it these bits and this mtime.
+    ///
+    /// # Errors
+    /// `Denied` and the like.
+    pub fn dress(&self, permissions: Permissions, mtime: Mtime) -> Result<(), FsError> {
+        self.dir.allowed("set mode and time of", &self.name)?;
+        let mode = Mode::from_bits_truncate(permissions.bits().into());
+        rustix::fs::fchmod(&self.file, mode)
+            .and_then(|()| rustix::fs::futimens(&self.file, &modified(mtime)))
+            .map_err(|errno| self.dir.failed("set mode and time of", &self.name, errno))
+    }
+
+    /// Makes its content, bits and times durable; not its name.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn sync(&self) -> Result<(), FsError> {
+        self.dir.allowed("sync", &self.name)?;
+        sync(&self.file).map_err(|errno| self.dir.failed("sync", &self.name, errno))
+    }
+}
+
+/// Syncs a file; one on a file system that cannot is left as it is.
+fn sync(file: &File) -> rustix::io::Result<()> {
+    match rustix::fs::fsync(file) {
+        Err(Errno::INVAL) => Ok(()),
+        other => other,
+    }
 }
 
 /// What the names of temporaries begin with; such names are reserved and never synced.
@@ -58,7 +90,7 @@ impl Dir {
     /// # Errors
     /// `Exists` where anything is.
     pub fn make_dir(&self, name: &[u8], permissions: Permissions) -> Result<(), FsError> {
-        self.checked("make directory", name)?;
+        self.may("make directory", name)?;
         let mode = Mode::from_bits_truncate(permissions.bits().into());
         rustix::fs::mkdirat(&self.fd, name, mode)
             .map_err(|errno| self.failed("make directory", name, errno))
@@ -71,16 +103,27 @@ impl Dir {
     pub fn create_temp(&self) -> Result<Temporary, FsError> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.allowed("create", TEMPORARY_PREFIX)?;
         let mut tries = 0;
         loop {
             let name = temporary_name();
             tries += 1;
             match rustix::fs::openat(&self.fd, &name[..], flags, Mode::RUSR | Mode::WUSR) {
-                Ok(fd) => return Ok(Temporary { file: File::from(fd), name }),
+                Ok(fd) => return Ok(Temporary { file: File::from(fd), name, dir: self.clone() }),
                 Err(Errno::EXIST) if tries < TEMPORARY_TRIES => {}
                 Err(errno) => return Err(self.failed("create", &name, errno)),
             }
         }
+    }
+
+    /// Makes content, bits and times of the file `name` durable.
+    ///
+    /// # Errors
+    /// As [`Dir::open_file`]; the device failed.
+    pub fn sync_file(&self, name: &[u8]) -> Result<(), FsError> {
+        let (file, _) = self.open_file(name)?;
+        self.allowed("sync", name)?;
+        sync(&file).map_err(|errno| self.failed("sync", name, errno))
     }
 
     /// Makes the symlink `name` pointing to `target`.
@@ -88,7 +131,7 @@ impl Dir {
     /// # Errors
     /// `Exists`; `NameTooLong` for a target that this file system does not take.
     pub fn make_symlink(&self, target: &[u8], name: &[u8]) -> Result<(), FsError> {
-        self.checked("make symlink", name)?;
+        self.may("make symlink", name)?;
         rustix::fs::symlinkat(target, &self.fd, name)
             .map_err(|errno| self.failed("make symlink", name, errno))
     }
@@ -98,10 +141,10 @@ impl Dir {
     /// # Errors
     /// `NotFound`; `NotEmpty` or `Exists` where a filled directory would be replaced; `OtherDevice`.
     pub fn rename(&self, name: &[u8], to: &Self, to_name: &[u8]) -> Result<(), FsError> {
-        self.checked("rename", name)?;
-        to.checked("rename to", to_name)?;
+        self.may("rename", name)?;
+        to.may("rename over", to_name)?;
         rustix::fs::renameat(&self.fd, name, &to.fd, to_name)
-            .map_err(|errno| to.failed("rename to", to_name, errno))
+            .map_err(|errno| to.failed("rename over", to_name, errno))
     }
 
     /// Moves `name` to `to_name` in `to`, where nothing may be.
@@ -109,7 +152,7 @@ impl Dir {
     /// # Errors
     /// `Exists`; `Unsupported` where the file system cannot tell in one step.
     pub fn rename_new(&self, name: &[u8], to: &Self, to_name: &[u8]) -> Result<(), FsError> {
-        self.rename_with(name, to, to_name, RenameFlags::NOREPLACE)
+        self.rename_with("rename to", name, to, to_name, RenameFlags::NOREPLACE)
     }
 
     /// Swaps `name` and `to_name` in `to` in one step; both must be there.
@@ -117,23 +160,24 @@ impl Dir {
     /// # Errors
     /// `NotFound` where one is not; `Unsupported` where the file system cannot.
     pub fn exchange(&self, name: &[u8], to: &Self, to_name: &[u8]) -> Result<(), FsError> {
-        self.rename_with(name, to, to_name, RenameFlags::EXCHANGE)
+        self.rename_with("exchange with", name, to, to_name, RenameFlags::EXCHANGE)
     }
 
     fn rename_with(
         &self,
+        operation: &'static str,
         name: &[u8],
         to: &Self,
         to_name: &[u8],
         flags: RenameFlags,
     ) -> Result<(), FsError> {
-        self.checked("rename", name)?;
-        to.checked("rename to", to_name)?;
+        self.may("rename", name)?;
+        to.may(operation, to_name)?;
         rustix::fs::renameat_with(&self.fd, name, &to.fd, to_name, flags).map_err(|errno| {
             // What a file system without these flags answers. A directory moved into itself
             // gives the same number, and gives it once more to the plain rename tried instead.
             let errno = if errno == Errno::INVAL { Errno::OPNOTSUPP } else { errno };
-            to.failed("rename to", to_name, errno)
+            to.failed(operation, to_name, errno)
         })
     }
 
@@ -154,17 +198,24 @@ impl Dir {
     }
 
     fn remove(&self, name: &[u8], flags: AtFlags) -> Result<(), FsError> {
-        self.checked("remove", name)?;
+        self.may("remove", name)?;
         rustix::fs::unlinkat(&self.fd, name, flags)
             .map_err(|errno| self.failed("remove", name, errno))
     }
 
-    /// Sets the nine permission bits of a file or directory; its other mode bits stay.
+    /// Sets the nine permission bits of a file or directory; its other mode bits stay. Does
+    /// nothing where they are right: to set mode bits that are there may be forbidden, where one
+    /// of them is set-group-id.
     ///
     /// # Errors
     /// `NotADirectory` for a symlink, which has no bits of its own; `NotAFile` for a device.
     pub fn set_permissions(&self, name: &[u8], permissions: Permissions) -> Result<(), FsError> {
-        self.checked("change mode of", name)?;
+        let stat = self.stat(name)?;
+        let has_bits = matches!(stat.kind, StatKind::File | StatKind::Directory);
+        if has_bits && stat.permissions() == permissions {
+            return Ok(());
+        }
+        self.allowed("change mode of", name)?;
         self.change_mode(name, permissions)
             .map_err(|errno| self.failed("change mode of", name, errno))
     }
@@ -201,13 +252,17 @@ impl Dir {
     /// # Errors
     /// `NotFound`, `Denied`.
     pub fn set_mtime(&self, name: &[u8], mtime: Mtime) -> Result<(), FsError> {
-        self.checked("set time of", name)?;
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
-        };
-        rustix::fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        self.may("set time of", name)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(&self.fd, name, &modified(mtime), flags)
             .map_err(|errno| self.failed("set time of", name, errno))
+    }
+}
+
+fn modified(mtime: Mtime) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
     }
 }
 

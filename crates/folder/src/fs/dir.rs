@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::error::NOT_A_FILE;
 use super::root::READABLE;
-use super::{FsError, Space, Stat, StatKind};
+use super::{FsError, Gate, Space, Stat, StatKind};
 
 /// How directories on the way are opened: on Linux without the right to read them, which a
 /// search through them does not need.
@@ -31,12 +31,14 @@ const MAX_PATH_AT_ONCE: usize = 4000;
 const RESOLVE_TRIES: usize = 3;
 
 /// What all directories of one root have in common.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Shared {
     /// The root's device; directories on another one are not entered.
     pub dev: u64,
     /// Whether the kernel resolves several names at once safely (`openat2`).
     pub beneath: bool,
+    /// Who stands before every change; see [`Root::open_behind`](super::Root::open_behind).
+    pub gate: Option<Gate>,
 }
 
 /// An open directory of a folder. Cheap to clone; usable from any thread. It goes on naming the
@@ -164,7 +166,7 @@ impl Dir {
             return Err(self.below("enter", below, Errno::XDEV));
         }
         let names = [self.path.names(), below.names()].concat();
-        Ok(Self::new(fd, RelPath::from(names), self.shared))
+        Ok(Self::new(fd, RelPath::from(names), self.shared.clone()))
     }
 
     /// The directory's own stat.
@@ -249,6 +251,7 @@ impl Dir {
     /// # Errors
     /// The device failed. A file system that cannot sync a directory is no error.
     pub fn sync(&self) -> Result<(), FsError> {
+        self.allowed("sync", b"")?;
         let failed = |errno| self.below("sync", &RelPath::root(), errno);
         let readable = self.readable().map_err(failed)?;
         match rustix::fs::fsync(&readable) {
@@ -258,6 +261,7 @@ impl Dir {
     }
 
     pub(super) fn sync_file_system(&self) -> Result<(), FsError> {
+        self.allowed("sync file system of", b"")?;
         #[cfg(target_os = "linux")]
         {
             let failed = |errno| self.below("sync file system of", &RelPath::root(), errno);
@@ -288,6 +292,18 @@ impl Dir {
         let leads_out = matches!(name, b"" | b"." | b"..")
             || name.iter().any(|&byte| byte == b'/' || byte == 0);
         if leads_out { Err(self.failed(operation, name, Errno::INVAL)) } else { Ok(()) }
+    }
+
+    /// Whether the gate lets a change through.
+    pub(super) fn allowed(&self, operation: &'static str, name: &[u8]) -> Result<(), FsError> {
+        let Some(gate) = &self.shared.gate else { return Ok(()) };
+        gate.pass(operation, &self.path, name).map_err(|errno| self.failed(operation, name, errno))
+    }
+
+    /// [`Dir::checked`] and [`Dir::allowed`].
+    pub(super) fn may(&self, operation: &'static str, name: &[u8]) -> Result<(), FsError> {
+        self.checked(operation, name)?;
+        self.allowed(operation, name)
     }
 
     pub(super) fn failed(&self, operation: &'static str, name: &[u8], errno: Errno) -> FsError {

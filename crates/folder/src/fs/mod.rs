@@ -10,6 +10,7 @@ mod change;
 mod clock;
 mod dir;
 mod error;
+mod gate;
 mod root;
 mod stat;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use change::{TEMPORARY_PREFIX, Temporary, clone_content, temporary_name};
 pub use clock::{Granularity, now};
 pub use dir::{Dir, DirEntry};
 pub use error::{FsError, FsErrorKind};
+pub use gate::Gate;
 pub use root::{Root, Space};
 pub use stat::{Stat, StatKind};
 

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::dir::{DIRECTORY, Dir, Shared};
-use super::{FsError, Granularity, Stat, clock};
+use super::{FsError, Gate, Granularity, Stat, clock};
 
 /// The root directory of a folder. Cheap to clone; usable from any thread. Every path is
 /// resolved below it without following a symlink in any component and without leaving its
@@ -34,10 +34,22 @@ impl Root {
     /// # Errors
     /// It is not there, not a directory, or not allowed.
     pub fn open(path: &Path) -> Result<Self, FsError> {
+        Self::open_with(path, None)
+    }
+
+    /// As [`Root::open`], for tests: every change of the folder passes `gate` first.
+    ///
+    /// # Errors
+    /// As [`Root::open`].
+    pub fn open_behind(path: &Path, gate: Gate) -> Result<Self, FsError> {
+        Self::open_with(path, Some(gate))
+    }
+
+    fn open_with(path: &Path, gate: Option<Gate>) -> Result<Self, FsError> {
         let failed = |errno| FsError::new("open folder", path.display().to_string(), errno);
         let fd = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(failed)?;
         let dev = Stat::from_system(&rustix::fs::fstat(&fd).map_err(failed)?).dev;
-        let shared = Shared { dev, beneath: super::dir::has_openat2(&fd) };
+        let shared = Shared { dev, beneath: super::dir::has_openat2(&fd), gate };
         let dir = Dir::new(fd, RelPath::root(), shared);
         Ok(Self { path: path.into(), dir })
     }

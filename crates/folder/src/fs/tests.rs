@@ -13,7 +13,7 @@ use super::{Dir, FsErrorKind, Granularity, Stat, StatKind};
 fn stepwise(path: &Path) -> Dir {
     let fd = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).unwrap();
     let dev = Stat::from_system(&rustix::fs::fstat(&fd).unwrap()).dev;
-    Dir::new(fd, RelPath::root(), Shared { dev, beneath: false })
+    Dir::new(fd, RelPath::root(), Shared { dev, beneath: false, gate: None })
 }
 
 #[test]
