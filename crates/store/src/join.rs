@@ -124,20 +124,22 @@ async fn keep_done(
 /// Indexes the rest of the closure and moves the state, durably. The objects' bytes were durable
 /// when they became pending.
 async fn commit(
-    repo: &RepoInner,
+    repo: &Arc<RepoInner>,
     pulls: &mut Pulls,
     state: &SignedState,
     objects: Vec<(Link, Summary)>,
 ) -> Result<(), PullError> {
     let (number, writer) = (repo.number, state.state().writer);
     let (bytes, counts) = (state.bytes().clone(), Arc::clone(&repo.store.counts));
+    let joining = Arc::clone(repo);
     let change = move |transaction: &redb::WriteTransaction| {
         let new = insert_objects(transaction, number, &objects)?;
         count(&counts.indexed, new.len());
         let mut table = transaction.open_table(STATES)?;
         table.remove(&state_key(number, Slot::Staged, writer))?;
         table.insert(&state_key(number, Slot::Joined, writer), bytes.as_ref())?;
-        Ok(())
+        drop(table);
+        joining.follow_heads(transaction)
     };
     let blobs = &repo.store.blobs;
     // Tagged in an earlier run: it was tagged again when the store was opened.

@@ -35,6 +35,7 @@ mod stage;
 mod states;
 mod store;
 mod tags;
+mod trie;
 
 pub use base::{Base, BaseRange, BaseSnapshot};
 pub use batch::Batch;
@@ -52,6 +53,7 @@ pub use receive::Received;
 pub use repo::Repo;
 pub use states::{Change, Equivocation, Staged, States};
 pub use store::{DEFAULT_INDEX_CACHE_BYTES, NewIncarnation, Options, Recovery, Store};
+pub use trie::Trie;
 
 /// The most links that [`Staged::Staged`] and [`Join::Missing`] name at once: as many as an engine
 /// wants at once, so that a large pull walks what it has a few times only. Nine megabytes.

@@ -112,6 +112,7 @@ impl Publisher {
         let error = match self.commit(&signed, &tag, ready, base).await {
             Ok(new) => {
                 told(repo, &signed, new.into_links()).await;
+                hit(repo, "committed")?;
                 return Ok(signed);
             }
             Err(error) => error,
@@ -148,6 +149,7 @@ impl Publisher {
         let known = repo.states().joined.get(&signed.state().writer).map(|s| s.bytes().clone());
         let (number, next, bytes) = (repo.number, self.next, signed.bytes().clone());
         let (writer, counts) = (signed.state().writer, Arc::clone(&store.counts));
+        let publishing = Arc::clone(repo);
         let committed = store.barrier.pass(imports, Some(set), move |transaction| {
             if living_incarnation(transaction)? != Some(next.incarnation) {
                 return Ok(Outcome::Renewed);
@@ -169,6 +171,8 @@ impl Publisher {
             }
             issued.insert(&key, (next.revision, next.sequence))?;
             base.write(transaction, number)?;
+            drop(states);
+            publishing.follow_heads(transaction)?;
             Ok(Outcome::Done(new))
         });
         match committed.await? {
@@ -181,7 +185,6 @@ impl Publisher {
                 return Err(BlobError::Reopened.into());
             }
         }
-        hit(repo, "committed")?;
         Ok(new)
     }
 }

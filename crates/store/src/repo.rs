@@ -23,8 +23,9 @@ use crate::join::Join;
 use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::receive::Received;
-use crate::states::{Change, Equivocation, Staged, StateRow, States};
+use crate::states::{Change, Equivocation, Staged, StateRow, States, heads_in};
 use crate::store::Inner;
+use crate::trie::{self, Trie};
 
 /// Changes that a subscriber may lag behind before it must re-read the states.
 const CHANGES: usize = 256;
@@ -200,6 +201,14 @@ impl Repo {
         crate::join::join(&self.inner, writer).await
     }
 
+    /// What the repo is compared with a peer's by; `None` where the store could not keep it.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub fn trie(&self) -> Result<Option<Trie>, IndexError> {
+        Trie::read(&self.inner.store.index.begin_read()?, self.inner.number)
+    }
+
     /// The states of now.
     pub fn states(&self) -> Arc<States> {
         self.inner.states()
@@ -338,6 +347,15 @@ impl RepoInner {
         let bytes = self.store.blobs.read_blocking(&self.store.runtime, link)?;
         self.store.cache.insert(self.number, link, bytes.clone());
         Ok(bytes)
+    }
+
+    /// Brings the trie after the joined states that `transaction` has.
+    pub(crate) fn follow_heads(
+        &self,
+        transaction: &redb::WriteTransaction,
+    ) -> Result<(), IndexError> {
+        let heads = heads_in(transaction, self.number, &self.states())?;
+        trie::follow(transaction, self.number, heads, |link| self.read_stored(link))
     }
 
     /// The bytes of a pending object. Blocking.

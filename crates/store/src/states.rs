@@ -9,7 +9,9 @@ use ark_core::{
 };
 
 use crate::error::IndexError;
-use crate::index::Slot;
+use redb::ReadableTable;
+
+use crate::index::{STATES, Slot, StateKey, TopicNumber, state_keys, writer_in};
 
 /// The newest states of all writers of a repo.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +157,31 @@ pub enum Change {
 pub(crate) fn roots_with(joined: &BTreeMap<Writer, SignedState>, state: &SignedState) -> Vec<Link> {
     let after = states_with(joined, state);
     heads(after).into_iter().filter_map(|head| head_link(state.state().kind, head.id)).collect()
+}
+
+/// The heads of a repo's joined states, as `transaction` has them. Those that `known` has, too, are
+/// not verified again.
+pub(crate) fn heads_in(
+    transaction: &redb::WriteTransaction,
+    topic: TopicNumber,
+    known: &States,
+) -> Result<Vec<Link>, IndexError> {
+    let table = transaction.open_table(STATES)?;
+    let (first, last) = state_keys(topic, Slot::Joined);
+    let mut joined = Vec::new();
+    for row in table.range::<&StateKey>(&first..=&last)? {
+        let (key, value) = row?;
+        let writer = writer_in(key.value());
+        let same = [&known.joined, &known.staged].into_iter().filter_map(|it| it.get(&writer));
+        let same = same.into_iter().find(|state| state.bytes() == value.value());
+        joined.push(match same {
+            Some(state) => state.clone(),
+            None => StateRow::read(key.value(), value.value())?.state,
+        });
+    }
+    let kind = joined.first().map(|state| state.state().kind);
+    let heads = heads(joined.iter().map(SignedState::state));
+    Ok(heads.into_iter().filter_map(|head| head_link(kind?, head.id)).collect())
 }
 
 /// The joined states with `state` in its writer's place.

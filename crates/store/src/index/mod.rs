@@ -18,9 +18,10 @@ use crate::space::{COMMIT_RESERVE_BYTES, Space};
 
 pub(crate) use disk::{Alarm, Health, damage, open_file};
 pub(crate) use tables::{
-    BASE, BASE_META, EQUIVOCATIONS, FORMAT_VERSION, ISSUED, META, ObjectKey, Slot, TOPICS,
-    TopicNumber, base_key, clear_objects_and_states, create_tables, equivocation_key, issued_key,
-    newest_format, number_topic, object_key, object_keys, state_key,
+    BASE, BASE_META, EQUIVOCATIONS, FORMAT_VERSION, ISSUED, LINKS, META, NODES, NodeKey, ObjectKey,
+    ROOTS, Slot, StateKey, TOPICS, TopicNumber, base_key, clear_objects_and_states, create_tables,
+    equivocation_key, issued_key, newest_format, node_key, number_topic, object_key, object_keys,
+    state_key, state_keys, writer_in,
 };
 pub(crate) use tables::{OBJECTS, PENDING, STATES};
 pub(crate) use writer::{Apply, Group, WeakWriter, Writer, with_result};

@@ -1,6 +1,7 @@
 //! The tables of the index and their keys. Every name carries the version of its table.
 
-use ark_core::{Link, ObjectId, TopicId, Writer};
+use ark_core::{DeviceId, Incarnation, Link, ObjectId, TopicId, Writer};
+use ark_recon::Prefix;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::error::IndexError;
@@ -25,6 +26,12 @@ pub(crate) const TOPICS: TableDefinition<&[u8; 32], (TopicNumber, u8)> =
 pub(crate) const OBJECTS: TableDefinition<&ObjectKey, &[u8]> = TableDefinition::new("objects/1");
 /// What a repo has received and cannot index yet; the bytes are in the blob store.
 pub(crate) const PENDING: TableDefinition<&ObjectKey, ()> = TableDefinition::new("pending/1");
+/// What a repo's heads reach -> how many links of it lead there: see [`crate::trie`].
+pub(crate) const LINKS: TableDefinition<&ObjectKey, u32> = TableDefinition::new("links/1");
+/// The trie over [`LINKS`].
+pub(crate) const NODES: TableDefinition<&NodeKey, &[u8]> = TableDefinition::new("nodes/1");
+/// Topic number -> the heads that [`LINKS`] is of.
+pub(crate) const ROOTS: TableDefinition<TopicNumber, &[u8]> = TableDefinition::new("roots/1");
 /// Signed states, verbatim, by topic, slot and writer.
 pub(crate) const STATES: TableDefinition<&StateKey, &[u8]> = TableDefinition::new("states/1");
 /// Topic and incarnation -> the highest revision and sequence that this device issued or burnt.
@@ -39,6 +46,8 @@ pub(crate) const BASE_META: TableDefinition<&[u8], &[u8]> = TableDefinition::new
 
 /// Topic number, id, kind.
 pub(crate) type ObjectKey = [u8; 4 + 32 + 1];
+/// Topic number, prefix.
+pub(crate) type NodeKey = [u8; 4 + 9];
 /// Topic number, slot, device, incarnation.
 pub(crate) type StateKey = [u8; 4 + 1 + 32 + 8];
 /// Topic number, incarnation.
@@ -86,6 +95,16 @@ pub(crate) fn object_keys(topic: TopicNumber, id: ObjectId) -> (ObjectKey, Objec
     (key(0), key(u8::MAX))
 }
 
+pub(crate) fn node_key(topic: TopicNumber, prefix: Prefix) -> NodeKey {
+    joined(&[&topic.to_be_bytes(), &prefix.to_key()])
+}
+
+/// The keys that a topic's states in a slot may have.
+pub(crate) fn state_keys(topic: TopicNumber, slot: Slot) -> (StateKey, StateKey) {
+    let key = |fill: u8| joined(&[&topic.to_be_bytes(), &[slot as u8], &[fill; 40]]);
+    (key(0), key(u8::MAX))
+}
+
 pub(crate) fn state_key(topic: TopicNumber, slot: Slot, writer: Writer) -> StateKey {
     joined(&[
         &topic.to_be_bytes(),
@@ -93,6 +112,15 @@ pub(crate) fn state_key(topic: TopicNumber, slot: Slot, writer: Writer) -> State
         writer.device.as_bytes(),
         &writer.incarnation.get().to_be_bytes(),
     ])
+}
+
+/// The writer in a key of [`STATES`].
+pub(crate) fn writer_in(key: &StateKey) -> Writer {
+    let (mut device, mut incarnation) = ([0; 32], [0; 8]);
+    device.copy_from_slice(&key[5..37]);
+    incarnation.copy_from_slice(&key[37..]);
+    let incarnation = Incarnation::new(u64::from_be_bytes(incarnation));
+    Writer { device: DeviceId::from_bytes(device), incarnation }
 }
 
 pub(crate) fn issued_key(topic: TopicNumber, writer: Writer) -> IssuedKey {
@@ -128,6 +156,9 @@ pub(crate) fn create_tables(transaction: &WriteTransaction) -> Result<(), IndexE
     transaction.open_table(TOPICS)?;
     transaction.open_table(OBJECTS)?;
     transaction.open_table(PENDING)?;
+    transaction.open_table(LINKS)?;
+    transaction.open_table(NODES)?;
+    transaction.open_table(ROOTS)?;
     transaction.open_table(STATES)?;
     transaction.open_table(ISSUED)?;
     transaction.open_table(EQUIVOCATIONS)?;
@@ -140,6 +171,9 @@ pub(crate) fn create_tables(transaction: &WriteTransaction) -> Result<(), IndexE
 pub(crate) fn clear_objects_and_states(transaction: &WriteTransaction) -> Result<(), IndexError> {
     transaction.delete_table(OBJECTS)?;
     transaction.delete_table(PENDING)?;
+    transaction.delete_table(LINKS)?;
+    transaction.delete_table(NODES)?;
+    transaction.delete_table(ROOTS)?;
     transaction.delete_table(STATES)?;
     create_tables(transaction)
 }

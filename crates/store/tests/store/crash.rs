@@ -11,6 +11,7 @@ use ark_store::{FailpointHook, Recovery, Store};
 use ed25519_dalek::SigningKey;
 
 use crate::support::{self, contents, files, own_head, publish, repo};
+use crate::trie::assert_trie;
 
 /// Tell a child of this test binary that it is one: where its store is, what it does, at which
 /// place it ends.
@@ -120,6 +121,7 @@ async fn a_publication_that_ends_anywhere_is_there_whole_or_not_at_all() {
             _ => vec![("x", &[2; 5000]), ("y", &[3; 40])],
         };
         assert_eq!(files(&repo).await, contents(&expected), "{place}");
+        assert_trie(&repo).await;
         // A tag that was set and perhaps not yet durable may be lost: then nothing of that
         // revision was told, and it may be signed again. A killed process loses none.
         let state = publish(&repo, &[("x", b"after")]).await;
@@ -129,6 +131,7 @@ async fn a_publication_that_ends_anywhere_is_there_whole_or_not_at_all() {
         }
         assert_eq!(state.state().revision, state.state().heads[0].sequence, "{place}");
         assert_only_tags_of(&store, &repo, &state).await;
+        assert_trie(&repo).await;
     }
 }
 

@@ -313,6 +313,7 @@ async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_
                 _ => {}
             }
             assert!(files(&repo).await == content, "seed {seed} step {step}");
+            crate::trie::assert_trie(&repo).await;
         }
         let issued = |state: &ark_core::SignedState| {
             (state.state().revision, state.state().heads[0].sequence)

@@ -10,3 +10,4 @@ mod publish;
 mod rebuild;
 mod rollback;
 mod support;
+mod trie;

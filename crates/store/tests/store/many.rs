@@ -65,6 +65,41 @@ async fn what_is_whole_of_a_closure_is_looked_at_once() {
     assert!(matches!(rb.join(writer).await.unwrap(), Join::Joined(_)));
 }
 
+/// What the trie costs: `cargo test --release -p ark-store --test store figures -- --ignored
+/// --nocapture`.
+#[tokio::test]
+#[ignore = "prints figures"]
+async fn figures_of_publishing_and_joining() {
+    let (a, b) = (Machine::new(1), Machine::new(2));
+    let (sa, sb) = (a.open().await, b.open().await);
+    let (ra, rb) = (repo(&sa).await, repo(&sb).await);
+    let names: Vec<String> = (0..20_000).map(|n| format!("{n:05}")).collect();
+    let files: Vec<(&str, &[u8])> =
+        names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
+    let timed = std::time::Instant::now();
+    let state = publish(&ra, &files).await;
+    println!("publishing 20,000 files: {:?}", timed.elapsed());
+    let Staged::Staged { missing } = rb.stage(state).await.unwrap() else { panic!() };
+    fetch(&ra, &rb, missing).await;
+    let timed = std::time::Instant::now();
+    assert!(matches!(rb.join(ra.writer()).await.unwrap(), Join::Joined(_)));
+    println!("joining them: {:?}", timed.elapsed());
+    for size in [1, 100] {
+        let edited: Vec<(&str, &[u8])> =
+            names.iter().step_by(20_000 / size).map(|name| (name.as_str(), &b"new"[..])).collect();
+        let timed = std::time::Instant::now();
+        for _ in 0..10 {
+            publish(&ra, &edited).await;
+            publish(&ra, &files[..1]).await;
+        }
+        println!("an edit of {size}: {:?}", timed.elapsed() / 20);
+    }
+    drop((ra, rb));
+    sb.close().await.unwrap();
+    let bytes = std::fs::metadata(b.store_path().join("index.redb")).unwrap().len();
+    println!("index: {} bytes per 1,000 objects", bytes / 20);
+}
+
 #[tokio::test]
 async fn the_same_state_again_and_again_is_no_key_elsewhere() {
     let machine = Machine::new(1);
