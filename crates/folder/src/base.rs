@@ -32,6 +32,9 @@ pub(crate) const APPLIED_META: &str = "folder-applied";
 /// The name of the record that says which tree is being applied: there while what was done on
 /// disk for it may not be recorded.
 pub(crate) const APPLYING_META: &str = "folder-applying";
+/// The name of the record that is there while base may have of a tree, of which a part was
+/// applied, what is in neither the tree last applied whole nor the one wanted now.
+pub(crate) const UNFINISHED_META: &str = "folder-unfinished";
 /// The name of the record that says which incarnation base was written under.
 pub(crate) const INCARNATION_META: &str = "folder-incarnation";
 
@@ -199,6 +202,14 @@ impl BaseView {
             decode(&value).map_err(|reason| damaged(APPLYING_META.as_bytes(), reason))
         };
         value.map(decode).transpose()
+    }
+
+    /// Whether a tree was applied in part since one was applied whole.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub fn is_unfinished(&self) -> Result<bool, BaseError> {
+        Ok(self.meta(UNFINISHED_META)?.is_some())
     }
 
     /// Under which incarnation base was written; `None`: it was not.

@@ -1,6 +1,8 @@
 //! Random histories on real folders: whatever is written, renamed, deleted, exchanged and killed
 //! in whatever order, all devices come out the same, and nothing that a user wrote and nobody
 //! knowingly replaced or deleted is missing.
+//!
+//! To run more of them: `ARK_SEED=1000 ARK_SEEDS=300 cargo test -p ark-folder --test histories`.
 
 mod syncing;
 
@@ -242,8 +244,8 @@ macro_rules! histories {
 histories! {
     two_devices: 2, false, 0..4;
     three_devices: 3, false, 4..8;
-    #[ignore = "hasty histories lost a content in about one seed in thirty; the mend is not yet proved over many seeds"]
-    two_devices_in_haste: 2, true, 8..12;
-    #[ignore = "hasty histories lost a content in about one seed in thirty; the mend is not yet proved over many seeds"]
-    three_devices_in_haste: 3, true, 12..16;
+    two_devices_in_haste: 2, true, 8..14;
+    three_devices_in_haste: 3, true, 14..20;
+    // How a history in haste goes depends on the moment, too: seeds that failed are run anew.
+    a_copy_renamed_over_its_original: 3, true, [5052; 4];
 }

@@ -6,6 +6,7 @@ mod syncing;
 use std::collections::BTreeMap;
 
 use ark_core::RelPath;
+use ark_folder::apply::MAX_BATCH_WRITES;
 use ark_folder::base::{BaseRead as _, BaseView};
 use syncing::{Device, PATIENCE, pull, pull_repo, settle};
 
@@ -121,4 +122,34 @@ async fn what_a_killed_batch_moved_is_not_deleted() {
         }
     }
     panic!("never killed between moving and recording");
+}
+
+/// A plan of several batches, of which only the first is carried out: what it wrote is gone from
+/// the tree by then, as it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_abandoned_plan_wrote_is_removed() {
+    let (a, mut b) = (Device::started(1).await, Device::started(2).await);
+    a.write("kept", "kept");
+    settle(&[&a, &b]).await;
+    let before = a.tree();
+    b.stop().await;
+    for file in 0..=MAX_BATCH_WRITES {
+        a.write(&format!("d/{file}"), "");
+    }
+    joins_while_off(&a, &b).await;
+    a.remove("d");
+    a.rest().await;
+    b.start().await;
+    // It is told while the first batch is under way.
+    tokio::time::timeout(PATIENCE, async {
+        while !b.path("d").exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("begun");
+    pull(&a, &b).await;
+    settle(&[&a, &b]).await;
+    assert!(b.tree() == before, "what the abandoned plan wrote stays");
+    assert_eq!(b.published(), 0, "nothing was written there");
 }

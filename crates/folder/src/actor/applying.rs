@@ -14,8 +14,8 @@ use super::taking_up::is_rules_file;
 use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking, in_words};
 use crate::apply::{Applied as Batch, Control, apply, batch_length};
 use crate::base::{
-    APPLIED_META, APPLYING_META, Applied, BaseError, BaseView, Changes, Hold, Retry,
-    encode_applied, encode_applying,
+    APPLIED_META, APPLYING_META, Applied, BaseError, BaseRead as _, BaseView, Changes, Hold, Retry,
+    UNFINISHED_META, encode_applied, encode_applying,
 };
 use crate::ignore::{Rules, RulesError};
 use crate::plan::{Action, Dirty, Held, Plan, plan};
@@ -45,6 +45,8 @@ pub(super) struct UnderWay {
     revisions: BTreeMap<Writer, u64>,
     /// What was recorded as applied before.
     before: Option<Applied>,
+    /// Whether it is recorded that a tree was applied in part since then.
+    is_unfinished: bool,
     totals: Totals,
     conflicts: Vec<RelPath>,
     control: Arc<Control>,
@@ -106,6 +108,9 @@ impl Actor {
         }
         if under_way.is_carried_out() {
             meta.extend(under_way.finish(&mut changes));
+        } else if !under_way.is_unfinished {
+            meta.push((UNFINISHED_META.to_owned(), Some(Vec::new())));
+            under_way.is_unfinished = true;
         }
         if !changes.is_empty() || !meta.is_empty() {
             let recorded = self.repo.base().apply(changes.into_records(), meta).await;
@@ -266,6 +271,13 @@ impl Planning {
         };
         let due = retries.iter().filter(|(_, retry)| is_due(retry.hold));
         self.revisit.extend(due.map(|(path, _)| path.clone()));
+        let is_unfinished = base.is_unfinished().map_err(|error| failed(&error))?;
+        if is_unfinished {
+            // The difference between the trees does not tell what is on disk.
+            for item in base.below(&RelPath::root()).map_err(|error| failed(&error))? {
+                self.revisit.insert(item.map_err(|error| failed(&error))?.0);
+            }
+        }
         // It may be neither made nor stored by anybody.
         let mut overlay = Overlay::new(self.reader.clone());
         overlay.put(empty_directory());
@@ -288,6 +300,7 @@ impl Planning {
             root: self.root,
             revisions: self.revisions,
             before,
+            is_unfinished,
             totals,
             conflicts: conflicts.map_err(|error| failed(&error))?,
             control: Arc::default(),
@@ -332,7 +345,7 @@ impl UnderWay {
     }
 
     /// What is to be recorded once all of it was attempted: the retries and the tree applied.
-    fn finish(&mut self, changes: &mut Changes) -> Option<(String, Option<Vec<u8>>)> {
+    fn finish(&mut self, changes: &mut Changes) -> Vec<(String, Option<Vec<u8>>)> {
         let visited = std::mem::take(&mut self.visited);
         for path in self.retries.keys().filter(|path| visited.contains(*path)) {
             if !self.failing.contains_key(path) {
@@ -351,7 +364,13 @@ impl UnderWay {
         let revisions =
             if is_applied { self.revisions.clone() } else { before.unwrap_or_default() };
         let applied = Applied { root: self.root, revisions };
-        (self.before.as_ref() != Some(&applied))
-            .then(|| (APPLIED_META.to_owned(), Some(encode_applied(&applied))))
+        let mut meta = Vec::new();
+        if self.before.as_ref() != Some(&applied) {
+            meta.push((APPLIED_META.to_owned(), Some(encode_applied(&applied))));
+        }
+        if self.is_unfinished {
+            meta.push((UNFINISHED_META.to_owned(), None));
+        }
+        meta
     }
 }

@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Actor, Home, Setback, Tries, blocking, in_words};
 use crate::base::{
-    APPLYING_META, BaseView, Changes, INCARNATION_META, Incarnations, encode_incarnations,
+    APPLYING_META, BaseView, Changes, INCARNATION_META, Incarnations, UNFINISHED_META,
+    encode_incarnations,
 };
 use crate::durable;
 use crate::ignore::{Learned, RULES_FILE, RULES_META};
@@ -228,6 +229,7 @@ impl Actor {
         }
         if self.interrupted.is_some() {
             meta.push((APPLYING_META.to_owned(), None));
+            meta.push((UNFINISHED_META.to_owned(), Some(Vec::new())));
         }
         meta
     }
