@@ -4,6 +4,11 @@ use std::collections::BTreeMap;
 
 use ark_core::{DeviceId, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer};
 
+/// The incarnations of one device that a repo takes. A device takes one where its store was put
+/// back or lost, a few in its life. Vectors never shrink, so without this bound one device could
+/// use up all the writers that a repo may have.
+pub(crate) const MAX_INCARNATIONS: usize = 64;
+
 /// What to do with a state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission {
@@ -27,6 +32,8 @@ pub(crate) enum Admission {
     WrongTopic,
     /// There are as many writers as a repo may have.
     TooMany,
+    /// Its device has as many incarnations as a repo takes of one.
+    TooManyIncarnations,
 }
 
 /// What a state is held against.
@@ -44,12 +51,20 @@ pub(crate) struct Admitting<'a> {
     pub(crate) known: Option<(u64, ObjectId)>,
     /// How many writers are known.
     pub(crate) writers: usize,
+    /// How many of them are of the state's device.
+    pub(crate) incarnations: usize,
 }
 
 impl Admitting<'_> {
     /// Whether states of this writer count: it is listed, or an incarnation of this device.
     pub(crate) fn lists(&self, writer: Writer) -> bool {
         writer.device == self.own.device || self.remotes.contains_key(&writer.device)
+    }
+
+    /// Whether a state of this writer would be taken if it were news.
+    pub(crate) fn takes(&self, writer: Writer) -> bool {
+        let has_place = self.writers + 1 < MAX_WRITERS && self.incarnations < MAX_INCARNATIONS;
+        self.lists(writer) && (has_place || self.known.is_some())
     }
 
     /// Decides about `signed`.
@@ -68,6 +83,9 @@ impl Admitting<'_> {
         let admission = match self.known {
             // One place is kept for this device's own next incarnation.
             None if self.writers + 1 >= MAX_WRITERS => return Admission::TooMany,
+            None if self.incarnations >= MAX_INCARNATIONS => {
+                return Admission::TooManyIncarnations;
+            }
             Some(known) if known == here => return Admission::Known,
             Some((revision, _)) if revision > state.revision => return Admission::Older,
             Some((revision, hash)) if revision == state.revision && hash > here.1 => {
@@ -113,10 +131,17 @@ mod tests {
     #[test]
     fn each_state_has_its_outcome() {
         let remotes = [(writer(2).device, "two".to_owned())].into();
-        let decide = |state: &SignedState, known, writers| {
+        let among = |state: &SignedState, known, writers, incarnations| {
             let (topic, kind, own) = (TopicId::derive("x", None), RepoKind::Folder, writer(1));
-            Admitting { topic, kind, own, remotes: &remotes, known, writers }.decide(state)
+            let here =
+                Admitting { topic, kind, own, remotes: &remotes, known, writers, incarnations };
+            let admission = here.decide(state);
+            if matches!(admission, Admission::TooMany | Admission::TooManyIncarnations) {
+                assert!(!here.takes(state.state().writer));
+            }
+            admission
         };
+        let decide = |state: &SignedState, known, writers| among(state, known, writers, 1);
         let theirs = state(2, "x", RepoKind::Folder, 5);
         let (least, hash, most) =
             (ObjectId::from_bytes([0; 32]), theirs.hash(), ObjectId::from_bytes([255; 32]));
@@ -132,6 +157,10 @@ mod tests {
         }
         assert_eq!(decide(&theirs, None, MAX_WRITERS - 1), Admission::TooMany);
         assert_eq!(decide(&theirs, Some((4, most)), MAX_WRITERS), Admission::Newer);
+        let many = MAX_INCARNATIONS;
+        assert_eq!(among(&theirs, None, many, many - 1), Admission::Newer);
+        assert_eq!(among(&theirs, None, many, many), Admission::TooManyIncarnations);
+        assert_eq!(among(&theirs, Some((4, most)), many, many), Admission::Newer);
 
         let own = state(1, "x", RepoKind::Folder, 5);
         assert_eq!(decide(&own, Some((5, own.hash())), 1), Admission::Known);

@@ -32,6 +32,9 @@ const SAFETY_MS: u64 = 5 * 60 * 1000;
 const FIRST_STORE_PAUSE_MS: u64 = 1_000;
 /// The longest such pause: a disk that was full is noticed to have room again within it.
 const LONGEST_STORE_PAUSE_MS: u64 = 60_000;
+/// Content is not asked for before the first scan of the folder here is done, because the folder
+/// may have it. A scan that takes longer than this is not waited for.
+const SCAN_PATIENCE_MS: u64 = 10_000;
 /// Problems kept to be shown.
 const MAX_PROBLEMS: usize = 64;
 /// Revisions per writer of which the size is remembered, to tell what a peer lacks.
@@ -91,6 +94,8 @@ pub struct Engine {
     fetcher: Fetcher,
     applied: BTreeMap<Writer, u64>,
     scanned: bool,
+    /// Until when content waits for the first scan; set with the first input.
+    scan_awaited_ms: Option<u64>,
     /// What each revision brought, per writer, newest last.
     growth: BTreeMap<Writer, VecDeque<(u64, Amount)>>,
     received: Amount,
@@ -124,6 +129,7 @@ impl Engine {
             fetcher: Fetcher::new(),
             applied: known.applied,
             scanned: known.scanned || !options.folder,
+            scan_awaited_ms: None,
             growth: BTreeMap::new(),
             received: Amount::default(),
             problems: Vec::new(),
@@ -142,6 +148,7 @@ impl Engine {
     /// goes back.
     pub fn handle(&mut self, input: Input, now_ms: u64) -> Vec<Effect> {
         self.now_ms = self.now_ms.max(now_ms);
+        self.scan_awaited_ms.get_or_insert(self.now_ms.saturating_add(SCAN_PATIENCE_MS));
         self.take_in(input);
         self.advance_pulls();
         self.send_wishes();
@@ -156,7 +163,14 @@ impl Engine {
         let store = Some(self.store.until_ms).filter(|&until_ms| until_ms > self.now_ms);
         let haves = self.peers.values().filter_map(Peer::have_due_at).min();
         let fetcher = self.fetcher.wake_at(self.now_ms);
-        [store, haves, fetcher, self.wishes.due_at(), self.safety_ms].into_iter().flatten().min()
+        let scan = self.scan_awaited_ms.filter(|_| self.awaits_scan());
+        let all = [store, haves, fetcher, scan, self.wishes.due_at(), self.safety_ms];
+        all.into_iter().flatten().min()
+    }
+
+    /// Whether content waits for the first scan of the folder here.
+    fn awaits_scan(&self) -> bool {
+        !self.scanned && self.scan_awaited_ms.is_some_and(|until_ms| until_ms > self.now_ms)
     }
 
     fn take_in(&mut self, input: Input) {
@@ -175,6 +189,7 @@ impl Engine {
             Input::Stored { request, received, next, rejected } => {
                 self.stored(request, &received, &next, rejected);
             }
+            Input::Found { links } => self.fetcher.found(&links),
             Input::RequestEnded { request, missing } => self.fetcher.ended(request, &missing),
             Input::RequestFailed { request, failure } => self.request_failed(request, failure),
             Input::JoinResult { writer, outcome } => self.join_result(writer, outcome),
@@ -244,13 +259,15 @@ impl Engine {
 
     fn admitting(&self, writer: Writer) -> Admitting<'_> {
         let unjoined = self.pulls.keys().filter(|writer| !self.joined.contains_key(writer));
+        let known = || self.joined.keys().chain(unjoined.clone());
         Admitting {
             topic: self.options.topic,
             kind: self.options.kind,
             own: self.options.writer,
             remotes: &self.options.remotes,
             known: self.known(writer),
-            writers: self.joined.len() + unjoined.count(),
+            writers: known().count(),
+            incarnations: known().filter(|other| other.device == writer.device).count(),
         }
     }
 

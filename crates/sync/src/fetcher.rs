@@ -22,9 +22,10 @@ use crate::view::Amount;
 
 pub(crate) use self::lane::LaneId;
 
-/// The most objects wanted at once, flying ones included. What does not fit is found again by the
-/// join, once these are here.
-pub(crate) const MAX_WANTED: usize = 1 << 18;
+/// The most objects wanted at once, flying ones included; so many can be named by the store when
+/// it says what is missing. What does not fit is found again by the join, when few of these are
+/// left.
+pub const MAX_WANTED: usize = 1 << 18;
 /// How many of the objects stored last are remembered at least: more than can be on their way
 /// through the store while it works out what else is missing.
 const REMEMBERED: usize = 1 << 16;
@@ -82,6 +83,15 @@ pub(crate) enum LaneStatus {
     Working,
     /// Every provider answered that it does not have this object.
     Unavailable(ObjectId),
+}
+
+/// What may be asked for, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Mode {
+    /// Nothing of the repo is here, so the first request is for the whole closure.
+    pub(crate) cold: bool,
+    /// Content is not asked for yet.
+    pub(crate) structured_only: bool,
 }
 
 /// A request to be made.
@@ -233,7 +243,20 @@ impl Fetcher {
                 wished.awaited += 1;
             }
         }
+        if links.len() >= MAX_WANTED {
+            self.lanes.set_more(lane, true);
+        }
         wished
+    }
+
+    /// Whether it is time to ask the store what else is missing for a lane. If so, it is taken to
+    /// be asked.
+    pub(crate) fn ask_more(&mut self, lane: LaneId) -> bool {
+        let is_low = self.lanes.is_low(lane);
+        if is_low {
+            self.lanes.set_more(lane, false);
+        }
+        is_low
     }
 
     /// Objects of a request were stored, and link `next`.
@@ -272,6 +295,15 @@ impl Fetcher {
             }
         }
         arrival
+    }
+
+    /// Objects are here without having been received.
+    pub(crate) fn found(&mut self, links: &[Link]) {
+        self.moment += 1;
+        for &link in links {
+            self.lanes.remove(link);
+            self.stored.insert(link, self.moment);
+        }
     }
 
     /// What the objects of a request link is wanted, unless the same answer brings it.
@@ -376,24 +408,23 @@ impl Fetcher {
         self.peers.values().map(|peer| peer.paused_until_ms).filter(|&at| at > now_ms).min()
     }
 
-    /// Makes as many requests as there is work and room for. `cold`: nothing of the repo is here,
-    /// so the first request is for the whole closure.
+    /// Makes as many requests as there is work and room for.
     pub(crate) fn schedule(
         &mut self,
         providers: &Providers,
-        cold: bool,
+        mode: Mode,
         now_ms: u64,
     ) -> Vec<Dispatch> {
-        let mut made = Vec::new();
+        let mut dispatches = Vec::new();
         let shares = self.shares(providers);
         loop {
-            let before = made.len();
+            let before = dispatches.len();
             let peers: Vec<_> = self.peers.keys().copied().collect();
             for peer in peers {
-                made.extend(self.dispatch(peer, providers, &shares, cold, now_ms));
+                dispatches.extend(self.dispatch(peer, providers, &shares, mode, now_ms));
             }
-            if made.len() == before {
-                return made;
+            if dispatches.len() == before {
+                return dispatches;
             }
         }
     }
@@ -418,7 +449,7 @@ impl Fetcher {
         peer: DeviceId,
         providers: &Providers,
         shares: &HashMap<LaneId, usize>,
-        cold: bool,
+        mode: Mode,
         now_ms: u64,
     ) -> Option<Dispatch> {
         let state = self.peers.get(&peer)?;
@@ -435,10 +466,10 @@ impl Fetcher {
         for (flying, lane) in lanes {
             // The last slot is kept for what unfolds a closure, and for lanes that have nothing
             // under way: an edit does not wait for a bulk transfer.
-            let reserved = last_slot && flying > 0;
+            let reserved = mode.structured_only || last_slot && flying > 0;
             let share = shares.get(&lane).copied().unwrap_or(UNDIVIDED_LINKS);
             let id = RequestId(self.next_id);
-            let first = cold && self.requests.is_empty();
+            let first = mode.cold && self.requests.is_empty();
             let mut links = self.take(id, lane, peer, share, reserved || first);
             let ahead = first && !links.is_empty();
             if links.is_empty() && first {

@@ -77,6 +77,12 @@ pub enum Input {
         /// Objects that are not what their link says, and why: not stored.
         rejected: Vec<(Link, String)>,
     },
+    /// Objects that were to be asked for turned out to be here: this device made them itself since
+    /// they were found to be missing.
+    Found {
+        /// Which, all indexed.
+        links: Vec<Link>,
+    },
     /// A request was answered whole. Comes after all its [`Input::Stored`].
     RequestEnded {
         /// The request.

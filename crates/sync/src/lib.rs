@@ -29,6 +29,7 @@ mod wishes;
 pub use announce::{Announced, Announcement, MAX_ANNOUNCEMENT_BYTES};
 pub use effect::{Effect, RequestId};
 pub use engine::{Engine, EngineOptions, Known};
+pub use fetcher::MAX_WANTED;
 pub use input::{Failure, Input, JoinOutcome, StageOutcome, StoreStep};
 pub use message::{
     Have, HaveEntry, Hello, MAX_FRAME_BYTES, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry,

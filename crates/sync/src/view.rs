@@ -176,6 +176,11 @@ pub enum Problem {
     },
     /// More writers than a repo may have; the ones beyond are refused.
     TooManyWriters,
+    /// More incarnations of one device than a repo takes; the ones beyond are refused.
+    TooManyIncarnations {
+        /// The device.
+        device: DeviceId,
+    },
 }
 
 impl fmt::Display for Problem {
@@ -230,6 +235,11 @@ impl fmt::Display for Problem {
             Self::TooManyWriters => {
                 f.write_str("more writers than a repo may have: those beyond are refused")
             }
+            Self::TooManyIncarnations { device } => write!(
+                f,
+                "device {device} has begun anew more often than a repo takes: what it writes is \
+                 refused. Is its state directory kept when it restarts? Give it a new key"
+            ),
         }
     }
 }

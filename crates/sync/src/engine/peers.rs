@@ -188,6 +188,9 @@ impl Engine {
             }
             Admission::WrongTopic => self.counters.foreign += 1,
             Admission::TooMany => self.problem(Problem::TooManyWriters),
+            Admission::TooManyIncarnations => {
+                self.problem(Problem::TooManyIncarnations { device: writer.device });
+            }
         }
     }
 
@@ -203,9 +206,8 @@ impl Engine {
     }
 
     fn is_wanted(&self, writer: Writer, revision: u64) -> bool {
-        let lists = writer.device == self.options.writer.device
-            || self.options.remotes.contains_key(&writer.device);
-        lists && self.known(writer).is_none_or(|(known, _)| known < revision)
+        let admitting = self.admitting(writer);
+        admitting.takes(writer) && admitting.known.is_none_or(|(known, _)| known < revision)
     }
 
     pub(super) fn send_wishes(&mut self) {

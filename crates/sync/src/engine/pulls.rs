@@ -6,7 +6,7 @@ use ark_core::{DeviceId, Link, SignedState, Writer};
 
 use super::Engine;
 use crate::effect::{Effect, RequestId};
-use crate::fetcher::{LaneId, LaneStatus, Need, Providers};
+use crate::fetcher::{LaneId, LaneStatus, Mode, Need, Providers};
 use crate::input::{Failure, JoinOutcome, StageOutcome, StoreStep};
 use crate::objects::ObjectsRequest;
 use crate::pull::{Arrived, Phase, Pull, Step, Succession};
@@ -432,14 +432,12 @@ impl Engine {
         if ahead.iter().any(covers) { None } else { self.fetcher.open() }
     }
 
-    /// Asks the store to join what may be complete.
+    /// Asks the store to join what may be complete, or to say what else is missing.
     fn check(&mut self) {
         for (&writer, pull) in &mut self.pulls {
-            let drained = pull.phase == Phase::Pulling
-                && pull.lane.is_none_or(|lane| {
-                    matches!(self.fetcher.status(lane, &[]), LaneStatus::Drained)
-                });
-            if drained || pull.phase == Phase::Unchecked {
+            let is_low = pull.phase == Phase::Pulling
+                && pull.lane.is_none_or(|lane| self.fetcher.ask_more(lane));
+            if is_low || pull.phase == Phase::Unchecked {
                 pull.phase = Phase::Joining;
                 pull.asked = self.fetcher.moment();
                 self.effects.push(Effect::Join { writer });
@@ -454,7 +452,8 @@ impl Engine {
             .iter()
             .filter_map(|(writer, pull)| Some((pull.lane?, providers.get(writer)?.clone())))
             .collect();
-        for dispatch in self.fetcher.schedule(&by_lane, self.cold, self.now_ms) {
+        let mode = Mode { cold: self.cold, structured_only: self.awaits_scan() };
+        for dispatch in self.fetcher.schedule(&by_lane, mode, self.now_ms) {
             let lane = Some(dispatch.lane);
             if let Some(pull) = self.pulls.values_mut().find(|pull| pull.lane == lane) {
                 pull.begun = true;

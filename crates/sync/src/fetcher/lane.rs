@@ -13,6 +13,10 @@ pub(crate) const MAX_LANES: usize = 32;
 /// What a lane may wait for even if too much is wanted in all: so each gets on.
 const ALWAYS_AWAITED: usize = 64;
 
+/// A lane that awaits fewer objects than this, of more that are missing, is filled up: while the
+/// store works out what is missing, the line has work for a while.
+const LOW_WATER: usize = 8 * 1024;
+
 /// Names a lane, for the life of the fetcher.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct LaneId(u64);
@@ -47,6 +51,8 @@ struct Lane {
     difficult: VecDeque<Link>,
     awaited: usize,
     flying: usize,
+    /// More is missing than is awaited, as far as is known.
+    more: bool,
 }
 
 /// All lanes. Queues may hold links that are queued no more: those are skipped.
@@ -78,6 +84,7 @@ impl Lanes {
             difficult: VecDeque::new(),
             awaited: 0,
             flying: 0,
+            more: false,
         };
         self.open.insert(id, lane);
         Some(id)
@@ -132,6 +139,20 @@ impl Lanes {
         self.open.get(&id).map_or(0, |lane| lane.flying)
     }
 
+    /// Notes whether more is missing for a lane than it awaits.
+    pub(super) fn set_more(&mut self, id: LaneId, more: bool) {
+        if let Some(lane) = self.open.get_mut(&id) {
+            lane.more = more;
+        }
+    }
+
+    /// Whether a lane awaits so little that it is time to ask what else is missing for it.
+    pub(super) fn is_low(&self, id: LaneId) -> bool {
+        self.open
+            .get(&id)
+            .is_none_or(|lane| lane.awaited == 0 || (lane.more && lane.awaited < LOW_WATER))
+    }
+
     /// Lets a lane wait for an object. Whether it does: no if too many are wanted already.
     pub(super) fn want(&mut self, id: LaneId, link: Link, hinted: bool) -> bool {
         let Some(lane) = self.open.get_mut(&id) else { return false };
@@ -150,6 +171,7 @@ impl Lanes {
             return true;
         }
         if self.wanted.len() >= MAX_WANTED && lane.awaited >= ALWAYS_AWAITED {
+            lane.more = true;
             return false;
         }
         let wanted = Wanted { lanes: bit, place: Place::Queued, hinted, refused: Vec::new() };

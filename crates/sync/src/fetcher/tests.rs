@@ -2,6 +2,8 @@
 
 use super::*;
 
+const COLD: Mode = Mode { cold: true, structured_only: false };
+
 fn peer(n: u8) -> DeviceId {
     DeviceId::from_bytes([n; 32])
 }
@@ -36,7 +38,7 @@ fn structured_objects_go_first_and_in_order() {
     let (mut fetcher, lane, providers) = fetcher(&[1]);
     fetcher.want(lane, &raw(5), Need::Linked);
     fetcher.want(lane, &directories(3), Need::Linked);
-    let made = fetcher.schedule(&providers, false, 0);
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
     assert_eq!(made.len(), 1, "few are asked for together");
     assert_eq!(made[0].links, [directories(3), raw(5)].concat());
 }
@@ -45,7 +47,7 @@ fn structured_objects_go_first_and_in_order() {
 fn many_are_spread_over_peers_and_requests_within_bounds() {
     let (mut fetcher, lane, providers) = fetcher(&[1, 2]);
     fetcher.want(lane, &raw(100_000), Need::Linked);
-    let made = fetcher.schedule(&providers, false, 0);
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
     for n in [1, 2] {
         let of: Vec<_> = made.iter().filter(|it| it.peer == peer(n)).collect();
         // The last slot is free for what unfolds a closure.
@@ -54,21 +56,21 @@ fn many_are_spread_over_peers_and_requests_within_bounds() {
         assert!(of.iter().all(|it| it.links.len() == bytes.min(LINKS_PER_REQUEST)));
     }
     fetcher.want(lane, &directories(2), Need::Linked);
-    let made = fetcher.schedule(&providers, false, 0);
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
     assert_eq!(made.len(), 1);
     assert_eq!(made[0].links, directories(2));
-    assert!(fetcher.schedule(&providers, false, 0).is_empty());
+    assert!(fetcher.schedule(&providers, Mode::default(), 0).is_empty());
 }
 
 #[test]
 fn the_size_of_requests_follows_the_size_of_objects() {
     let (mut fetcher, lane, providers) = fetcher(&[1]);
     fetcher.want(lane, &raw(100_000), Need::Linked);
-    let first = fetcher.schedule(&providers, false, 0);
+    let first = fetcher.schedule(&providers, Mode::default(), 0);
     let large: Vec<_> = first[0].links.iter().map(|&link| (link, 1 << 20)).collect();
     fetcher.stored(first[0].id, &large, &[], &[]);
     fetcher.ended(first[0].id, &[]);
-    let next = fetcher.schedule(&providers, false, 0);
+    let next = fetcher.schedule(&providers, Mode::default(), 0);
     assert!(next[0].links.len() <= 16, "{} objects of a megabyte", next[0].links.len());
 }
 
@@ -76,12 +78,12 @@ fn the_size_of_requests_follows_the_size_of_objects() {
 fn another_lane_gets_a_slot_beside_a_bulk_transfer() {
     let (mut fetcher, bulk, mut providers) = fetcher(&[1]);
     fetcher.want(bulk, &raw(100_000), Need::Linked);
-    fetcher.schedule(&providers, false, 0);
+    fetcher.schedule(&providers, Mode::default(), 0);
     let edit = fetcher.open().unwrap();
     providers.insert(edit, vec![peer(1)]);
     let content = Link::raw(ObjectId::of(b"edit"));
     fetcher.want(edit, &[content], Need::Linked);
-    let made = fetcher.schedule(&providers, false, 0);
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
     assert_eq!(made.len(), 1);
     assert_eq!((made[0].lane, &made[0].links[..]), (edit, &[content][..]));
 }
@@ -93,7 +95,7 @@ fn nothing_is_asked_for_twice_and_both_lanes_get_it() {
     providers.insert(second, vec![peer(1)]);
     fetcher.want(first, &raw(4), Need::Linked);
     assert_eq!(fetcher.want(second, &raw(4), Need::Linked).awaited, 4);
-    let made = fetcher.schedule(&providers, false, 0);
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
     assert_eq!(made.len(), 1);
     arrive(&mut fetcher, &made[0], &[]);
     for lane in [first, second] {
@@ -111,14 +113,14 @@ fn nothing_is_asked_for_twice_and_both_lanes_get_it() {
 fn what_a_closed_lane_asked_for_is_not_asked_for_again_while_it_flies() {
     let (mut fetcher, first, _) = fetcher(&[1]);
     fetcher.want(first, &raw(2), Need::Linked);
-    let made = fetcher.schedule(&[(first, vec![peer(1)])].into(), false, 0);
+    let made = fetcher.schedule(&[(first, vec![peer(1)])].into(), Mode::default(), 0);
     fetcher.close(first);
     let second = fetcher.open().unwrap();
     let providers: Providers = [(second, vec![peer(1)])].into();
     fetcher.want(second, &raw(2), Need::Linked);
-    assert!(fetcher.schedule(&providers, false, 0).is_empty());
+    assert!(fetcher.schedule(&providers, Mode::default(), 0).is_empty());
     fetcher.failed(made[0].id, 0);
-    let again = fetcher.schedule(&providers, false, 10_000);
+    let again = fetcher.schedule(&providers, Mode::default(), 10_000);
     assert_eq!(again[0].links, raw(2));
 }
 
@@ -126,15 +128,15 @@ fn what_a_closed_lane_asked_for_is_not_asked_for_again_while_it_flies() {
 fn what_fails_is_asked_for_again_first_and_of_others() {
     let (mut fetcher, lane, providers) = fetcher(&[1, 2]);
     fetcher.want(lane, &raw(3), Need::Linked);
-    let made = fetcher.schedule(&providers, false, 0);
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
     let (of, other) = if made[0].peer == peer(1) { (1, 2) } else { (2, 1) };
     fetcher.failed(made[0].id, 0);
-    let again = fetcher.schedule(&providers, false, 0);
+    let again = fetcher.schedule(&providers, Mode::default(), 0);
     assert_eq!((again[0].peer, &again[0].links), (peer(other), &raw(3)), "it is left alone");
     fetcher.disconnected(peer(other));
-    assert!(fetcher.schedule(&providers, false, 0).is_empty());
+    assert!(fetcher.schedule(&providers, Mode::default(), 0).is_empty());
     let wake_ms = fetcher.wake_at(0).unwrap();
-    let last = fetcher.schedule(&providers, false, wake_ms);
+    let last = fetcher.schedule(&providers, Mode::default(), wake_ms);
     assert_eq!((last[0].peer, &last[0].links), (peer(of), &raw(3)));
 }
 
@@ -144,7 +146,7 @@ fn a_peer_that_fails_again_is_left_alone_for_longer() {
     fetcher.want(lane, &raw(3), Need::Linked);
     let (mut now_ms, mut pauses) = (0, Vec::new());
     for _ in 0..12 {
-        let made = fetcher.schedule(&providers, false, now_ms);
+        let made = fetcher.schedule(&providers, Mode::default(), now_ms);
         fetcher.failed(made[0].id, now_ms);
         let wake_ms = fetcher.wake_at(now_ms).unwrap();
         pauses.push(wake_ms - now_ms);
@@ -152,7 +154,7 @@ fn a_peer_that_fails_again_is_left_alone_for_longer() {
     }
     assert_eq!(pauses[..3], [FIRST_PAUSE_MS, 2 * FIRST_PAUSE_MS, 4 * FIRST_PAUSE_MS]);
     assert_eq!(pauses.last(), Some(&LONGEST_PAUSE_MS));
-    let made = fetcher.schedule(&providers, false, now_ms);
+    let made = fetcher.schedule(&providers, Mode::default(), now_ms);
     fetcher.stored(made[0].id, &[(raw(1)[0], 1)], &[], &[]);
     fetcher.failed(made[0].id, now_ms);
     assert_eq!(fetcher.wake_at(now_ms), Some(now_ms + FIRST_PAUSE_MS), "what worked counts");
@@ -163,16 +165,16 @@ fn a_hint_that_nobody_has_is_forgotten() {
     let (mut fetcher, lane, providers) = fetcher(&[1]);
     fetcher.want(lane, &raw(2), Need::Hinted);
     fetcher.want(lane, &raw(1), Need::Linked);
-    let made = fetcher.schedule(&providers, false, 0);
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
     fetcher.ended(made[0].id, &raw(2));
     assert_eq!(fetcher.missing().objects, 1);
     let status = fetcher.status(lane, &[peer(1)]);
     assert_eq!(status, LaneStatus::Unavailable(raw(1)[0].id));
     // Somebody else may have it; and the same one later.
     assert_eq!(fetcher.status(lane, &[peer(1), peer(2)]), LaneStatus::Working);
-    assert!(fetcher.schedule(&providers, false, 0).is_empty());
+    assert!(fetcher.schedule(&providers, Mode::default(), 0).is_empty());
     fetcher.forgive_all();
-    assert_eq!(fetcher.schedule(&providers, false, 0).len(), 1);
+    assert_eq!(fetcher.schedule(&providers, Mode::default(), 0).len(), 1);
 }
 
 #[test]
@@ -180,17 +182,17 @@ fn a_stream_of_a_closure_is_left_to_bring_its_structure() {
     let (mut fetcher, lane, providers) = fetcher(&[1, 2]);
     let root = Link::snapshot(ObjectId::of(b"root"));
     fetcher.want(lane, &[root], Need::Linked);
-    let made = fetcher.schedule(&providers, true, 0);
+    let made = fetcher.schedule(&providers, COLD, 0);
     assert!(made.len() == 1 && made[0].ahead);
     let next = [directories(3), raw(3)].concat();
     fetcher.stored(made[0].id, &[(root, 9)], &next, &[]);
-    let more = fetcher.schedule(&providers, false, 0);
+    let more = fetcher.schedule(&providers, Mode::default(), 0);
     assert_eq!(more.len(), 1);
     assert_eq!(more[0].links, raw(3), "the directories follow by themselves");
     fetcher.stored(made[0].id, &[(directories(1)[0], 9)], &[], &[]);
     fetcher.ended(made[0].id, &[]);
     // What the stream did not bring is asked for, of anybody.
-    let rest = fetcher.schedule(&providers, false, 0);
+    let rest = fetcher.schedule(&providers, Mode::default(), 0);
     assert_eq!(rest[0].links, directories(3)[1..]);
     assert!(!rest[0].ahead);
 }
@@ -203,7 +205,7 @@ fn what_is_wanted_is_bounded_and_every_lane_gets_on() {
     assert_eq!(fetcher.missing().objects, MAX_WANTED as u64);
     let other = fetcher.open().unwrap();
     assert!(fetcher.want(other, &directories(100), Need::Linked).awaited >= 64);
-    assert!(!fetcher.schedule(&providers, false, 0).is_empty());
+    assert!(!fetcher.schedule(&providers, Mode::default(), 0).is_empty());
 }
 
 #[test]
@@ -214,4 +216,22 @@ fn lanes_are_bounded() {
     assert!(!fetcher.has_room());
     fetcher.close(lanes[3]);
     assert!(fetcher.has_room() && fetcher.open().is_some());
+}
+
+#[test]
+fn content_waits_while_only_structured_objects_may_be_asked_for() {
+    let (mut fetcher, lane, providers) = fetcher(&[1]);
+    fetcher.want(lane, &[raw(3), directories(2)].concat(), Need::Linked);
+    let mode = Mode { structured_only: true, ..Mode::default() };
+    let made = fetcher.schedule(&providers, mode, 0);
+    assert_eq!(made.len(), 1);
+    assert_eq!(made[0].links, directories(2));
+    arrive(&mut fetcher, &made[0], &[]);
+    assert!(fetcher.schedule(&providers, mode, 0).is_empty());
+    // What turns out to be here is not asked for.
+    fetcher.found(&raw(2));
+    let made = fetcher.schedule(&providers, Mode::default(), 0);
+    assert_eq!(made[0].links, raw(3)[2..]);
+    arrive(&mut fetcher, &made[0], &[]);
+    assert_eq!(fetcher.status(lane, &[]), LaneStatus::Drained);
 }

@@ -365,12 +365,12 @@ fn a_state_of_this_device_that_it_never_made_goes_to_the_store() {
 
 #[test]
 fn a_peer_is_not_told_more_than_fits_a_frame() {
-    let mut world = World::new(2, 6, Weather::CALM);
-    // Many incarnations of a device, each with a state of some size.
-    let key = world.devices[0].key.clone();
-    let device = world.id(0);
-    for number in 2..400 {
-        let writer = Writer { device, incarnation: Incarnation::new(number) };
+    let mut world = World::new(8, 6, Weather::CALM);
+    // Many incarnations of each device, each with a state of some size.
+    for number in 0..400_u64 {
+        let at = usize::try_from(number % 8).unwrap();
+        let (key, device) = (world.devices[at].key.clone(), world.id(at));
+        let writer = Writer { device, incarnation: Incarnation::new(2 + number / 8) };
         let padding = (0..100).map(|n| Dot {
             writer: Writer { incarnation: Incarnation::new(n), ..writer },
             sequence: 1,
@@ -389,7 +389,7 @@ fn a_peer_is_not_told_more_than_fits_a_frame() {
     world.run(10 * SECOND_MS);
     let messages = world.sent.iter().filter(|it| matches!(it.message, Message::States(_)));
     assert!(messages.count() > 1);
-    assert_eq!(world.devices[1].engine.view().staged, 398);
+    assert_eq!(world.devices[1].engine.view().staged, 400);
 }
 
 #[test]

@@ -85,6 +85,50 @@ fn what_a_device_makes_itself_is_not_fetched() {
     assert!(!received.contains_key(&content.link()));
 }
 
+/// Two devices, one of which has begun and not scanned its folder yet.
+fn before_the_first_scan(seed: u64) -> World {
+    let mut world = World::new(2, seed, Weather::CALM);
+    world.devices[1].scanned = false;
+    world.restart(1);
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(5 * SECOND_MS);
+    let requests = &world.devices[1].requests;
+    assert!(!requests.is_empty(), "structured objects come at once");
+    let links = requests.iter().flat_map(|(_, _, request)| &request.links);
+    assert_eq!(links.filter(|link| !link.kind.is_structured()).count(), 0);
+    world
+}
+
+#[test]
+fn content_that_the_first_scan_finds_is_not_fetched() {
+    let mut world = before_the_first_scan(31);
+    // It has all of it but one file.
+    world.fill(1, 3, 10, 1);
+    let only_there = world.devices[1].tree.get_mut(&0).unwrap().pop().unwrap();
+    world.publish(1);
+    world.feed(1, Input::Scanned);
+    world.run(5 * SECOND_MS);
+    world.converged().unwrap();
+    let requests = world.devices[1].requests.iter();
+    let content: Vec<_> = requests
+        .flat_map(|(_, _, request)| &request.links)
+        .filter(|link| !link.kind.is_structured())
+        .collect();
+    let chunks = only_there
+        .chunks(2_000)
+        .map(|chunk| ark_core::Object::new(ark_core::ObjectKind::Raw, chunk.to_vec()).link());
+    assert!(chunks.eq(content.into_iter().copied()));
+}
+
+#[test]
+fn a_first_scan_is_not_waited_for_without_end() {
+    let mut world = before_the_first_scan(32);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+}
+
 #[test]
 fn all_gossip_lost_costs_only_latency() {
     let mut world = in_step(4);
@@ -395,6 +439,10 @@ fn have_is_said_at_once_and_then_together() {
 #[test]
 fn applied_and_scanned_are_told() {
     let mut world = in_step(19);
+    world.devices[1].scanned = false;
+    world.restart(1);
+    world.connect(0, 1);
+    world.run(SECOND_MS);
     let (writer, device) = (world.devices[0].writer, world.id(1));
     let peer = |world: &World| world.devices[0].engine.view().peers[&device].clone();
     assert_eq!(peer(&world).durable.get(&writer), Some(&1));

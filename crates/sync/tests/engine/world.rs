@@ -66,6 +66,8 @@ pub struct Device {
     pub tree: BTreeMap<u32, Vec<Vec<u8>>>,
     /// Further writers that its states have taken in.
     pub padding: Vec<Writer>,
+    /// Whether the first scan is done when an engine begins.
+    pub scanned: bool,
     listed: BTreeSet<usize>,
     life: u64,
     timer_ms: Option<u64>,
@@ -154,7 +156,7 @@ impl World {
             Device {
                 key: key.clone(),
                 writer,
-                engine: engine(writer, &keys, &listed, &Store::default(), at as u64),
+                engine: engine(writer, &keys, &listed, &Store::default(), (true, at as u64)),
                 store: Store::default(),
                 manners: Manners::Honest,
                 problems: Vec::new(),
@@ -162,6 +164,7 @@ impl World {
                 joins: Vec::new(),
                 tree: BTreeMap::new(),
                 padding: Vec::new(),
+                scanned: true,
                 listed,
                 life: 0,
                 timer_ms: None,
@@ -351,7 +354,19 @@ impl World {
         }
     }
 
-    fn ask(&mut self, at: usize, of: usize, id: RequestId, request: ObjectsRequest) {
+    fn ask(&mut self, at: usize, of: usize, id: RequestId, mut request: ObjectsRequest) {
+        let device = &mut self.devices[at];
+        let indexed = &device.store.indexed;
+        let (found, links) = request.links.into_iter().partition(|link| indexed.contains(link));
+        request.links = links;
+        let life = device.life;
+        if !Vec::is_empty(&found) {
+            self.tell(at, life, self.now_ms, Input::Found { links: found });
+        }
+        if request.links.is_empty() {
+            let missing = Vec::new();
+            return self.tell(at, life, self.now_ms, Input::RequestEnded { request: id, missing });
+        }
         let device = &mut self.devices[at];
         for &link in &request.links {
             let twice = device.flying.insert(link, id);
@@ -362,7 +377,6 @@ impl World {
         assert!(bytes.len() <= MAX_REQUEST_BYTES);
         assert_eq!(ObjectsRequest::decode(&bytes).as_ref(), Ok(&request));
         device.requests.push((self.now_ms, of, request));
-        let life = device.life;
         let at_ms = self.delay(self.weather.delay_ms);
         self.schedule(at_ms, Event::Ask { at: of, from: at, life, id, bytes });
     }
@@ -528,8 +542,8 @@ impl World {
         device.flying.clear();
         device.cancelled.clear();
         device.told.clear();
-        let seed = self.dice.below(u64::MAX);
-        device.engine = engine(device.writer, &keys, &device.listed, &device.store, seed);
+        let chance = (device.scanned, self.dice.below(u64::MAX));
+        device.engine = engine(device.writer, &keys, &device.listed, &device.store, chance);
         self.feed(at, Input::Timer);
     }
 
@@ -612,7 +626,7 @@ fn engine(
     keys: &[SigningKey],
     listed: &BTreeSet<usize>,
     store: &Store,
-    seed: u64,
+    (scanned, seed): (bool, u64),
 ) -> Engine {
     let device = |at: usize| DeviceId::from_bytes(keys[at].verifying_key().to_bytes());
     let options = EngineOptions {
@@ -628,7 +642,7 @@ fn engine(
         staged: store.staged.values().cloned().collect(),
         pending: !store.pending.is_empty(),
         applied: BTreeMap::new(),
-        scanned: false,
+        scanned,
     };
     Engine::new(options, known)
 }
