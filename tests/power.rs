@@ -55,13 +55,33 @@ impl Disk {
         run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.path()));
     }
 
-    /// Cuts the power under `daemon` and brings the disk back, without it.
-    fn cut(&self, daemon: Daemon<'_>) {
-        run(Command::new("perl").args(["-e", CUT]).arg(self.path()));
-        daemon.kill();
+    fn remount(&self) {
         await_condition("the disk is let go of", LIMIT, || unmount(&self.path()).then_some(()));
         self.mount();
     }
+}
+
+/// Cuts the power under `daemon` and brings its disks back, without it.
+fn cut(disks: &[Disk], daemon: Daemon<'_>) {
+    for disk in disks {
+        run(Command::new("perl").args(["-e", CUT]).arg(disk.path()));
+    }
+    daemon.kill();
+    disks.iter().for_each(Disk::remount);
+}
+
+/// A machine with its store on the first disk and its folder on the last.
+fn machine_on(disks: &[Disk], name: &str) -> Machine {
+    let [of_store, .., of_folder] = disks else {
+        return Machine::new(BINARY, name, Some(&disks[0].path()));
+    };
+    let machine = Machine::new(BINARY, name, Some(&of_folder.path()));
+    let store = of_store.path().join("store");
+    run(Command::new("cp").arg("-a").args([machine.store(), store.clone()]));
+    run(Command::new("sync").arg("-f").arg(&store));
+    fs::remove_dir_all(machine.store()).unwrap();
+    std::os::unix::fs::symlink(store, machine.store()).unwrap();
+    machine
 }
 
 impl Drop for Disk {
@@ -86,11 +106,11 @@ fn assert_in_step(a: &Machine, b: &Machine) {
     assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
 }
 
-/// Rounds with few changes are synced file by file, those with many by one sync of everything.
-fn in_step_outlives_cuts(work: impl Fn(&Machine, &Machine, usize, usize)) {
-    let disk = Disk::new();
+/// Rounds with few changes are synced file by file, those with many by one sync of everything:
+/// of the store's disk and of the folder's, which may be two.
+fn in_step_outlives_cuts(disks: &[Disk], work: impl Fn(&Machine, &Machine, usize, usize)) {
     let a = Machine::new(BINARY, "a", None);
-    let b = Machine::new(BINARY, "b", Some(&disk.path()));
+    let b = machine_on(disks, "b");
     let c = Machine::new(BINARY, "c", None);
     a.configure(&[&b], &Setup::default());
     b.configure(&[&a, &c], &Setup::default());
@@ -101,7 +121,7 @@ fn in_step_outlives_cuts(work: impl Fn(&Machine, &Machine, usize, usize)) {
         work(&a, &b, round, count);
         assert_in_step(&a, &b);
         let told = a.tree();
-        disk.cut(on_b);
+        cut(disks, on_b);
         let differences = b.tree().differences(&told);
         assert!(differences.is_empty(), "round {round}, after the cut: {differences:#?}");
         on_b = b.start();
@@ -124,7 +144,7 @@ fn content(round: usize, n: usize) -> Vec<u8> {
 #[test]
 #[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
 fn what_was_received_outlives_a_power_cut() {
-    in_step_outlives_cuts(|a, _, round, count| {
+    in_step_outlives_cuts(&[Disk::new(), Disk::new()], |a, _, round, count| {
         for n in 0..count {
             a.write(&format!("{round}/{n}"), content(round, n));
         }
@@ -140,7 +160,7 @@ fn what_was_received_outlives_a_power_cut() {
 #[test]
 #[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
 fn what_was_written_here_outlives_a_power_cut() {
-    in_step_outlives_cuts(|_, b, round, count| {
+    in_step_outlives_cuts(&[Disk::new(), Disk::new()], |_, b, round, count| {
         for n in 0..count {
             b.write(&format!("{round}/{n}"), content(round, n));
         }
@@ -158,9 +178,9 @@ fn what_was_written_here_outlives_a_power_cut() {
 #[test]
 #[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
 fn a_power_cut_at_any_moment_undoes_nothing_of_before() {
-    let disk = Disk::new();
+    let disks = [Disk::new()];
     let a = Machine::new(BINARY, "a", None);
-    let b = Machine::new(BINARY, "b", Some(&disk.path()));
+    let b = machine_on(&disks, "b");
     a.configure(&[&b], &Setup::default());
     b.configure(&[&a], &Setup::default());
     let _on_a = a.start();
@@ -178,7 +198,7 @@ fn a_power_cut_at_any_moment_undoes_nothing_of_before() {
         std::thread::sleep(Duration::from_millis(round as u64 * 37 % 300));
         // What b's users wrote, and a has by now.
         let told = a.tree();
-        disk.cut(on_b);
+        cut(&disks, on_b);
         on_b = b.start();
         assert_in_step(&a, &b);
         let now = a.tree();
