@@ -3,7 +3,7 @@
 mod actor;
 pub mod apply;
 pub mod base;
-mod disowned;
+pub mod disowned;
 mod durable;
 pub mod folder;
 pub mod fs;
@@ -17,6 +17,7 @@ pub mod scan;
 mod status;
 pub mod wants;
 pub mod watch;
+mod words;
 
 pub use folder::{
     FenceError, Folder, FolderState, FolderStatus, Options, Phase, Progress, StartError,

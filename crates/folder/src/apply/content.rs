@@ -15,6 +15,7 @@ use crate::base::{Hold, Retry};
 use crate::fs::{Dir, FsError, Root, Stat, Temporary, temporary_name};
 use crate::scan::FoundNode;
 use crate::wants::Want;
+use crate::words::in_words;
 
 /// Threads that write: each waits for the store and for the disk in turn.
 const WRITERS: usize = 4;
@@ -243,17 +244,6 @@ fn write_with_holes(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         at = end;
     }
     file.write_all_at(&bytes[start..], offset + start as u64)
-}
-
-/// An error with its causes in one line.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
 }
 
 #[cfg(test)]
