@@ -10,16 +10,21 @@ const MIN_BUCKETS: usize = 16;
 /// The share of the buckets, of greatest deviation, that do not count: someone may have ground
 /// hashes for a few.
 const TRIMMED: usize = 16;
-/// By how much the variance of what remains is too small then, for normal deviations; and some
-/// safety, since the estimate has a relative error of about a fifth.
-const UNTRIMMED: f64 = 1.35 * 1.3;
+/// By how much the variance of what remains is too small then, for normal deviations.
+const UNTRIMMED: f64 = 1.35;
+/// By how much more is expected, since the estimate has a relative error of about a fifth: where
+/// there are few differences another round trip is dearer than their cells.
+const SAFETY: f64 = 1.3;
+const SAFETY_OF_FEW: f64 = 1.6;
+const FEW: f64 = 2_000.0;
 
 /// Per bucket the differences to expect; 0 where the tags are equal. `own` are the counts here,
 /// `tags` the other side's tags, `count` its number of links in all of the buckets.
 ///
 /// If one side only lacks links, the counts differ by exactly those. If both do, at random, the
 /// sum of the squared deviations of the counts' differences from their mean is, on average, the
-/// number of differences (as in the tug-of-war sketch of Alon, Matias and Szegedy).
+/// number of differences (as in the tug-of-war sketch of Alon, Matias and Szegedy). Their median
+/// stands for the mean, which a few buckets could move.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -50,13 +55,21 @@ pub(crate) fn expected(own: &[u64], tags: &[Tag], count: u64, differs: &[bool]) 
     let differing = || differences.iter().zip(differs).filter(|(_, differs)| **differs);
     let one_lacks_all = differing().all(|(d, _)| *d > 0.0) || differing().all(|(d, _)| *d < 0.0);
     if own.len() >= MIN_BUCKETS && !one_lacks_all {
-        let mut squares: Vec<f64> = differences.iter().map(|d| (d - mean).powi(2)).collect();
+        let mut sorted = differences.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let median = sorted[sorted.len() / 2];
+        let mut squares: Vec<f64> = differences.iter().map(|d| (d - median).powi(2)).collect();
         squares.sort_unstable_by(f64::total_cmp);
         squares.truncate(own.len() - own.len() / TRIMMED);
-        let each = squares.iter().sum::<f64>() * UNTRIMMED / differing().count() as f64;
+        let all = squares.iter().sum::<f64>() * UNTRIMMED;
+        let all = all * if all <= FEW { SAFETY_OF_FEW } else { SAFETY };
+        let each = all / differing().count() as f64;
         for (expected, _) in expected.iter_mut().zip(differs).filter(|(_, differs)| **differs) {
             *expected = expected.max(each);
         }
     }
     expected
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,9 @@ use crate::trie::{Links, LinksUnder, Node, Nodes};
 /// time that cells were too few (six times at most), and once a level where it goes down.
 const MAX_PASSES: u64 = 16;
 /// Links that a session may read besides, however small its set is.
-const MIN_READS: u64 = 1 << 20;
-/// What reading a node counts, in links: it is of about so many bytes.
+const MIN_READS: u64 = 1 << 18;
+/// What reading a node counts, in links: it is of about so many bytes. Where there is none it
+/// counts as one.
 const NODE_READS: u64 = 20;
 /// The most bytes that a session sends, and that it takes: the names of a million objects each
 /// way. A larger difference takes several sessions.
@@ -106,7 +107,8 @@ impl<S: Nodes> Nodes for Metered<'_, S> {
     type Error = Halt<S::Error>;
 
     fn node(&self, prefix: Prefix) -> Result<Option<Node>, Self::Error> {
-        take(self.reads, NODE_READS)?;
-        self.source.node(prefix).map_err(Halt::Source)
+        let node = self.source.node(prefix).map_err(Halt::Source)?;
+        take(self.reads, if node.is_some() { NODE_READS } else { 1 })?;
+        Ok(node)
     }
 }

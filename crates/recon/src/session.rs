@@ -2,7 +2,9 @@
 //!
 //! The [`Opener`](crate::Opener) asks, the [`Answerer`](crate::Answerer) answers each question
 //! from its set alone, and both say what they learn they lack. Nothing is kept between sessions:
-//! what is the same by then is not looked at again.
+//! what is the same by then is not looked at again. An answerer that ends without being asked to
+//! says nothing: whoever carries the frames ends the stream, which the opener's driver takes as
+//! [`End::Incomplete`].
 
 use ark_core::{Link, ObjectId, ObjectKind};
 

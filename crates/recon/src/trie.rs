@@ -6,8 +6,9 @@
 //! alone, and both are as hard to forge as BLAKE3: no sum or XOR of hashes is.
 //!
 //! Only nodes of more than a leaf's worth of links are kept, each with its children's digests:
-//! about one per 700 links. Leaves are what the table of links says, so they have no row that
-//! could disagree with it, and an insert writes a few nodes instead of a leaf of 8 KiB.
+//! one for 250 links or more, which is at most three bytes a link. Leaves are what the table of
+//! links says, so they have no row that could disagree with it, and an insert writes a few nodes
+//! instead of a leaf of 8 KiB.
 
 use std::collections::VecDeque;
 

@@ -34,9 +34,9 @@ impl Counted {
         Self { set: Set::of((0..count).map(|n| link(0, n))), reads: Cell::new(0) }
     }
 
-    /// That no more was read than 16 times all, and a million.
+    /// That no more was read than 16 times all, and some.
     fn assert_little_read(&self) {
-        let most = 16 * self.set.members.0.len() as u64 + (1 << 20);
+        let most = 16 * self.set.members.0.len() as u64 + (1 << 18);
         assert!(self.reads.get() <= most + 1, "{} read, {most} allowed", self.reads.get());
     }
 }
@@ -358,7 +358,7 @@ fn an_answer_without_end_ends() {
 #[test]
 fn claiming_to_have_nothing_costs_no_memory() {
     let mut got = 0;
-    let ended = against(200_000, |question| match question {
+    let ended = against(100_000, |question| match question {
         Message::Compare(spans) => {
             let mut parts = vec![verdicts(&spans, What::Listed)];
             parts.extend(buckets(&spans).iter().map(|_| Part::Listed(Vec::new())));
@@ -371,7 +371,7 @@ fn claiming_to_have_nothing_costs_no_memory() {
         _ => Vec::new(),
     });
     assert!(matches!(ended, Ended::InOrder(End::Complete)), "{ended:?}");
-    assert_eq!(got, 200_000);
+    assert_eq!(got, 100_000);
 }
 
 fn opening(tag: u64, count: u64) -> Message {
@@ -382,7 +382,7 @@ fn opening(tag: u64, count: u64) -> Message {
 #[test]
 fn endless_comparisons_end() {
     for count in [0, 1, 20_000, 1 << 40, u64::MAX] {
-        let ended = asked(20_000, (0..).map(|n| opening(n, count)));
+        let ended = asked(5_000, (0..).map(|n| opening(n, count)));
         assert!(matches!(ended, Ended::InOrder(End::Incomplete)), "{ended:?}");
     }
     let deepest = Prefix::new(0x10, 60).unwrap();
@@ -394,9 +394,9 @@ fn endless_comparisons_end() {
 #[test]
 fn endless_wishes_for_cells_end() {
     let more = |from, to| Message::More(More { prefixes: vec![Prefix::ROOT], from, to });
-    let ended = asked(20_000, std::iter::repeat(more(0, MAX_GROUP_CELLS)));
+    let ended = asked(5_000, std::iter::repeat(more(0, MAX_GROUP_CELLS)));
     assert!(matches!(ended, Ended::InOrder(End::Incomplete)), "{ended:?}");
-    let ended = asked(20_000, std::iter::repeat(more(0, 1)));
+    let ended = asked(5_000, std::iter::repeat(more(0, 1)));
     assert!(matches!(ended, Ended::InOrder(End::Incomplete)), "{ended:?}");
 }
 

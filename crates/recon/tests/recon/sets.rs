@@ -134,7 +134,7 @@ fn a_cold_start_with_24_000_objects() {
 /// Which side lacks how much must not matter much.
 #[test]
 fn the_cost_follows_the_difference_whoever_lacks_it() {
-    let common = || family(0, 60_000);
+    let common = || family(0, 40_000);
     let base = Set::of(common());
     for (d, most) in [(1, 900), (10, 1_700), (100, 9_000), (1_000, 70_000)] {
         let more = Set::of(common().chain(family(1, d)));
@@ -181,10 +181,10 @@ fn ground_prefixes_that_make_one_bucket_deep() {
 /// Every boundary between frames, for a session with lists, groups and several rounds.
 #[test]
 fn cuts_at_every_boundary() {
-    let common = || family(0, 9_000);
+    let common = || family(0, 2_000);
     let a =
         Set::of(common().chain(family(1, 400)).chain((0..3_000).map(|n| ground(&[9; 3], 3, n))));
-    let b = Set::of(common().chain(family(2, 14_000)));
+    let b = Set::of(common().chain(family(2, 7_000)));
     let whole = assert_reconciles(&a, &b, 0);
     assert!(whole.frames > 10);
     for cut in 0..whole.frames {
