@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ark_testkit::daemon::{Machine, REPO, Setup, pair};
+use ark_testkit::daemon::{Daemon, Machine, REPO, Setup, pair};
 use ark_testkit::tree::await_condition;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -278,6 +278,72 @@ fn a_wrong_config_does_not_end_a_running_daemon() {
     });
     assert!(machine.try_status().is_some());
     assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[test]
+fn repos_and_remotes_come_and_go_without_a_restart() {
+    let setup = Setup::default();
+    let (a, b) = (Machine::new(BINARY, "a", None), Machine::new(BINARY, "b", None));
+    let use_config = |remotes: bool, more: &str, daemons: [&Daemon<'_>; 2]| {
+        for (machine, other, daemon) in [(&a, &b, daemons[0]), (&b, &a, daemons[1])] {
+            let others: &[&Machine] = if remotes { &[other] } else { &[] };
+            let more = more.replace("OTHER", &others.iter().map(|it| it.id()).collect::<String>());
+            fs::write(machine.config(), machine.config_text(others, &setup) + &more).unwrap();
+            daemon.signal(Signal::HUP);
+        }
+    };
+    let in_use = |repos: usize, peers: usize| {
+        for machine in [&a, &b] {
+            await_condition("the config is in use", LIMIT, || {
+                let status = machine.try_status()?;
+                let count = |of: &str| Some(status[of].as_array()?.len());
+                (count("repos")? == repos && count("peers")? == peers).then_some(())
+            });
+        }
+    };
+    for machine in [&a, &b] {
+        machine.configure(&[], &setup);
+        fs::create_dir(machine.directory().join("second")).expect("a folder");
+    }
+    let (on_a, on_b) = (a.start(), b.start());
+    // Remotes come.
+    a.write("file", "one");
+    use_config(true, "", [&on_a, &on_b]);
+    in_use(1, 1);
+    a.wait(LIMIT);
+    b.wait(LIMIT);
+    assert_eq!(b.read("file").as_deref(), Some(&b"one"[..]));
+    let before = a.traffic();
+    assert!(before.0 > 0 && before.1 > 0);
+    // A repo comes.
+    let second = "[[repos]]\nid = \"second\"\nremotes = [{ name = \"other\", node_id = \"OTHER\" }]\n\
+                  [repos.folder]\npath = \"./second\"\n";
+    fs::write(a.directory().join("second/file"), "two").expect("a file");
+    use_config(true, second, [&on_a, &on_b]);
+    in_use(2, 1);
+    a.wait(LIMIT);
+    b.wait(LIMIT);
+    assert_eq!(fs::read(b.directory().join("second/file")).expect("it came"), b"two");
+    let after = a.traffic();
+    assert!(after.0 > before.0 && after.1 > before.1, "counts go on: {before:?}, {after:?}");
+    // It goes, and what was in its folder stays; the other one goes on.
+    use_config(true, "", [&on_a, &on_b]);
+    in_use(1, 1);
+    a.write("file", "three");
+    a.wait(LIMIT);
+    assert_eq!(b.read("file").as_deref(), Some(&b"three"[..]));
+    assert_eq!(fs::read(b.directory().join("second/file")).expect("it stays"), b"two");
+    // A remote goes, on one side: the other is refused there.
+    a.configure(&[], &setup);
+    on_a.signal(Signal::HUP);
+    await_condition("a shows b as refused", LIMIT, || {
+        let status = a.try_status()?;
+        (status["refused"][0]["node_id"] == b.id()).then_some(())
+    });
+    for daemon in [on_a, on_b] {
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+    assert!(!a.log().contains("ERROR"), "{}", a.log());
 }
 
 #[test]

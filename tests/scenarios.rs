@@ -294,8 +294,8 @@ fn ignored_paths_stay_where_they_are() {
     assert_eq!(a.read("main.o").unwrap(), b"object");
 }
 
-/// The first meeting of two filled folders: union; equal content is neither sent nor a conflict.
-/// Each has scanned its own before they meet: what comes before the first scan is done is pulled.
+/// The first meeting of two filled folders: union; equal content is neither sent nor a conflict,
+/// though they meet before either has scanned its own.
 #[test]
 fn two_filled_folders_unite() {
     let (a, b) = two();
@@ -306,14 +306,7 @@ fn two_filled_folders_unite() {
     b.write("only b", "b");
     a.write("differs.txt", "as on a");
     b.write("differs.txt", "as on b");
-    for machine in [&a, &b] {
-        let alone = machine.start();
-        await_condition("the first scan is done", LIMIT, || {
-            (machine.status()["repos"][0]["scanned"] == true).then_some(())
-        });
-        assert!(alone.stop().success());
-    }
-    let (_on_a, _on_b) = (a.start(), b.start());
+    let (_on_a, _on_b) = (a.start_unawaited(), b.start_unawaited());
     assert_same_but_time_of(&a, &b, "shared");
     assert_eq!(copies(&a).len(), 1);
     assert_eq!(a.tree().files(), 5);
@@ -520,6 +513,9 @@ fn an_unlisted_device_is_refused_and_shown() {
     assert_eq!(stranger.tree().paths(), Vec::<String>::new());
     let waited = stranger.run(&["wait", "--timeout", "1"]);
     assert_eq!(waited.status.code(), Some(1));
+    let reason = String::from_utf8(waited.stderr).unwrap();
+    assert!(reason.contains("a: it does not list this device"), "{reason}");
+    assert_eq!(stranger.status()["peers"][0]["problem"], "it does not list this device");
     let status = a.status();
     let refused = status["refused"].as_array().unwrap();
     let shown = refused.iter().find(|device| device["node_id"] == stranger.id()).unwrap();
@@ -541,8 +537,16 @@ fn another_secret_is_another_repo() {
     await_condition("one has asked the other", LIMIT, || {
         (a.traffic().0 + b.traffic().0 > 0).then_some(())
     });
-    for machine in [&a, &b] {
-        assert_eq!(machine.run(&["wait", "--timeout", "2"]).status.code(), Some(1));
+    for (machine, other) in [(&a, "b"), (&b, "a")] {
+        let refusal = format!("{other} does not list this device for this repo");
+        await_condition("the refusal is shown", LIMIT, || {
+            let text = String::from_utf8(machine.run(&["status"]).stdout).unwrap();
+            text.contains("it does not list this device for it").then_some(())
+        });
+        let waited = machine.run(&["wait", "--timeout", "2"]);
+        assert_eq!(waited.status.code(), Some(1));
+        let reason = String::from_utf8(waited.stderr).unwrap();
+        assert!(reason.contains(&refusal), "{reason}");
     }
     assert!(b.tree().0.is_empty());
     let (received, sent) = a.traffic();

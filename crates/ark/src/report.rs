@@ -90,14 +90,17 @@ fn push_peer(text: &mut String, peer: &PeerStatus) {
     };
     let (received, sent) = (bytes(peer.rx_bytes), bytes(peer.tx_bytes));
     line(text, &format!("{}: {how}   received {received}, sent {sent}", peer.name));
+    if let Some(problem) = &peer.problem {
+        line(text, &format!("  {problem}"));
+    }
     for repo in &peer.repos {
-        if let Some(sending) = &repo.sending {
+        if repo.refused {
+            line(text, &format!("  {}: it does not list this device for it", repo.id));
+        } else if let Some(sending) = &repo.sending {
             line(text, &format!("  {}: {}", repo.id, with_bar(sending)));
         } else if repo.behind != Amount::default() {
             let Amount { objects, bytes: lacking } = repo.behind;
             line(text, &format!("  {}: lacks {objects} objects, {}", repo.id, bytes(lacking)));
-        } else if peer.connected && !repo.connected {
-            line(text, &format!("  {}: does not list this device for it", repo.id));
         } else if repo.connected && !repo.scanned {
             line(text, &format!("  {}: its first scan is not done", repo.id));
         }

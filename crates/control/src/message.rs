@@ -138,6 +138,8 @@ pub struct PeerStatus {
     pub connected: bool,
     /// `"direct"`, `"relay"` or `"none"`.
     pub path: String,
+    /// Why it is not connected, where that is known.
+    pub problem: Option<String>,
     /// Round-trip time in milliseconds.
     pub rtt_ms: Option<f64>,
     /// When it was last connected (RFC 3339, UTC).
@@ -157,6 +159,8 @@ pub struct PeerRepo {
     pub id: String,
     /// Whether both sides list each other for it and talk about it.
     pub connected: bool,
+    /// Whether it said that it does not list this device for it.
+    pub refused: bool,
     /// Whether it has said that its first scan is done.
     pub scanned: bool,
     /// What it is known to lack.

@@ -69,9 +69,10 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Access for these repos, each with the devices it lists.
+    /// Access for these repos, each with the devices it lists. `refused`: who was refused before.
     pub(crate) fn new<'a>(
         repos: impl IntoIterator<Item = (TopicId, &'a [DeviceId])>,
+        refused: Vec<Refused>,
         bell: Bell,
     ) -> Self {
         let mut listed: BTreeMap<DeviceId, BTreeSet<TopicId>> = BTreeMap::new();
@@ -82,7 +83,8 @@ impl Access {
                 listed.entry(device).or_default().insert(topic);
             }
         }
-        Self { listed, gossip, refused: Mutex::default(), standing: Mutex::default(), bell }
+        let refused = refused.into_iter().filter(|one| !listed.contains_key(&one.device)).collect();
+        Self { listed, gossip, refused: Mutex::new(refused), standing: Mutex::default(), bell }
     }
 
     /// Every ALPN that is answered.
@@ -199,7 +201,8 @@ mod tests {
     #[test]
     fn a_device_sees_only_what_lists_it() {
         let (x, y) = (TopicId::derive("x", None), TopicId::derive("y", None));
-        let access = Access::new([(x, &[device(1)][..]), (y, &[device(2)][..])], Bell::new());
+        let access =
+            Access::new([(x, &[device(1)][..]), (y, &[device(2)][..])], Vec::new(), Bell::new());
         assert!(access.may_see(device(1), x));
         assert!(!access.may_see(device(1), y));
         assert!(access.may_connect(device(1), SYNC_ALPN));
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn refused_devices_are_remembered_boundedly() {
-        let access = Access::new([], Bell::new());
+        let access = Access::new([], Vec::new(), Bell::new());
         for n in 0..=u8::MAX {
             access.refuse(device(n));
         }
@@ -219,5 +222,12 @@ mod tests {
         assert_eq!(refused.len(), MAX_REFUSED);
         assert_eq!(refused.last().map(|one| one.device), Some(device(250)));
         assert_eq!(refused.iter().filter(|one| one.device == device(250)).count(), 1);
+        // Who is listed from now on is refused no more.
+        let access = Access::new(
+            [(TopicId::derive("x", None), &[device(250)][..])],
+            refused.clone(),
+            Bell::new(),
+        );
+        assert_eq!(access.refused(), refused[..MAX_REFUSED - 1]);
     }
 }

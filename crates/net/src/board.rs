@@ -54,6 +54,14 @@ impl Traffic {
     }
 }
 
+/// What is shown of a device whether it is connected or not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerPast {
+    rx_bytes: u64,
+    tx_bytes: u64,
+    last_seen: Option<SystemTime>,
+}
+
 /// What is shown of one device.
 #[derive(Debug)]
 pub(crate) struct PeerBoard {
@@ -73,9 +81,20 @@ struct Live {
 }
 
 impl PeerBoard {
-    /// A device never seen.
-    pub(crate) fn new(device: DeviceId, name: String, bell: Bell) -> Self {
-        Self { device, name, traffic: Traffic::default(), live: Mutex::default(), bell }
+    /// A device that is not connected, with what was known of it before.
+    pub(crate) fn new(device: DeviceId, name: String, past: PeerPast, bell: Bell) -> Self {
+        let traffic = Traffic { rx: past.rx_bytes.into(), tx: past.tx_bytes.into() };
+        let live = Live { last_seen: past.last_seen, ..Live::default() };
+        Self { device, name, traffic, live: Mutex::new(live), bell }
+    }
+
+    /// What goes on when the network side is started anew.
+    pub(crate) fn past(&self) -> PeerPast {
+        PeerPast {
+            rx_bytes: self.traffic.rx.load(Relaxed),
+            tx_bytes: self.traffic.tx.load(Relaxed),
+            last_seen: self.live().last_seen,
+        }
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {

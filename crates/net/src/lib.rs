@@ -30,6 +30,6 @@ mod status;
 
 pub use ark_sync::Counters;
 pub use error::StartError;
-pub use net::Net;
+pub use net::{Net, Past};
 pub use options::{Discovery, Options, Relay, Remote, RepoOptions, Role};
 pub use status::{Behind, NetStatus, PathKind, PeerStatus, Refused, RemoteStatus, RepoStatus};

@@ -1,6 +1,7 @@
 //! The network side as its user sees it: start, status, shutdown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,14 +11,14 @@ use ark_sync::View;
 use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher};
 use n0_future::StreamExt;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::access::Access;
-use crate::board::{Bell, Board, PeerBoard, RepoBoard};
+use crate::board::{Bell, Board, PeerBoard, PeerPast, RepoBoard};
 use crate::error::StartError;
 use crate::gossip::{self, GossipTask};
 use crate::lane::Lane;
@@ -26,7 +27,7 @@ use crate::options::{Options, RepoOptions};
 use crate::repo::{self, FolderNews, RepoInput, RepoTask, show};
 use crate::seal::Sealer;
 use crate::shared::{PeerHandle, RepoHandle, Shared};
-use crate::status::NetStatus;
+use crate::status::{NetStatus, Refused, RepoStatus};
 use crate::{accept, endpoint, peer};
 
 /// How long a shutdown waits for the tasks: they end at once, unless the disk hangs.
@@ -34,6 +35,19 @@ const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a shutdown waits for connections to drain. Peers are told at once; a dial that nobody
 /// answers drains for three of QUIC's probe timeouts, and the sockets are free only then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a shutdown waits for its ports: iroh lets go of its sockets a moment after it says that
+/// it is closed.
+const FREE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it looks whether they are free.
+const FREE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What goes on when the network side is started anew with another list of repos.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    peers: BTreeMap<DeviceId, PeerPast>,
+    refused: Vec<Refused>,
+}
 
 /// The running network side. Dropping it without [`Net::shutdown`] stops it rudely.
 #[derive(Debug)]
@@ -44,19 +58,24 @@ pub struct Net {
 }
 
 impl Net {
-    /// Opens the endpoint and begins to keep `repos` in step. Must be called in a tokio runtime.
+    /// Opens the endpoint and begins to keep `repos` in step. Counts go on from those of `past`.
+    /// Must be called in a tokio runtime.
     ///
     /// # Errors
     /// A port is busy, an address cannot be listened on, or the options contradict themselves.
-    pub async fn start(options: Options, repos: Vec<RepoOptions>) -> Result<Self, StartError> {
+    pub async fn start(
+        options: Options,
+        repos: Vec<RepoOptions>,
+        past: Past,
+    ) -> Result<Self, StartError> {
         let device = DeviceId::from_bytes(*options.secret_key.public().as_bytes());
         let hints = check(device, &repos)?;
         let bell = Bell::new();
-        let access = Arc::new(access(&repos, &bell));
+        let access = Arc::new(access(&repos, past.refused, &bell));
         let endpoint = endpoint::open(&options, &access, hints).await?;
         info!(device = %device, addrs = ?endpoint.bound_sockets(), "listening");
 
-        let (peers, accepted) = peers(&repos, &endpoint, &bell);
+        let (peers, accepted) = peers(&repos, past.peers, &endpoint, &bell);
         let (handles, ends): (BTreeMap<_, _>, Vec<_>) = repos
             .iter()
             .map(|repo| {
@@ -79,7 +98,7 @@ impl Net {
             tasks: TaskTracker::new(),
             lose_gossip: AtomicBool::new(false),
         });
-        spawn_repos(&shared, repos, ends, boards, options.resync_interval);
+        spawn_repos(&shared, repos, ends, boards);
         spawn_peers(&shared, accepted);
         shared.tasks.spawn(accept::accept_loop(shared.clone()));
         Ok(Self { shared, board, bell })
@@ -109,23 +128,41 @@ impl Net {
         self.board.status(self.shared.endpoint.bound_sockets())
     }
 
+    /// How a repo stands now: all that had come in by the call is in it, while [`Net::status`] is
+    /// of a moment ago where much happens. `None`: there is no such repo, or it came to its end.
+    pub async fn repo_status(&self, topic: TopicId) -> Option<RepoStatus> {
+        let (answer, status) = oneshot::channel();
+        let repo = self.shared.repos.get(&topic)?;
+        repo.input.send(RepoInput::Look(answer)).await.ok()?;
+        status.await.ok()
+    }
+
     /// Changes whenever [`Net::status`] may have changed in more than byte counts.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.bell.watch()
     }
 
     /// Stops accepting and asking, tells the peers, closes the endpoint. Bounded in time. The
-    /// store may be closed afterwards.
-    pub async fn shutdown(self) {
+    /// store may be closed afterwards, and the ports are free. Returns what the next one goes on
+    /// from.
+    pub async fn shutdown(self) -> Past {
         let shared = &self.shared;
         shared.cancel.cancel();
         shared.tasks.close();
         if timeout(TASKS_TIMEOUT, shared.tasks.wait()).await.is_err() {
             warn!(tasks = shared.tasks.len(), "some tasks of the network did not end in time");
         }
+        let addrs = shared.endpoint.bound_sockets();
         if timeout(CLOSE_TIMEOUT, shared.endpoint.close()).await.is_err() {
             warn!("the endpoint did not close in time");
         }
+        let peers = shared.peers.iter().map(|(&device, peer)| (device, peer.board.past()));
+        let past = Past { peers: peers.collect(), refused: shared.access.refused() };
+        drop(self);
+        if timeout(FREE_TIMEOUT, freed(&addrs)).await.is_err() {
+            warn!(?addrs, "the ports were not free in time");
+        }
+        past
     }
 
     /// For tests: from now on, whether gossip that arrives is dropped.
@@ -138,6 +175,13 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.shared.cancel.cancel();
+    }
+}
+
+/// Returns when all of these addresses can be listened on.
+async fn freed(addrs: &[SocketAddr]) {
+    while !addrs.iter().all(|addr| UdpSocket::bind(addr).is_ok()) {
+        sleep(FREE_INTERVAL).await;
     }
 }
 
@@ -164,12 +208,13 @@ fn check(device: DeviceId, repos: &[RepoOptions]) -> Result<Vec<EndpointAddr>, S
     Ok(hints.into_values().filter(|hint| !hint.addrs.is_empty()).collect())
 }
 
-fn access(repos: &[RepoOptions], bell: &Bell) -> Access {
+fn access(repos: &[RepoOptions], refused: Vec<Refused>, bell: &Bell) -> Access {
     let listed: Vec<(TopicId, Vec<DeviceId>)> = repos
         .iter()
         .map(|repo| (repo.topic, repo.remotes.iter().map(|remote| remote.device).collect()))
         .collect();
-    Access::new(listed.iter().map(|(topic, devices)| (*topic, &devices[..])), bell.clone())
+    let listed = listed.iter().map(|(topic, devices)| (*topic, &devices[..]));
+    Access::new(listed, refused, bell.clone())
 }
 
 /// A device and the sync connections accepted from it.
@@ -179,6 +224,7 @@ type PeerQueue = (DeviceId, mpsc::Receiver<Connection>);
 /// their tasks.
 fn peers(
     repos: &[RepoOptions],
+    mut past: BTreeMap<DeviceId, PeerPast>,
     endpoint: &Endpoint,
     bell: &Bell,
 ) -> (BTreeMap<DeviceId, PeerHandle>, Vec<PeerQueue>) {
@@ -189,8 +235,9 @@ fn peers(
         peers.entry(device).or_insert_with(|| {
             let (accepted, queue) = mpsc::channel(peer::ACCEPTED_CAPACITY);
             queues.push((device, queue));
+            let past = past.remove(&device).unwrap_or_default();
             PeerHandle {
-                board: Arc::new(PeerBoard::new(device, remote.name.clone(), bell.clone())),
+                board: Arc::new(PeerBoard::new(device, remote.name.clone(), past, bell.clone())),
                 lane: Arc::new(Lane::new(device, endpoint.clone())),
                 accepted,
             }
@@ -224,7 +271,6 @@ fn spawn_repos(
     repos: Vec<RepoOptions>,
     ends: Vec<RepoEnds>,
     boards: Vec<Arc<RepoBoard>>,
-    resync_interval: Duration,
 ) {
     let budget = Arc::new(Budget::new());
     for ((options, ends), board) in repos.into_iter().zip(ends).zip(boards) {
@@ -247,7 +293,6 @@ fn spawn_repos(
             folder: ends.folder,
             gossip: hints,
             budget: budget.clone(),
-            resync_interval,
         };
         shared.tasks.spawn(async move {
             // A task of its own, so that a panic in it ends nothing but this repo, visibly.

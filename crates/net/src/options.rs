@@ -2,7 +2,6 @@
 //! nothing here is parsed.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use ark_core::{DeviceId, SealingKey, TopicId};
 use iroh::{RelayUrl, SecretKey};
@@ -24,8 +23,6 @@ pub struct Options {
     pub discovery: Vec<Discovery>,
     /// Whether to ask the router to forward a port (`UPnP`, NAT-PMP, PCP).
     pub port_mapping: bool,
-    /// How often all states are compared again with every peer though nothing asks for it; jittered.
-    pub resync_interval: Duration,
 }
 
 /// Which relay servers are used.

@@ -18,7 +18,7 @@ use ark_sync::{
     RequestId, StoreStep,
 };
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error_span, warn};
@@ -30,6 +30,7 @@ use crate::objects::fetch::{Budget, Fetch, FetchError};
 use crate::options::RepoOptions;
 use crate::session::{Link, SessionId};
 use crate::shared::Shared;
+use crate::status::RepoStatus;
 
 /// Inputs that wait for the task. Streams that are faster wait for room, which their peer sees
 /// as flow control.
@@ -76,6 +77,8 @@ pub(crate) enum RepoInput {
     },
     /// Gossip lost something.
     GossipLagged,
+    /// Somebody wants to know how things stand, after all that came before.
+    Look(oneshot::Sender<RepoStatus>),
 }
 
 /// What a folder says of itself; only the newest counts.
@@ -95,7 +98,6 @@ pub(crate) struct RepoTask {
     pub(crate) folder: watch::Receiver<FolderNews>,
     pub(crate) gossip: mpsc::Sender<gossip::Command>,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) resync_interval: Duration,
 }
 
 struct Driver {
@@ -126,7 +128,7 @@ pub(crate) enum Done {
 /// Runs until shutdown.
 pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
     let span = error_span!("repo", repo = %options.id);
-    let RepoTask { shared, board, mut input, mut folder, gossip, budget, resync_interval } = task;
+    let RepoTask { shared, board, mut input, mut folder, gossip, budget } = task;
     // Before the states are read, so that nothing falls between.
     let mut changes = options.repo.subscribe();
     let (results, mut done) = mpsc::channel(RESULT_CAPACITY);
@@ -147,7 +149,6 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
     async {
         driver.feed(Input::Timer);
         let cancel = driver.shared.cancel.clone();
-        let mut resync_at = Instant::now() + jittered(resync_interval);
         loop {
             let wake_at =
                 driver.engine.wake_at().map(|ms| driver.began + Duration::from_millis(ms));
@@ -168,11 +169,6 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
                     driver.feed(Input::Timer);
                 }
-                () = sleep_until(resync_at) => {
-                    // As if gossip had lost something: all states are compared again.
-                    resync_at = Instant::now() + jittered(resync_interval);
-                    driver.feed(Input::Lagged);
-                }
             }
             driver.show(input.is_empty() && done.is_empty());
         }
@@ -183,11 +179,6 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
     }
     .instrument(span)
     .await;
-}
-
-/// `interval`, give or take a quarter, so that devices do not all ask at once.
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(0.75 + rand::random::<f64>() / 2.0)
 }
 
 fn engine(options: &RepoOptions) -> Engine {
@@ -244,6 +235,8 @@ impl Driver {
                 self.feed(Input::Announced { from, announcement });
             }
             RepoInput::GossipLagged => self.feed(Input::Lagged),
+            // Whoever asked may have gone.
+            RepoInput::Look(answer) => _ = answer.send(self.status()),
         }
     }
 
@@ -365,10 +358,10 @@ impl Driver {
             let last = match fetch.run(request, results).await {
                 Ok(missing) => Input::RequestEnded { request: id, missing },
                 Err(FetchError::Cancelled) => return None,
-                Err(FetchError::Store(error)) => Input::StoreFailed {
-                    step: StoreStep::Receive { request: id },
-                    reason: chain(&error),
-                },
+                Err(error @ (FetchError::Store(_) | FetchError::Index(_))) => {
+                    let step = StoreStep::Receive { request: id };
+                    Input::StoreFailed { step, reason: chain(&error) }
+                }
                 Err(error) => {
                     debug!(peer = %peer.short(), error = %chain(&error), "a request failed");
                     let violation = matches!(error, FetchError::Protocol(_));

@@ -5,7 +5,7 @@ mod support;
 use std::fmt::Write as _;
 
 use ark_core::{Link, Object, ObjectKind, RepoKind, SealingKey, TopicId};
-use ark_net::{Net, NetStatus, StartError};
+use ark_net::{Net, NetStatus, Past, StartError};
 use ark_sync::{
     Announced, Announcement, Hello, ITEM_HEADER_BYTES, ItemHeader, Message, ObjectsRequest,
     PROTOCOL, Role,
@@ -317,7 +317,7 @@ async fn a_busy_port_is_named() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut options = device.options();
     options.bind = vec![socket.local_addr().unwrap()];
-    match Net::start(options, Vec::new()).await {
+    match Net::start(options, Vec::new(), Past::default()).await {
         Err(StartError::Busy { addr, .. }) => assert_eq!(addr, socket.local_addr().unwrap()),
         other => panic!("{other:?}"),
     }

@@ -42,6 +42,18 @@ pub struct Config {
     pub repos: Vec<Repo>,
 }
 
+impl Config {
+    /// Whether the folder of repo `id` is just what it was in `old`.
+    pub fn keeps_folder(&self, old: &Self, id: &str) -> bool {
+        let folder = |config: &Self| {
+            let repo = config.repos.iter().find(|repo| repo.id == id)?;
+            let folder = repo.folder.clone()?;
+            Some((repo.secret.clone(), folder, config.quiet_period, config.rescan_interval))
+        };
+        folder(self).is_some_and(|now| folder(old) == Some(now))
+    }
+}
+
 /// How other devices are reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Network {

@@ -1,6 +1,7 @@
 //! Everything that runs, and the threads of knowledge between its parts: what a folder applied
 //! is told to the network side, and whatever changes rings one bell.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -150,17 +151,29 @@ impl House {
         !moving.is_empty()
     }
 
-    /// Brings folders to rest, then tells the peers.
-    pub(super) async fn stop(self) {
-        let folders = self.repos.into_iter().filter_map(|repo| match repo.folder {
-            RunningFolder::Running(folder, _) => Some(folder),
-            RunningFolder::None | RunningFolder::Failed(..) => None,
-        });
+    /// Brings folders to rest but those of the repos to be kept, then tells the peers. Returns what
+    /// a next house goes on with.
+    pub(super) async fn stop(self, is_kept: impl Fn(&RunningRepo) -> bool) -> Kept {
+        let (kept, rest): (Vec<_>, Vec<_>) = self
+            .repos
+            .into_iter()
+            .partition(|repo| repo.running_folder().is_some() && is_kept(repo));
         let mut stopping = tokio::task::JoinSet::new();
-        for folder in folders {
-            stopping.spawn(folder.stop());
+        for repo in rest {
+            if let RunningFolder::Running(folder, _) = repo.folder {
+                stopping.spawn(folder.stop());
+            }
         }
         while stopping.join_next().await.is_some() {}
-        self.net.shutdown().await;
+        let folders = kept.into_iter().map(|repo| (repo.id, repo.folder)).collect();
+        Kept { net: self.net.shutdown().await, folders }
     }
+}
+
+/// What goes on from one house to the next.
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) net: ark_net::Past,
+    /// By the repo's id.
+    pub(super) folders: BTreeMap<String, RunningFolder>,
 }

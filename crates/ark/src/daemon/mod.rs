@@ -7,6 +7,7 @@
 mod house;
 mod pace;
 mod ports;
+mod running;
 mod server;
 mod status;
 mod wait;
@@ -18,19 +19,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ark_control::{Client, SocketError};
-use ark_core::{RepoKind, SealingKey, TopicId};
-use ark_folder::Folder;
-use ark_net::{Net, RepoOptions};
 use ark_store::Store;
 use sd_notify::NotifyState;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config, Repo, Surroundings};
+use crate::config::{self, Config, Surroundings};
 use crate::key::{Key, KeyError};
-use house::{House, RunningFolder, RunningRepo};
+use house::Kept;
+use running::Running;
 
 /// The longest an orderly end may take; then the process ends as it is. A crash loses nothing
 /// that was published, so waiting longer is of no use to anybody.
@@ -97,7 +95,8 @@ pub enum DaemonError {
     StopTimeout,
 }
 
-/// Runs the daemon until SIGTERM or SIGINT, or until its store is lost.
+/// Runs the daemon until SIGTERM or SIGINT, or until its store is lost. SIGHUP has it take up its
+/// config anew.
 ///
 /// # Errors
 /// See [`DaemonError`].
@@ -105,15 +104,19 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     refuse_what_cannot_work(&config).await?;
     raise_open_file_limit();
-    let daemon = tokio::select! {
-        started = Daemon::start(&config) => started?,
+    let mut daemon = tokio::select! {
+        started = Daemon::start(config) => started?,
         () = signals.end() => return Ok(()),
     };
     notify(&[NotifyState::Ready]);
-    let lost = loop {
+    let failed = loop {
         tokio::select! {
             asked = signals.next() => match asked {
-                Asked::ReRead => re_read(&config),
+                Asked::ReRead => {
+                    if let Err(error) = daemon.re_read().await {
+                        break Some(error);
+                    }
+                }
                 Asked::End => break None,
             },
             why = daemon.store.lost() => break Some(DaemonError::StoreLost(why)),
@@ -130,7 +133,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
             Err(DaemonError::StopTimeout)
         }
     };
-    lost.map_or(stopped, Err)
+    failed.map_or(stopped, Err)
 }
 
 /// What can be told before anything is written.
@@ -199,29 +202,17 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// On SIGHUP: says what is wrong with the config, or that it takes a restart to use it.
-fn re_read(running: &Config) {
-    let surroundings = Surroundings { home: std::env::home_dir(), device_at: None };
-    match config::load(&running.file, &surroundings) {
-        Ok(config) if config == *running => info!("the config has not changed"),
-        Ok(_) => warn!("the config has changed: restart ark to use it"),
-        Err(error) => {
-            error!("the config was changed and is wrong; going on with the old one\n{error}");
-        }
-    }
-}
-
 /// A running daemon.
 struct Daemon {
+    config: Config,
+    key: Key,
     store: Store,
-    house: Arc<House>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    socket: PathBuf,
+    listener: Arc<UnixListener>,
+    running: Running,
 }
 
 impl Daemon {
-    async fn start(config: &Config) -> Result<Self, DaemonError> {
+    async fn start(config: Config) -> Result<Self, DaemonError> {
         let key = Key::read_or_create(&config.store_path)?;
         let witness_dir = witness_directory().ok_or(DaemonError::NoStateDirectory)?;
         info!(device = key.device().short(), store = %config.store_path.display(), "opening");
@@ -233,8 +224,8 @@ impl Daemon {
         })
         .await?;
         key.write_id(&config.store_path)?;
-        match Self::start_on(config, &key, store.clone()).await {
-            Ok(daemon) => Ok(daemon),
+        match Self::start_on(&config, &key, &store).await {
+            Ok((listener, running)) => Ok(Self { config, key, store, listener, running }),
             Err(error) => {
                 // The error is what the user must see; the store is closed as far as it goes.
                 if let Err(close) = store.close().await {
@@ -245,46 +236,58 @@ impl Daemon {
         }
     }
 
-    async fn start_on(config: &Config, key: &Key, store: Store) -> Result<Self, DaemonError> {
-        let listener = ark_control::bind(&config.store_path)?;
-        let mut opened = Vec::with_capacity(config.repos.len());
-        for repo in &config.repos {
-            let topic = TopicId::derive(&repo.id, secret(repo));
-            let held = store
-                .repo(topic, RepoKind::Folder)
-                .await
-                .map_err(|source| DaemonError::Repo { id: repo.id.clone(), source })?;
-            opened.push((repo, held));
+    async fn start_on(
+        config: &Config,
+        key: &Key,
+        store: &Store,
+    ) -> Result<(Arc<UnixListener>, Running), DaemonError> {
+        let listener = Arc::new(ark_control::bind(&config.store_path)?);
+        let kept = Kept::default();
+        let running = Running::start(config, key, store, Arc::clone(&listener), kept).await?;
+        Ok((listener, running))
+    }
+
+    /// On SIGHUP: takes up the config as it is now, or says what is wrong with it. All that runs on
+    /// the store is taken apart and put together again, but for folders that stay as they are.
+    async fn re_read(&mut self) -> Result<(), DaemonError> {
+        let surroundings = Surroundings { home: std::env::home_dir(), device_at: None };
+        let config = match config::load(&self.config.file, &surroundings) {
+            Ok(config) => config,
+            Err(error) => {
+                error!("the config was changed and is wrong; going on with the old one\n{error}");
+                return Ok(());
+            }
+        };
+        if config == self.config {
+            info!("the config has not changed");
+            return Ok(());
         }
-        let net_repos = opened.iter().map(|(repo, held)| net_repo(repo, held.clone())).collect();
-        let net = Net::start(net_options(config, key), net_repos).await?;
-        let mut repos = Vec::with_capacity(opened.len());
-        for (repo, held) in opened {
-            repos.push(running_repo(config, repo, held).await);
+        if config.store_path != self.config.store_path {
+            warn!("the config names another store: restart ark to use it");
+            return Ok(());
         }
-        let house = Arc::new(House::new(key.device(), net, repos));
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        house.spawn(&tasks, &stop);
-        tasks.spawn(server::serve(listener, Arc::clone(&house), tasks.clone(), stop.clone()));
-        if let Some(interval) = sd_notify::watchdog_enabled() {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(watchdog(interval / 2)));
+        let is_new = |address: &&SocketAddr| !self.config.network.bind.contains(address);
+        let new: Vec<SocketAddr> = config.network.bind.iter().filter(is_new).copied().collect();
+        if let Some((address, error)) = ports::first_busy(&new) {
+            let text = "cannot be used; going on with the old config";
+            error!("the config was changed, and {address} {text}: {error}");
+            return Ok(());
         }
-        let socket = ark_control::socket_path(&config.store_path);
-        Ok(Self { store, house, tasks, stop, socket })
+        info!("the config has changed");
+        let old = std::mem::replace(&mut self.config, config);
+        let kept = self.running.stop(|id| self.config.keeps_folder(&old, id)).await;
+        let listener = Arc::clone(&self.listener);
+        self.running = Running::start(&self.config, &self.key, &self.store, listener, kept).await?;
+        info!("the config is in use");
+        Ok(())
     }
 
     /// Ends in order, from the outside in.
-    async fn stop(self) -> Result<(), DaemonError> {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        if let Some(house) = Arc::into_inner(self.house) {
-            house.stop().await;
-        } else {
-            error!("something still runs; the store is closed under it");
-        }
+    async fn stop(mut self) -> Result<(), DaemonError> {
+        self.running.stop(|_| false).await;
         // While the lock is still held: afterwards the socket may be another daemon's.
-        if let Err(error) = std::fs::remove_file(&self.socket) {
+        if let Err(error) = std::fs::remove_file(ark_control::socket_path(&self.config.store_path))
+        {
             warn!("the control socket stays behind: {error}");
         }
         self.store.close().await.map_err(DaemonError::Close)
@@ -307,54 +310,4 @@ fn witness_directory() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".local/state")))?;
     Some(state_home.join("ark"))
-}
-
-fn secret(repo: &Repo) -> Option<&str> {
-    repo.secret.as_ref().map(config::Secret::reveal)
-}
-
-fn net_options(config: &Config, key: &Key) -> ark_net::Options {
-    ark_net::Options {
-        secret_key: key.endpoint_key(),
-        bind: config.network.bind.clone(),
-        relay: config.network.relay.clone(),
-        discovery: config.network.discovery.clone(),
-        port_mapping: config.network.port_mapping,
-        resync_interval: config.rescan_interval,
-    }
-}
-
-fn net_repo(repo: &Repo, held: ark_store::Repo) -> RepoOptions {
-    RepoOptions {
-        id: repo.id.clone(),
-        topic: held.topic(),
-        sealing: SealingKey::derive(&repo.id, secret(repo)),
-        repo: held,
-        remotes: repo.remotes.clone(),
-        has_folder: repo.folder.is_some(),
-    }
-}
-
-/// Starts the repo's folder, if it has one. One that does not start stops that repo only.
-async fn running_repo(config: &Config, repo: &Repo, held: ark_store::Repo) -> RunningRepo {
-    let folder = match &repo.folder {
-        None => RunningFolder::None,
-        Some(folder) => {
-            let options = ark_folder::Options {
-                path: folder.path.clone(),
-                ignore: folder.ignore.clone(),
-                quiet_period: config.quiet_period,
-                rescan_interval: config.rescan_interval,
-            };
-            match Folder::start(options, held.clone()).await {
-                Ok(running) => RunningFolder::Running(running, folder.path.clone()),
-                Err(start_error) => {
-                    let text = crate::report::chain(&start_error);
-                    error!(repo = repo.id, "the folder does not start: {text}");
-                    RunningFolder::Failed(text, folder.path.clone())
-                }
-            }
-        }
-    };
-    RunningRepo { id: repo.id.clone(), held, folder, remotes: repo.remotes.clone() }
 }

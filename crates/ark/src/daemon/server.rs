@@ -27,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves until `stop`.
 pub(super) async fn serve(
-    listener: UnixListener,
+    listener: Arc<UnixListener>,
     house: Arc<House>,
     tasks: TaskTracker,
     stop: CancellationToken,

@@ -34,6 +34,7 @@ pub(super) fn status(house: &House, meters: &mut Meters, now: Instant) -> Status
             PathKind::None => "none",
         }
         .to_owned(),
+        problem: peer.problem.clone(),
         rtt_ms: peer.rtt_ms,
         last_seen: peer.last_seen.map(time_text),
         rx_bytes: peer.rx_bytes,
@@ -184,6 +185,7 @@ fn peer_repos(
         Some(PeerRepo {
             id: repo.id.clone(),
             connected: remote.connected,
+            refused: remote.refuses_us,
             scanned: remote.scanned,
             behind,
             sending: meter.progress("sending", now),

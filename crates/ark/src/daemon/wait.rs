@@ -1,8 +1,10 @@
 //! When a repo is in step, and waiting for it.
 //!
 //! Everything is as of the call: first the folder takes up what was written before it; then the
-//! states held here, and those that each connected remote has announced when it is first seen,
-//! are the ones to be durable and applied everywhere, here too. Later ones do not prolong the wait.
+//! states held or heard of here, and those that each connected remote has announced when it is
+//! first seen, are the ones to be durable and applied everywhere, here too. Later ones do not
+//! prolong the wait. What is known is asked of the network side itself, never of the picture that
+//! it drew last for `ark status`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use ark_control::WaitOutcome;
 use ark_core::{DeviceId, Writer};
 use ark_folder::{FenceError, Folder};
-use ark_net::RemoteStatus;
+use ark_net::{PeerStatus, RemoteStatus};
 use ark_store::States;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -44,14 +46,24 @@ async fn wait_for(house: &House, repo: &RunningRepo, deadline: Instant) -> Vec<S
     if let Err(text) = pass_fence(repo, deadline).await {
         return vec![named(text)];
     }
-    let held = revisions(&repo.held.states());
-    let mut announced = HashMap::new();
     let mut changes = house.watch();
+    let (mut call, mut missing) = (None, Vec::new());
     loop {
         changes.mark_unchanged();
-        let missing = missing(house, repo, &held, &mut announced);
-        if missing.is_empty() {
-            return missing;
+        let news = async { house.net.repo_status(repo.held.topic()).await };
+        match timeout_at(deadline, news).await {
+            Ok(Some(shared)) => {
+                let call = call.get_or_insert_with(|| Call::new(&repo.held.states(), &shared));
+                missing = call.missing(house, repo, &shared.remotes);
+                if missing.is_empty() {
+                    return missing;
+                }
+            }
+            Ok(None) => return vec![named("it is not kept in step any more".to_owned())],
+            Err(_) if missing.is_empty() => {
+                missing.push("it does not say how it stands".to_owned())
+            }
+            Err(_) => {}
         }
         if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
             return missing.into_iter().map(named).collect();
@@ -132,60 +144,103 @@ pub(super) fn owed_by(remote: &RemoteStatus, held: &Revisions) -> Vec<String> {
     owed
 }
 
-/// What keeps `repo` from being in step, a line each.
-fn missing(
-    house: &House,
-    repo: &RunningRepo,
-    held: &Revisions,
-    announced: &mut HashMap<DeviceId, Revisions>,
-) -> Vec<String> {
-    let net = house.net.status();
-    let topic = repo.held.topic();
-    let remotes = net
-        .repos
-        .into_iter()
-        .find(|shared| shared.topic == topic)
-        .map_or_else(Vec::new, |shared| shared.remotes);
-    let connected: Vec<&RemoteStatus> = remotes.iter().filter(|remote| remote.connected).collect();
-    if connected.is_empty() {
-        let names: Vec<&str> = repo.remotes.iter().map(|remote| remote.name.as_str()).collect();
-        return vec![format!("no remote is connected ({})", names.join(", "))];
-    }
-    let applied = match repo.running_folder() {
-        Some(folder) => folder.status().applied,
-        None => revisions_joined(repo),
-    };
-    let listed = |writer: Writer| {
-        writer.device == house.device
-            || repo.remotes.iter().any(|remote| remote.device == writer.device)
-    };
-    let mut missing = Vec::new();
-    // A remote's newest state may be here, by gossip, before its `Have` says that it announced it:
-    // what is held counts whoever brought it.
-    match unapplied(held, &applied, listed) {
-        0 => {}
-        count => missing.push(format!("{count} of {} states are not applied here", held.len())),
-    }
-    for remote in connected {
-        missing.extend(owed_by(remote, held));
-        if !remote.in_touch || !remote.scanned {
-            continue;
+/// What is waited for: as of the call.
+struct Call {
+    /// The newest revisions held here or heard of.
+    held: Revisions,
+    /// What each remote had announced when it was first seen connected.
+    announced: HashMap<DeviceId, Revisions>,
+}
+
+impl Call {
+    fn new(states: &States, shared: &ark_net::RepoStatus) -> Self {
+        let mut held = revisions(states);
+        // A state that came may be on its way into the store.
+        for (&writer, &revision) in &shared.known {
+            let newest = held.entry(writer).or_insert(0);
+            *newest = (*newest).max(revision);
         }
-        let announced = announced.entry(remote.device).or_insert_with(|| remote.durable.clone());
-        match unapplied(announced, &applied, listed) {
+        Self { held, announced: HashMap::new() }
+    }
+
+    /// What keeps `repo` from being in step, a line each.
+    fn missing(
+        &mut self,
+        house: &House,
+        repo: &RunningRepo,
+        remotes: &[RemoteStatus],
+    ) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !remotes.iter().any(|remote| remote.connected) {
+            let names: Vec<&str> = repo.remotes.iter().map(|remote| remote.name.as_str()).collect();
+            missing.push(format!("no remote is connected ({})", names.join(", ")));
+        } else {
+            let applied = match repo.running_folder() {
+                Some(folder) => folder.status().applied,
+                None => revisions_joined(repo),
+            };
+            let listed = |writer: Writer| {
+                writer.device == house.device
+                    || repo.remotes.iter().any(|remote| remote.device == writer.device)
+            };
+            missing.extend(self.behind(remotes, &applied, listed));
+        }
+        if !missing.is_empty() {
+            missing.extend(refusals(remotes, &house.net.status().peers));
+        }
+        missing
+    }
+
+    /// What is not here or not there, where any remote is connected.
+    fn behind(
+        &mut self,
+        remotes: &[RemoteStatus],
+        applied: &Revisions,
+        listed: impl Fn(Writer) -> bool,
+    ) -> Vec<String> {
+        let mut missing = Vec::new();
+        // A remote's newest state may be here, by gossip, before its `Have` says that it announced
+        // it: what is held counts whoever brought it.
+        match unapplied(&self.held, applied, &listed) {
             0 => {}
-            count => missing.push(format!(
-                "{count} of {} states announced by {} are not applied here",
-                announced.len(),
-                remote.name
-            )),
+            count => {
+                missing.push(format!("{count} of {} states are not applied here", self.held.len()))
+            }
         }
+        for remote in remotes.iter().filter(|remote| remote.connected) {
+            missing.extend(owed_by(remote, &self.held));
+            if !remote.in_touch || !remote.scanned {
+                continue;
+            }
+            let announced = self.announced.entry(remote.device);
+            let announced = announced.or_insert_with(|| remote.durable.clone());
+            match unapplied(announced, applied, &listed) {
+                0 => {}
+                count => missing.push(format!(
+                    "{count} of {} states announced by {} are not applied here",
+                    announced.len(),
+                    remote.name
+                )),
+            }
+        }
+        missing
     }
-    missing
+}
+
+/// The remotes that will not talk to this device, and why.
+fn refusals(remotes: &[RemoteStatus], peers: &[PeerStatus]) -> Vec<String> {
+    let refusal = |remote: &RemoteStatus| {
+        if remote.refuses_us {
+            return Some(format!("{} does not list this device for this repo", remote.name));
+        }
+        let peer = peers.iter().find(|peer| peer.device == remote.device)?;
+        Some(format!("{}: {}", remote.name, peer.problem.as_ref()?))
+    };
+    remotes.iter().filter(|remote| !remote.connected).filter_map(refusal).collect()
 }
 
 /// How many of `wanted`, of listed writers, are newer than what is `applied` here.
-fn unapplied(wanted: &Revisions, applied: &Revisions, listed: impl Fn(Writer) -> bool) -> usize {
+fn unapplied(wanted: &Revisions, applied: &Revisions, listed: &impl Fn(Writer) -> bool) -> usize {
     let absent = |(writer, revision): &(&Writer, &u64)| {
         listed(**writer) && applied.get(writer).is_none_or(|applied| applied < revision)
     };
@@ -264,12 +319,77 @@ mod tests {
     fn what_is_held_and_newer_than_applied_is_missing_here() {
         let held = revisions(&[(1, 5), (2, 1), (3, 2)]);
         let all = |_| true;
-        assert_eq!(unapplied(&held, &held, all), 0);
-        assert_eq!(unapplied(&held, &revisions(&[(1, 6), (2, 1), (3, 2), (4, 1)]), all), 0);
-        assert_eq!(unapplied(&held, &revisions(&[(1, 4), (3, 2)]), all), 2);
+        assert_eq!(unapplied(&held, &held, &all), 0);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 6), (2, 1), (3, 2), (4, 1)]), &all), 0);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 4), (3, 2)]), &all), 2);
         let listed = |writer: Writer| writer.device == device(1);
-        assert_eq!(unapplied(&held, &revisions(&[(1, 5)]), listed), 0);
-        assert_eq!(unapplied(&held, &revisions(&[(1, 4)]), listed), 1);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 5)]), &listed), 0);
+        assert_eq!(unapplied(&held, &revisions(&[(1, 4)]), &listed), 1);
+    }
+
+    /// A repo of which these revisions are known, whether they are in the store or not.
+    fn shared(known: &[(u8, u64)]) -> ark_net::RepoStatus {
+        ark_net::RepoStatus {
+            id: "repo".to_owned(),
+            topic: ark_core::TopicId::derive("repo", None),
+            remotes: Vec::new(),
+            known: revisions(known),
+            durable: Revisions::new(),
+            applied: Revisions::new(),
+            staged: 0,
+            requests: 0,
+            behind: ark_net::Behind::default(),
+            received: ark_net::Behind::default(),
+            ignored: ark_net::Counters::default(),
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_state_that_came_and_is_not_stored_yet_is_waited_for() {
+        let mut call = Call::new(&States::default(), &shared(&[(9, 6)]));
+        // The remote has not said that it has what it announced by gossip.
+        let behind = call.behind(&[remote(&[(9, 5)])], &revisions(&[(9, 5)]), |_| true);
+        assert_eq!(
+            behind,
+            [
+                "1 of 1 states are not applied here",
+                "nine has not stored 1 of 1 states",
+                "nine has not applied 1 of 1 states"
+            ]
+        );
+        assert_eq!(call.behind(&[remote(&[(9, 6)])], &revisions(&[(9, 6)]), |_| true), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_remote_announces_later_does_not_prolong_the_wait() {
+        let mut call = Call::new(&States::default(), &shared(&[]));
+        let applied = revisions(&[(9, 5)]);
+        let nothing = Revisions::new();
+        let lacking = ["1 of 1 states announced by nine are not applied here"];
+        assert_eq!(call.behind(&[remote(&[(9, 5)])], &nothing, |_| true), lacking);
+        assert_eq!(call.behind(&[remote(&[(9, 7)])], &applied, |_| true), [""; 0]);
+    }
+
+    #[test]
+    fn a_remote_that_refuses_is_named() {
+        let mut refusing = remote(&[]);
+        (refusing.connected, refusing.refuses_us) = (false, true);
+        let expected = ["nine does not list this device for this repo"];
+        assert_eq!(refusals(&[refusing.clone(), remote(&[])], &[]), expected);
+        refusing.refuses_us = false;
+        let peer = PeerStatus {
+            device: device(9),
+            name: "nine".to_owned(),
+            connected: false,
+            path: ark_net::PathKind::None,
+            rtt_ms: None,
+            last_seen: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            problem: Some("it does not list this device".to_owned()),
+        };
+        assert_eq!(refusals(&[refusing], &[peer]), ["nine: it does not list this device"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ark_core::{DeviceId, Link, MAX_OBJECT_BYTES, Object};
-use ark_store::{ReceiveError, Received, Repo};
+use ark_store::{IndexError, ReceiveError, Received, Repo};
 use ark_sync::{
     AnswerCheck, AnswerViolation, Expected, ITEM_HEADER_BYTES, Input, ItemHeader, ItemHeaderError,
     MAX_AHEAD_OBJECTS, ObjectsRequest, RequestId,
@@ -101,6 +101,9 @@ pub(crate) enum FetchError {
     /// This side's disk failed.
     #[error("the store failed")]
     Store(#[from] ReceiveError),
+    /// Likewise, when it was asked what is here.
+    #[error("the store failed")]
+    Index(#[from] IndexError),
     /// A task of this side ended early: shutdown.
     #[error("a task ended early")]
     Task(#[from] JoinError),
@@ -146,9 +149,13 @@ impl Fetch {
     /// what was read whole is kept and told all the same.
     pub(crate) async fn run(
         self,
-        request: ObjectsRequest,
+        mut request: ObjectsRequest,
         told: mpsc::Sender<Done>,
     ) -> Result<Vec<Link>, FetchError> {
+        self.leave_out_found(&mut request, &told).await?;
+        if request.links.is_empty() {
+            return Ok(Vec::new());
+        }
         let Some(peer) = self.shared.peers.get(&self.provider) else {
             return Err(FetchError::Lane(LaneError::Dial("not listed".to_owned())));
         };
@@ -192,6 +199,27 @@ impl Fetch {
         }
         kept?;
         read
+    }
+}
+
+impl Fetch {
+    /// What this device has made itself meanwhile is not asked for: most of all by the first scan
+    /// of a folder that has much of what others have.
+    async fn leave_out_found(
+        &self,
+        request: &mut ObjectsRequest,
+        told: &mpsc::Sender<Done>,
+    ) -> Result<(), IndexError> {
+        let here = self.store.indexed(&request.links).await?;
+        let mut here = here.into_iter();
+        let (found, links) =
+            request.links.drain(..).partition::<Vec<Link>, _>(|_| here.next().unwrap_or(false));
+        request.links = links;
+        if !found.is_empty() {
+            // Nobody listens any more only at shutdown.
+            let _ = told.send(Done::Input(Input::Found { links: found })).await;
+        }
+        Ok(())
     }
 }
 

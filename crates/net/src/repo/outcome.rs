@@ -9,6 +9,9 @@ use tracing::warn;
 
 use crate::error::chain;
 
+/// What the store names as missing is taken for all there is where it is less than an engine wants.
+const _: () = assert!(MAX_MISSING >= ark_sync::MAX_WANTED);
+
 /// What of `links` and their closures is neither indexed nor pending.
 pub(super) async fn lookup(repo: Repo, writer: Writer, revision: u64, links: Vec<Link>) -> Input {
     match repo.missing(&links, MAX_MISSING).await {

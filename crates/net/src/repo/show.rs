@@ -15,10 +15,14 @@ impl Driver {
             return;
         }
         self.shown_at = Some(Instant::now());
-        let view = self.engine.view();
-        self.board.show(status(&self.options, &view, |remote| {
+        self.board.show(self.status());
+    }
+
+    /// How things stand now.
+    pub(super) fn status(&self) -> RepoStatus {
+        status(&self.options, &self.engine.view(), |remote| {
             self.refused_by.get(&remote.device).copied().unwrap_or(false)
-        }));
+        })
     }
 }
 

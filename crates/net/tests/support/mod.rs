@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ark_core::{
@@ -12,11 +12,11 @@ use ark_core::{
     Permissions, Read, RepoKind, SealingKey, SignedState, Snapshot, TopicId, Vector, Version,
     Writer,
 };
-use ark_net::{Net, NetStatus, Options, Relay, Remote, RepoOptions, RepoStatus, Role};
+use ark_net::{Net, NetStatus, Options, Past, Relay, Remote, RepoOptions, RepoStatus, Role};
 use ark_store::{Repo, Store};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream, presets};
-use iroh::{Endpoint, EndpointAddr, SecretKey};
+use iroh::{Endpoint, EndpointAddr, RelayUrl, SecretKey};
 use tempfile::TempDir;
 
 /// Guards against waiting forever; nothing is asserted about time.
@@ -40,6 +40,7 @@ pub struct Device {
     pub key: SecretKey,
     dir: TempDir,
     addr: SocketAddr,
+    relay: Option<RelayUrl>,
     repos: Vec<Listing>,
 }
 
@@ -69,7 +70,8 @@ impl Device {
 
     pub fn with_key(name: &'static str, key: SecretKey) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { name, key, dir, addr: "127.0.0.1:0".parse().unwrap(), repos: Vec::new() }
+        let addr = "127.0.0.1:0".parse().unwrap();
+        Self { name, key, dir, addr, relay: None, repos: Vec::new() }
     }
 
     pub fn id(&self) -> DeviceId {
@@ -83,14 +85,21 @@ impl Device {
         self
     }
 
+    /// Is met through `relay` and listens on a free port of `ip`; others are not told which.
+    pub fn behind(&mut self, relay: &RelayUrl, ip: IpAddr) -> &mut Self {
+        self.relay = Some(relay.clone());
+        self.addr = SocketAddr::new(ip, 0);
+        self
+    }
+
     fn as_remote(&self) -> Remote {
-        let known = self.addr.port() != 0;
+        let known = self.addr.port() != 0 && self.relay.is_none();
         Remote {
             name: self.name.to_owned(),
             device: self.id(),
             role: Role::Peer,
             addrs: known.then_some(self.addr).into_iter().collect(),
-            relay: None,
+            relay: self.relay.clone(),
         }
     }
 
@@ -98,10 +107,12 @@ impl Device {
         Options {
             secret_key: self.key.clone(),
             bind: vec![self.addr],
-            relay: Relay::Disabled,
+            relay: self
+                .relay
+                .as_ref()
+                .map_or(Relay::Disabled, |url| Relay::Urls(vec![url.clone()])),
             discovery: Vec::new(),
             port_mapping: false,
-            resync_interval: Duration::from_hours(1),
         }
     }
 
@@ -140,7 +151,7 @@ impl Device {
                 has_folder: listing.has_folder,
             });
         }
-        let net = Net::start(self.options(), options).await.unwrap();
+        let net = Net::start(self.options(), options, Past::default()).await.unwrap();
         self.addr = net.status().local_addrs[0];
         Running { id: self.id(), store, repos, net }
     }

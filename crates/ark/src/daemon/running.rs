@@ -1,0 +1,129 @@
+//! What runs on an open store: the network side, folders, the control socket's server.
+
+use std::sync::Arc;
+
+use ark_core::{RepoKind, SealingKey, TopicId};
+use ark_folder::Folder;
+use ark_net::{Net, RepoOptions};
+use ark_store::Store;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use super::house::{House, Kept, RunningFolder, RunningRepo};
+use super::{DaemonError, server, watchdog};
+use crate::config::{self, Config, Repo};
+use crate::key::Key;
+
+/// It runs until [`Running::stop`].
+pub(super) struct Running {
+    house: Option<Arc<House>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Starts everything that `config` names, going on with what was kept.
+    pub(super) async fn start(
+        config: &Config,
+        key: &Key,
+        store: &Store,
+        listener: Arc<UnixListener>,
+        mut kept: Kept,
+    ) -> Result<Self, DaemonError> {
+        let mut opened = Vec::with_capacity(config.repos.len());
+        for repo in &config.repos {
+            let topic = TopicId::derive(&repo.id, secret(repo));
+            let held = store
+                .repo(topic, RepoKind::Folder)
+                .await
+                .map_err(|source| DaemonError::Repo { id: repo.id.clone(), source })?;
+            opened.push((repo, held));
+        }
+        let net_repos = opened.iter().map(|(repo, held)| net_repo(repo, held.clone())).collect();
+        let net = Net::start(net_options(config, key), net_repos, kept.net).await?;
+        let mut repos = Vec::with_capacity(opened.len());
+        for (repo, held) in opened {
+            let folder = kept.folders.remove(&repo.id);
+            repos.push(running_repo(config, repo, held, folder).await);
+        }
+        let house = Arc::new(House::new(key.device(), net, repos));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        house.spawn(&tasks, &stop);
+        tasks.spawn(server::serve(listener, Arc::clone(&house), tasks.clone(), stop.clone()));
+        if let Some(interval) = sd_notify::watchdog_enabled() {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(watchdog(interval / 2)));
+        }
+        Ok(Self { house: Some(house), tasks, stop })
+    }
+
+    /// Ends everything in order, from the outside in, but the folders of the repos to be kept.
+    pub(super) async fn stop(&mut self, is_kept: impl Fn(&str) -> bool) -> Kept {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let Some(house) = self.house.take() else { return Kept::default() };
+        if let Some(house) = Arc::into_inner(house) {
+            return house.stop(|repo| is_kept(&repo.id)).await;
+        }
+        error!("something still runs beside what comes after it");
+        Kept::default()
+    }
+}
+
+fn secret(repo: &Repo) -> Option<&str> {
+    repo.secret.as_ref().map(config::Secret::reveal)
+}
+
+fn net_options(config: &Config, key: &Key) -> ark_net::Options {
+    ark_net::Options {
+        secret_key: key.endpoint_key(),
+        bind: config.network.bind.clone(),
+        relay: config.network.relay.clone(),
+        discovery: config.network.discovery.clone(),
+        port_mapping: config.network.port_mapping,
+    }
+}
+
+fn net_repo(repo: &Repo, held: ark_store::Repo) -> RepoOptions {
+    RepoOptions {
+        id: repo.id.clone(),
+        topic: held.topic(),
+        sealing: SealingKey::derive(&repo.id, secret(repo)),
+        repo: held,
+        remotes: repo.remotes.clone(),
+        has_folder: repo.folder.is_some(),
+    }
+}
+
+/// Starts the repo's folder, if it has one and it does not run already. One that does not start
+/// stops that repo only.
+async fn running_repo(
+    config: &Config,
+    repo: &Repo,
+    held: ark_store::Repo,
+    kept: Option<RunningFolder>,
+) -> RunningRepo {
+    let folder = match (kept, &repo.folder) {
+        (Some(kept), _) => kept,
+        (None, None) => RunningFolder::None,
+        (None, Some(folder)) => {
+            let options = ark_folder::Options {
+                path: folder.path.clone(),
+                ignore: folder.ignore.clone(),
+                quiet_period: config.quiet_period,
+                rescan_interval: config.rescan_interval,
+            };
+            match Folder::start(options, held.clone()).await {
+                Ok(running) => RunningFolder::Running(running, folder.path.clone()),
+                Err(start_error) => {
+                    let text = crate::report::chain(&start_error);
+                    error!(repo = repo.id, "the folder does not start: {text}");
+                    RunningFolder::Failed(text, folder.path.clone())
+                }
+            }
+        }
+    };
+    RunningRepo { id: repo.id.clone(), held, folder, remotes: repo.remotes.clone() }
+}
