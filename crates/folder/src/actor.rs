@@ -34,7 +34,7 @@ use incarnation::{Awaited, hash_of, recorded_incarnations};
 use pauses::Pauses;
 
 /// How often a halted folder is looked for.
-const HALT_RECHECK: Duration = Duration::from_secs(5);
+const HALT_RECHECK: Duration = Duration::from_secs(2);
 /// Rounds of applying in a row that may do nothing but find paths dirty, before a pause.
 const MAX_FUTILE_ROUNDS: u32 = 3;
 
@@ -215,6 +215,7 @@ impl Actor {
     async fn step(&mut self) -> Result<bool, Setback> {
         if self.home.is_none() {
             if !self.pauses.taking_up.is_over() {
+                self.answer_hopeless_fences();
                 return Ok(false);
             }
             self.pauses.taking_up.rest(HALT_RECHECK);
@@ -226,9 +227,10 @@ impl Actor {
         if self.awaits_other_machine() {
             return Ok(false);
         }
-        // Who waits for what cannot be taken up waits for the pause, too.
         if self.pauses.taking_up.is_over() {
             self.look_for_fences().await?;
+        } else {
+            self.answer_hopeless_fences();
         }
         if !self.due.is_nothing() && self.pauses.taking_up.is_over() {
             return self.take_up_due().await.map(|()| true);
@@ -277,8 +279,12 @@ impl Actor {
         taken_up
     }
 
-    /// Takes everything that already came in, without waiting.
+    /// Takes everything that already came in, without waiting: what is changed here while others'
+    /// changes are applied is not to wait for the last batch of them.
     fn drain(&mut self) {
+        while let Some(extent) = self.home.as_ref().and_then(|home| home.watch.due()) {
+            self.due.add(extent);
+        }
         while let Ok(command) = self.commands.try_recv() {
             self.command(command);
         }

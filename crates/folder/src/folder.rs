@@ -180,8 +180,9 @@ impl Folder {
     }
 
     /// Returns when everything written to the folder before the call is published. Waits for
-    /// the first scan, for the pause after a failure or while the folder is halted, and for files
-    /// to come to rest that are being written to at the time of the call.
+    /// the first scan, and for files to come to rest that are being written to at the time of the
+    /// call. Where the folder is halted, or pauses after a failure, it says so at once and tries
+    /// nothing: ask again when the status changed.
     ///
     /// # Errors
     /// See [`FenceError`].

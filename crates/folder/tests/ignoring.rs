@@ -85,8 +85,12 @@ async fn by_config_and_deleted_while_it_was_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_went_together_with_its_rule_while_it_was_off_comes_back() {
     let (mut a, b) = two().await;
+    // The rules are not synced: the other device does not ignore.
+    a.stop().await;
+    a.ignore = vec![".arkignore".to_owned()];
     a.write(".arkignore", "photos/\n*.log\n");
-    settle(&[&a, &b]).await;
+    a.start().await;
+    a.rest().await;
     a.stop().await;
     for path in ["photos", "one.log", ".arkignore"] {
         a.remove(path);
@@ -95,7 +99,6 @@ async fn what_went_together_with_its_rule_while_it_was_off_comes_back() {
     settle(&[&a, &b]).await;
     assert_all(&a);
     assert_all(&b);
-    assert!(!b.path(".arkignore").exists(), "the rules themselves were deleted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,6 +95,16 @@ impl Actor {
         self.shared.held_up(held_up);
     }
 
+    /// While nothing is tried because the last try failed, those who ask are told why.
+    pub(super) fn answer_hopeless_fences(&mut self) {
+        let why = match (&self.halted, &self.trouble) {
+            (Some(why), _) => FenceError::Halted(why.clone()),
+            (None, Some(why)) => FenceError::Failed(why.clone()),
+            (None, None) => return,
+        };
+        self.fail_fences(&why);
+    }
+
     /// Nobody who waits now is let go on.
     pub(super) fn fail_fences(&mut self, error: &FenceError) {
         for fence in self.fences.drain(..) {

@@ -8,7 +8,8 @@ use ark_core::chunk::{Cutter, FileTree};
 use ark_core::{Content, MAX_RAW_CONTENT, Object, ObjectId, ObjectKind, RelPath};
 use rayon::prelude::*;
 
-use super::walk::{Candidate, Gone};
+use super::compare::Candidate;
+use super::walk::Gone;
 use super::{Entering, Found, FoundNode, Kept, Scan, ScanError, ScanResult, Sink, SinkClosed};
 use crate::base::BaseRead;
 use crate::fs::{self, FsError, FsErrorKind, Stat};

@@ -5,6 +5,7 @@
 //! it is reported and nothing is said of its content. What is ignored, skipped or unreadable is
 //! *kept*: neither found nor gone.
 
+mod compare;
 mod hash;
 mod progress;
 mod touched;

@@ -3,31 +3,16 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 
-use ark_core::{
-    MAX_PATH_DEPTH, MAX_SYMLINK_TARGET, Mtime, Name, NameError, Object, ObjectKind, Permissions,
-    RelPath,
-};
+use ark_core::{MAX_PATH_DEPTH, Name, NameError, RelPath};
 
-use super::hash::put;
+use super::compare::Candidate;
 use super::{
-    Entering, Extent, Found, FoundNode, Kept, MAX_LEFTOVERS, MAX_NOTES, Scan, ScanError,
-    ScanResult, Sink,
+    Entering, Extent, FoundNode, Kept, MAX_LEFTOVERS, MAX_NOTES, Scan, ScanError, ScanResult, Sink,
 };
 use crate::base::{BaseError, BaseRead, Cache, Record, Records};
 use crate::fs::{self, Dir, FsErrorKind, Stat, StatKind};
 use crate::ignore::{RULES_FILE, Scope, Used};
 use crate::watch::Touch;
-
-/// How long after a change a file that was closed after writing is hashed though its stat is
-/// the recorded one: stores into a mapped file are stamped when they first touch a page, and
-/// again only after the page was written back (Linux: within 35 s).
-const MAPPED_WINDOW_NANOS: i128 = 60_000_000_000;
-
-/// A file that has to be hashed.
-pub(super) struct Candidate {
-    pub path: RelPath,
-    pub stat: Stat,
-}
 
 /// A path of base that is no longer there.
 pub(super) struct Gone {
@@ -140,7 +125,7 @@ impl<'a> Frame<'a> {
 pub(super) struct Walk<'w, 'a, B: ?Sized, S: ?Sized, E: ?Sized> {
     pub(super) scan: &'w Scan<'a, B, S, E>,
     pub(super) result: ScanResult,
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
     gone: Vec<Gone>,
     governing: Vec<Used>,
     passed: Vec<Used>,
@@ -418,84 +403,6 @@ where
         Ok(())
     }
 
-    pub(super) fn is_directory(&mut self, path: &RelPath, stat: &Stat, record: Option<&Record>) {
-        let is_known = record.is_some_and(|record| {
-            record.node == FoundNode::Directory && record.permissions == stat.permissions()
-        });
-        if is_known {
-            self.result.unchanged += 1;
-            return;
-        }
-        let found = Found {
-            node: FoundNode::Directory,
-            permissions: stat.permissions(),
-            mtime: Mtime::default(),
-            stat: *stat,
-            settled: true,
-        };
-        self.result.found.insert(path.clone(), found);
-    }
-
-    /// A file or symlink.
-    pub(super) fn leaf(
-        &mut self,
-        dir: &Dir,
-        path: RelPath,
-        stat: &Stat,
-        record: Option<&Record>,
-        touch: Touch,
-    ) -> Result<(), ScanError> {
-        let is_link = stat.kind == StatKind::Symlink;
-        self.scan.progress.saw(if is_link { 0 } else { stat.size });
-        let cache = record.and_then(|record| record.cache.as_ref());
-        if cache.is_some_and(|cache| {
-            cache.settled && stat.unchanged(&cache.stat) && !may_be_mapped(stat, touch)
-        }) {
-            self.result.unchanged += 1;
-        } else if is_link {
-            self.symlink(dir, path, stat)?;
-        } else {
-            self.candidates.push(Candidate { path, stat: *stat });
-        }
-        Ok(())
-    }
-
-    fn symlink(&mut self, dir: &Dir, path: RelPath, stat: &Stat) -> Result<(), ScanError> {
-        let name = last(&path).as_bytes();
-        let begun = fs::now();
-        let read = dir.read_link(name).and_then(|target| Ok((target, dir.stat(name)?)));
-        let (target, after) = match read {
-            Ok(read) => read,
-            Err(error) if error.is_absent() || error.kind() == FsErrorKind::NotRepresentable => {
-                self.result.in_flux.insert(path);
-                return Ok(());
-            }
-            Err(error) => {
-                self.result.kept.insert(path, Kept::Unreadable(error.source.to_string()));
-                return Ok(());
-            }
-        };
-        if !after.unchanged(stat) {
-            self.result.in_flux.insert(path);
-            return Ok(());
-        }
-        let size = target.len() as u64;
-        if size == 0 || size > MAX_SYMLINK_TARGET {
-            self.result.kept.insert(path, Kept::TargetTooLong);
-            return Ok(());
-        }
-        let target = put(self.scan.sink, Object::new(ObjectKind::Raw, target))?;
-        let found = Found {
-            node: FoundNode::Symlink { target, size },
-            permissions: Permissions::from_mode(0o777),
-            mtime: after.mtime,
-            stat: after,
-            settled: self.scan.granularity.settled(&after, begun),
-        };
-        self.result.found.insert(path, found);
-        Ok(())
-    }
-
     fn note_all(&mut self, notes: &[String]) {
         for note in notes {
             self.note(note.clone());
@@ -512,10 +419,6 @@ where
 /// The last name of `path`, which is not the root.
 pub(super) fn last(path: &RelPath) -> &Name {
     path.names().last().expect("the path of an entry is not the root")
-}
-
-fn may_be_mapped(stat: &Stat, touch: Touch) -> bool {
-    touch == Touch::Written && fs::since(fs::now(), stat.ctime).abs() < MAPPED_WINDOW_NANOS
 }
 
 /// An error with its causes, for a person.

@@ -141,6 +141,12 @@ impl Watch {
         watch
     }
 
+    /// The next hint, if one is due now.
+    pub fn due(&self) -> Option<Extent> {
+        let now = self.shared.now();
+        self.shared.state().due(now)
+    }
+
     /// The next hint, when one is due. Cancel-safe.
     pub async fn next(&self) -> Extent {
         loop {

@@ -18,6 +18,7 @@ use ark_folder::scan::{
     Entering, Extent, FoundNode, Hashers, Scan, ScanError, ScanProgress, ScanResult, Sink,
     SinkClosed,
 };
+use ark_folder::watch::Touch;
 use bytes::Bytes;
 use tempfile::TempDir;
 
@@ -28,6 +29,22 @@ pub fn path(text: &str) -> RelPath {
 /// Rules that are believed as soon as they stay for a moment.
 pub fn rules<S: AsRef<str>>(patterns: &[S]) -> Arc<Rules> {
     Arc::new(Rules::new(patterns).unwrap().with_quiet(Duration::from_millis(1)))
+}
+
+pub fn found(result: &ScanResult) -> Vec<String> {
+    result.found.keys().map(ToString::to_string).collect()
+}
+
+pub fn gone(result: &ScanResult) -> Vec<String> {
+    result.gone.iter().map(ToString::to_string).collect()
+}
+
+pub fn touched<const N: usize>(paths: [(&str, Touch); N]) -> Extent {
+    Extent::Paths(paths.map(|(text, touch)| (path(text), touch)).into())
+}
+
+pub fn changed<const N: usize>(paths: [&str; N]) -> Extent {
+    touched(paths.map(|text| (text, Touch::Changed)))
 }
 
 pub struct Folder {
