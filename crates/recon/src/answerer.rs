@@ -168,6 +168,10 @@ impl Answerer {
             each_short_id(&source, &self.key, &[prefix], |id, _| ids.push(id.0))?;
             ids.sort_unstable();
             ids.dedup();
+            if ids.len() > MAX_SHORT_IDS {
+                // The own trie counts fewer than there are: it is damaged, and this no answer.
+                return Err(Halt::Ceiling);
+            }
             parts.push(Part::Listed(ids));
         }
         for (number, (prefixes, expected)) in (0..).zip(plan.groups) {
@@ -216,9 +220,9 @@ impl Answerer {
         to: usize,
     ) -> Result<Vec<Part>, Halt<S::Failure>> {
         let source = self.meter.over(source);
-        let mut links = 0;
+        let mut links = 0_u64;
         for prefix in prefixes {
-            links += digest(&source, &source, *prefix)?.count;
+            links = links.saturating_add(digest(&source, &source, *prefix)?.count);
         }
         if links > MAX_ANSWER_LINKS {
             return Err(Violation::TooMuch.into());
@@ -250,12 +254,12 @@ impl Plan {
         }
         let expected = expected.min(MAX_GROUP_DIFFERENCES);
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let listing = (8 * count) as f64;
+        let listing = 8.0 * count as f64;
         let is_listed = count <= enumerate_threshold
             || listing <= CELLS_BYTES_EACH * expected && count <= MAX_SHORT_IDS as u64;
         let bytes = if is_listed { listing } else { CELLS_BYTES_EACH * expected };
-        let is_full =
-            self.bytes + bytes > MAX_ANSWER_BYTES || self.links + count > MAX_ANSWER_LINKS;
+        let is_full = self.bytes + bytes > MAX_ANSWER_BYTES
+            || self.links.saturating_add(count) > MAX_ANSWER_LINKS;
         if is_full && !self.verdicts.is_empty() {
             return What::Later;
         }
@@ -274,7 +278,7 @@ impl Plan {
             }
         };
         self.bytes += bytes;
-        self.links += count;
+        self.links = self.links.saturating_add(count);
         what
     }
 

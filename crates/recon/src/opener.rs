@@ -19,7 +19,7 @@ use crate::prefix::Prefix;
 use crate::session::{
     End, MAX_FRUITLESS, MAX_ROUNDS, SessionError, Source, Step, Violation, fatal,
 };
-use crate::trie::{digest, digests, link_bytes};
+use crate::trie::{count_of, digest, digests, link_bytes};
 
 /// Bits of the buckets of an opening: 64 tags, which a set that is the same costs.
 const OPENING_BITS: u8 = 6;
@@ -221,10 +221,11 @@ impl Opener {
     /// Sends the questions of a round, or ends.
     fn ask<S: Source>(&mut self, source: &S, step: &mut Step) -> Result<(), Halt<S::Failure>> {
         let Round { mut wants, offers, groups } = std::mem::take(&mut self.next);
+        let mut offers: Vec<_> = offers.into_iter().map(link_bytes).collect();
+        offers.sort_unstable();
+        offers.dedup();
         for links in offers.chunks(MAX_FRAME_LINKS) {
-            let mut links: Vec<_> = links.iter().copied().map(link_bytes).collect();
-            links.sort_unstable();
-            self.say(&Message::Offer(links), step)?;
+            self.say(&Message::Offer(links.to_vec()), step)?;
         }
         wants.sort_unstable();
         wants.dedup();
@@ -276,7 +277,7 @@ impl Opener {
         let source = self.meter.over(source);
         for (prefix, fan) in chosen {
             let digests = digests(&source, &source, prefix, fan)?;
-            let count = digests.iter().map(|digest| digest.count).sum();
+            let count = count_of(&digests);
             let each = || digests.iter().enumerate();
             let prefix_of = |at| prefix.narrowed(fan, at);
             let tags = each().map(|(at, digest)| self.key.tag(prefix_of(at), *digest).0).collect();

@@ -114,8 +114,8 @@ impl Digest {
     }
 }
 
-/// Saturating, since the counts may come from a damaged disk.
-fn count_of(parts: &[Digest]) -> u64 {
+/// How many links under all of them. Saturating, since the counts may come from a damaged disk.
+pub(crate) fn count_of(parts: &[Digest]) -> u64 {
     parts.iter().fold(0, |sum, part| sum.saturating_add(part.count))
 }
 

@@ -90,7 +90,7 @@ impl Opener {
                 What::Group(group) => {
                     let group = &mut answer.groups[usize::from(group)];
                     group.prefixes.push(prefix);
-                    group.links += count;
+                    group.links = group.links.saturating_add(count);
                 }
             }
         }

@@ -151,6 +151,22 @@ fn the_cost_follows_the_difference_whoever_lacks_it() {
     }
 }
 
+/// A partition in which both sides went on: what the daemon's counters are to show.
+#[test]
+fn a_partition_costs_two_round_trips_and_20_kb() {
+    let common = Set::of(family(0, 20_000));
+    let more = (0..24).filter(|n| {
+        let (mut a, mut b) = (common.clone(), common.clone());
+        a.insert(family(1 + 2 * n, 100));
+        b.insert(family(2 + 2 * n, 100));
+        let outcome = assert_reconciles(&a, &b, u64::from(*n));
+        assert!(outcome.bytes() <= 20_000, "{} bytes", outcome.bytes());
+        outcome.rounds > 2
+    });
+    // How many there are can only be estimated.
+    assert!(more.count() <= 1);
+}
+
 /// The size of the target; in the bench too.
 #[test]
 #[ignore = "slow without optimisation: run with --release"]
