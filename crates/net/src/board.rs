@@ -55,7 +55,7 @@ impl Traffic {
 }
 
 /// What is shown of a device whether it is connected or not.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PeerPast {
     rx_bytes: u64,
     tx_bytes: u64,
