@@ -27,6 +27,7 @@ use crate::opening::{self, History, MARKER_META, Opened};
 use crate::scan::{Extent, Hashers, Kept};
 use crate::status::{MAX_PROBLEMS_LISTED, Shared};
 use crate::watch::Watch;
+use crate::words::in_words;
 use applying::UnderWay;
 use due::Due;
 use fences::Fence;
@@ -117,20 +118,6 @@ impl Setback {
     fn failed(what: &str, error: &dyn std::error::Error) -> Self {
         Self::Failed(format!("{what}: {}", in_words(error)))
     }
-}
-
-/// An error with its causes in one line.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words = format!("{words}: {more}");
-        }
-        cause = error.source();
-    }
-    words
 }
 
 impl Actor {

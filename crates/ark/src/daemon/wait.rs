@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ark_control::WaitOutcome;
 use ark_core::{DeviceId, Writer};
-use ark_folder::{FenceError, Folder};
+use ark_folder::{FenceError, FolderStatus};
 use ark_net::{PeerStatus, RemoteStatus};
 use ark_store::States;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -84,7 +84,7 @@ async fn pass_fence(repo: &RunningRepo, deadline: Instant) -> Result<(), String>
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error @ FenceError::Stopped)) => return Err(error.to_string()),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => return Err(unfenced(folder)),
+            Err(_) => return Err(unfenced(&folder.status())),
         };
         // It is halted, or a try failed and will be repeated: a change of status may mend it. The
         // failure itself may have been such a change, so a pause comes first.
@@ -98,12 +98,16 @@ async fn pass_fence(repo: &RunningRepo, deadline: Instant) -> Result<(), String>
     }
 }
 
-fn unfenced(folder: &Folder) -> String {
-    if folder.status().scanned {
-        "changes in the folder are not all taken up yet".to_owned()
-    } else {
-        "the first scan of the folder is not done yet".to_owned()
+/// Why not everything written before the call is taken up, as far as the folder knows.
+fn unfenced(status: &FolderStatus) -> String {
+    if !status.scanned {
+        return "the first scan of the folder is not done yet".to_owned();
     }
+    let held_up: Vec<_> = status.held_up.iter().map(ToString::to_string).collect();
+    if held_up.is_empty() {
+        return "changes in the folder are not all taken up yet".to_owned();
+    }
+    format!("not taken up yet, because they are being written to: {}", held_up.join(", "))
 }
 
 /// The newest revision of every writer that is held: joined or to be.
@@ -285,6 +289,28 @@ mod tests {
             applied: revisions(has),
             behind: ark_net::Behind::default(),
         }
+    }
+
+    #[test]
+    fn files_that_hold_up_the_fence_are_named() {
+        let mut status = FolderStatus {
+            state: ark_folder::FolderState::Waiting,
+            files: 0,
+            bytes: 0,
+            conflicts: Vec::new(),
+            problems: Vec::new(),
+            scanned: false,
+            progress: None,
+            applied: Revisions::new(),
+            held_up: Vec::new(),
+        };
+        assert!(unfenced(&status).contains("first scan"));
+        status.scanned = true;
+        assert!(unfenced(&status).contains("not all taken up"));
+        status.held_up = ["a.log", "d/b"]
+            .map(|path| ark_core::RelPath::parse(path.as_bytes()).expect("a path"))
+            .to_vec();
+        assert!(unfenced(&status).ends_with("being written to: a.log, d/b"));
     }
 
     #[test]

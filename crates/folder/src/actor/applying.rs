@@ -11,7 +11,7 @@ use ark_core::{
 use ark_store::{Reader, States};
 
 use super::taking_up::is_rules_file;
-use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking, in_words};
+use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking};
 use crate::apply::{Applied as Batch, Control, apply, batch_length};
 use crate::base::{
     APPLIED_META, APPLYING_META, Applied, BaseError, BaseRead as _, BaseView, Changes, Hold, Retry,
@@ -24,6 +24,7 @@ use crate::scan::{Extent, Kept};
 use crate::status::{MAX_CONFLICTS_LISTED, Work};
 use crate::wants::{Lookup, Wants, complete, empty_root, wants};
 use crate::watch::Touch;
+use crate::words::in_words;
 
 /// What is said when no plan could be made.
 const NO_PLAN: &str = "cannot work out what others changed";

@@ -6,7 +6,7 @@ use ark_core::{Dot, Head, Link, Object, RelPath};
 use ark_store::{AddError, Batch, PublishError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{Actor, Home, Setback, Tries, blocking, in_words};
+use super::{Actor, Home, Setback, Tries, blocking};
 use crate::base::{
     APPLYING_META, BaseView, Changes, INCARNATION_META, Incarnations, UNFINISHED_META,
     encode_incarnations,
@@ -17,6 +17,7 @@ use crate::opening::sweep;
 use crate::publish::{Prepared, Prospect, prepare};
 use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
 use crate::status::Work;
+use crate::words::in_words;
 
 /// Bytes of objects between the threads that hash and the store.
 const OBJECTS_IN_FLIGHT_BYTES: usize = 32 << 20;

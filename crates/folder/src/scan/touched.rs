@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use ark_core::RelPath;
 
-use super::walk::{Cursor, Walk, in_words, last};
+use super::walk::{Cursor, Walk, last};
 use super::{Entering, FoundNode, Kept, ScanError, Sink};
 use crate::base::{BaseRead, Record};
 use crate::fs::{Dir, StatKind};
 use crate::ignore::Scope;
 use crate::watch::Touch;
+use crate::words::in_words;
 
 /// A directory that is open on the way to a touched path.
 struct Level<'a> {

@@ -13,6 +13,7 @@ use crate::base::{BaseError, BaseRead, Cache, Record, Records};
 use crate::fs::{self, Dir, FsErrorKind, Stat, StatKind};
 use crate::ignore::{RULES_FILE, Scope, Used};
 use crate::watch::Touch;
+use crate::words::in_words;
 
 /// A path of base that is no longer there.
 pub(super) struct Gone {
@@ -419,15 +420,4 @@ where
 /// The last name of `path`, which is not the root.
 pub(super) fn last(path: &RelPath) -> &Name {
     path.names().last().expect("the path of an entry is not the root")
-}
-
-/// An error with its causes, for a person.
-pub(super) fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
 }
