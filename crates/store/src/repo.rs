@@ -23,7 +23,7 @@ use crate::join::Join;
 use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::receive::Received;
-use crate::states::{Change, Equivocation, Staged, StateRow, States, heads_in};
+use crate::states::{Change, Equivocation, Staged, StateRow, States, heads_in, heads_of};
 use crate::store::Inner;
 use crate::trie::{self, Trie};
 
@@ -279,7 +279,9 @@ impl RepoInner {
             let mut all = store.issued.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(topic).or_insert_with(|| Arc::new(Mutex::new(issued))))
         };
-        Ok(Arc::new(Self {
+        let heads = heads_of(states.joined.values());
+        let is_behind = trie::is_behind(&store.index.begin_read()?, number, heads)?;
+        let repo = Arc::new(Self {
             store,
             topic,
             number,
@@ -289,7 +291,13 @@ impl RepoInner {
             issued,
             deciding: tokio::sync::Mutex::default(),
             publishing: Arc::default(),
-        }))
+        });
+        if is_behind {
+            let following = Arc::clone(&repo);
+            let followed = move |transaction: &_| following.follow_heads(transaction);
+            repo.store.index.write(followed).await?;
+        }
+        Ok(repo)
     }
 
     pub(crate) fn states(&self) -> Arc<States> {

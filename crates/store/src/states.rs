@@ -179,9 +179,15 @@ pub(crate) fn heads_in(
             None => StateRow::read(key.value(), value.value())?.state,
         });
     }
-    let kind = joined.first().map(|state| state.state().kind);
-    let heads = heads(joined.iter().map(SignedState::state));
-    Ok(heads.into_iter().filter_map(|head| head_link(kind?, head.id)).collect())
+    Ok(heads_of(&joined))
+}
+
+/// The objects of the heads that there are with these states joined, all of one repo.
+pub(crate) fn heads_of<'a>(joined: impl IntoIterator<Item = &'a SignedState>) -> Vec<Link> {
+    let joined: Vec<&State> = joined.into_iter().map(SignedState::state).collect();
+    let kind = joined.first().map(|state| state.kind);
+    let heads = heads(joined);
+    heads.into_iter().filter_map(|head| head_link(kind?, head.id)).collect()
 }
 
 /// The joined states with `state` in its writer's place.

@@ -199,6 +199,19 @@ pub(crate) fn follow(
     Ok(())
 }
 
+/// Whether a repo's tables are of other heads than these, as in a store of before there were any.
+pub(crate) fn is_behind(
+    transaction: &ReadTransaction,
+    topic: TopicNumber,
+    heads: impl IntoIterator<Item = Link>,
+) -> Result<bool, IndexError> {
+    let new: BTreeSet<Link> = heads.into_iter().collect();
+    Ok(match transaction.open_table(ROOTS)?.get(topic)? {
+        None => !new.is_empty(),
+        Some(row) => Roots::read(row.value()).is_some_and(|old| old.0 != new),
+    })
+}
+
 /// Lets tables that were given up be made anew.
 pub(crate) fn retry(transaction: &WriteTransaction) -> Result<(), IndexError> {
     transaction.open_table(ROOTS)?.retain(|_, roots| Roots::read(roots).is_some())?;

@@ -222,12 +222,12 @@ fn lanes_are_bounded() {
 fn content_waits_while_only_structured_objects_may_be_asked_for() {
     let (mut fetcher, lane, providers) = fetcher(&[1]);
     fetcher.want(lane, &[raw(3), directories(2)].concat(), Need::Linked);
-    let mode = Mode { structured_only: true, ..Mode::default() };
-    let made = fetcher.schedule(&providers, mode, 0);
+    let structure = Mode { structured_only: true, ..Mode::default() };
+    let made = fetcher.schedule(&providers, structure, 0);
     assert_eq!(made.len(), 1);
     assert_eq!(made[0].links, directories(2));
     arrive(&mut fetcher, &made[0], &[]);
-    assert!(fetcher.schedule(&providers, mode, 0).is_empty());
+    assert!(fetcher.schedule(&providers, structure, 0).is_empty());
     // What turns out to be here is not asked for.
     fetcher.found(&raw(2));
     let made = fetcher.schedule(&providers, Mode::default(), 0);

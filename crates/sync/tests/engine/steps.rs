@@ -1,11 +1,9 @@
 //! What the store says late, or otherwise than it was expected to.
 
-use std::collections::{BTreeSet, VecDeque};
-
 use ark_core::{DeviceId, Head, Incarnation, Link, ObjectId, RepoKind, SignedState, State, Writer};
 use ark_sync::{
     Effect, Engine, EngineOptions, Have, HaveEntry, Hello, Input, JoinOutcome, Known, MAX_WANTED,
-    Message, PROTOCOL, RequestId, Role, StageOutcome, StoreStep,
+    Message, PROTOCOL, Role, StageOutcome, StoreStep,
 };
 use ed25519_dalek::SigningKey;
 
@@ -115,53 +113,38 @@ fn what_the_store_has_joined_already_is_taken_in() {
     assert_eq!(alone.engine.view().staged, 0);
 }
 
-/// Answers a request with all that it asked for.
-fn bring(alone: &mut Alone, request: RequestId, links: &[Link]) -> Vec<Effect> {
-    let received = links.iter().map(|&link| (link, 100)).collect();
-    let (next, rejected) = (Vec::new(), Vec::new());
-    let mut effects = alone.feed(Input::Stored { request, received, next, rejected });
-    effects.extend(alone.feed(Input::RequestEnded { request, missing: Vec::new() }));
-    effects
-}
-
 #[test]
 fn what_did_not_fit_is_asked_for_before_the_line_is_idle() {
     let mut alone = Alone::new();
     let state = alone.state(1, 1);
     let writer = state.state().writer;
     alone.send(&state);
-    let link = |n: usize| Link::raw(ObjectId::of(&n.to_le_bytes()));
-    let mut missing: BTreeSet<Link> = (0..2 * MAX_WANTED).map(link).collect();
-    let named = |missing: &BTreeSet<Link>| missing.iter().copied().take(MAX_WANTED).collect();
-    let outcome = StageOutcome::Staged { missing: named(&missing) };
-    let mut effects = VecDeque::from(alone.feed(Input::Staged { writer, outcome }));
-    let (mut joins, mut asked) = (0, None);
-    while let Some(effect) = effects.pop_front() {
-        match effect {
-            Effect::Request { id, request, .. } => {
-                for link in &request.links {
-                    assert!(missing.remove(link), "asked for twice");
-                }
-                effects.extend(bring(&mut alone, id, &request.links));
-            }
-            Effect::Join { .. } if asked.is_none() => {
-                joins += 1;
-                asked = Some(JoinOutcome::Missing(named(&missing)));
-                assert!(missing.is_empty() || alone.engine.view().missing.objects > 1_000);
-            }
-            other => panic!("{other:?}"),
-        }
-        // The store takes as long as a few requests do.
-        if effects.len() < 4
-            && let Some(outcome) = asked.take()
-        {
-            let outcome =
-                if missing.is_empty() { JoinOutcome::Joined(state.clone()) } else { outcome };
-            effects.extend(alone.feed(Input::JoinResult { writer, outcome }));
-        }
-    }
+    let link = |n: usize| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        Link::raw(ObjectId::from_bytes(id))
+    };
+    let links: Vec<Link> = (0..MAX_WANTED + 5_000).map(link).collect();
+    let (missing, rest) = links.split_at(MAX_WANTED);
+    let is_asked = |effects: &[Effect]| effects.contains(&Effect::Join { writer });
+    let outcome = StageOutcome::Staged { missing: missing.to_vec() };
+    assert!(!is_asked(&alone.feed(Input::Staged { writer, outcome })));
+    let found = |part: &[Link]| Input::Found { links: part.to_vec() };
+    assert!(!is_asked(&alone.feed(found(&missing[10_000..]))));
+    assert!(is_asked(&alone.feed(found(&missing[4_000..10_000]))), "while a few are wanted");
+    assert!(alone.engine.view().requests > 0);
+    // Once: while the store walks, what is wanted is fetched.
+    assert!(!is_asked(&alone.feed(found(&missing[3_000..4_000]))));
+    let outcome = JoinOutcome::Missing([&missing[..3_000], rest].concat());
+    assert!(!is_asked(&alone.feed(Input::JoinResult { writer, outcome })));
+    assert_eq!(alone.engine.view().missing.objects, 8_000);
+    // That is all now: the next question is the last.
+    assert!(!is_asked(&alone.feed(found(&missing[..3_000]))));
+    assert!(!is_asked(&alone.feed(found(&rest[1..]))));
+    assert!(is_asked(&alone.feed(found(&rest[..1]))));
+    let outcome = JoinOutcome::Joined(state.clone());
+    alone.feed(Input::JoinResult { writer, outcome });
     assert!(alone.has_joined(&state));
-    assert!(joins <= 4, "{joins} walks");
 }
 
 #[test]
