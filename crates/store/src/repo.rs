@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::blobs::Tag;
 use crate::closure::{self, Fetched};
 use crate::counters::count;
-use crate::error::{IndexError, PullError, ReadError, ReceiveError, RepoError};
+use crate::error::{BlobError, IndexError, PullError, ReadError, ReceiveError, RepoError};
 use crate::index::{
     EQUIVOCATIONS, ISSUED, STATES, Slot, TOPICS, TopicNumber, View, equivocation_key, issued_key,
     number_topic, remove_pending,
@@ -363,7 +363,12 @@ impl RepoInner {
         transaction: &redb::WriteTransaction,
     ) -> Result<(), IndexError> {
         let heads = heads_in(transaction, self.number, &self.states())?;
-        trie::follow(transaction, self.number, heads, |link| self.read_stored(link))
+        trie::follow(transaction, self.number, heads, |link| {
+            let hit = self.store.failpoints.hit("trie");
+            let failed = |error| BlobError::Io { what: "trie", source: Arc::new(error) };
+            hit.map_err(|error| ReadError::Blob { link, source: failed(error) })?;
+            self.read_stored(link)
+        })
     }
 
     /// The bytes of a pending object. Blocking.

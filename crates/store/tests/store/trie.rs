@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ark_core::{Link, SignedState};
 use ark_recon::{Digest, Links, LinksUnder, Node, Nodes, NodesMut, Prefix};
@@ -144,6 +146,30 @@ async fn a_rebuilt_index_has_the_same_trie() {
     let store = machine.open().await;
     assert!(matches!(store.recovered(), Recovery::Rebuilt { .. }));
     assert_eq!(assert_trie(&repo(&store).await).await, before);
+}
+
+#[tokio::test]
+async fn a_read_that_fails_stops_comparisons_until_the_next_start() {
+    let machine = Machine::new(1);
+    let fails = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&fails);
+    let hook = move |name| match name {
+        "trie" if seen.load(Ordering::SeqCst) => Err(std::io::Error::other("test")),
+        _ => Ok(()),
+    };
+    let store = machine.open_with(Arc::new(hook)).await;
+    let opened = repo(&store).await;
+    publish(&opened, &[("x", b"one")]).await;
+    assert_trie(&opened).await;
+    fails.store(true, Ordering::SeqCst);
+    publish(&opened, &[("x", b"two")]).await;
+    fails.store(false, Ordering::SeqCst);
+    assert!(opened.trie().unwrap().is_none());
+    publish(&opened, &[("x", b"three")]).await;
+    assert!(opened.trie().unwrap().is_none());
+    drop(opened);
+    store.close().await.unwrap();
+    assert_trie(&repo(&machine.open().await).await).await;
 }
 
 #[tokio::test]
