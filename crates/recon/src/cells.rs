@@ -7,8 +7,6 @@
 //! `1 / (1 + i / 2)`; the distance to its next cell is drawn by the inverse of the distribution
 //! (section 4.2 there). Own code, because no implementation on crates.io is maintained.
 
-use std::collections::HashSet;
-
 use crate::key::{SessionKey, ShortId};
 
 /// Length of an encoded cell.
@@ -103,7 +101,6 @@ pub(crate) fn decode(key: &SessionKey, theirs: &[Cell], ours: &[Cell]) -> Option
     let mut cells: Vec<Cell> = theirs.iter().zip(ours).map(|(a, b)| a.without(*b)).collect();
     let end = cells.len();
     let mut found = Difference::default();
-    let mut seen = HashSet::new();
     let mut pure: Vec<usize> = (0..cells.len()).collect();
     while let Some(at) = pure.pop() {
         let Cell { sum, check: sum_check, count } = cells[at];
@@ -111,8 +108,8 @@ pub(crate) fn decode(key: &SessionKey, theirs: &[Cell], ours: &[Cell]) -> Option
         if !matches!(count, 1 | u8::MAX) || check(key.mix, id) != sum_check {
             continue;
         }
-        // Honest cells give an id once, and empty for good the cell that gave it.
-        if !seen.insert(id) || seen.len() > cells.len() {
+        // Honest cells empty for good the cell that gave an id; others could go on for ever.
+        if found.theirs.len() + found.ours.len() >= end {
             return None;
         }
         if count == 1 { &mut found.theirs } else { &mut found.ours }.push(id);
