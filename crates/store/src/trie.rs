@@ -6,6 +6,9 @@
 //! head adds and an old one leaves is found from the difference of the two alone, and what is
 //! equal in both is not looked at.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 
 use ark_core::{Link, ObjectId, ObjectKind};
@@ -19,7 +22,7 @@ use crate::index::{
 };
 
 /// Counts held before they are written: a few megabytes.
-const MAX_HELD: usize = 1 << 16;
+const MAX_HELD: usize = if cfg!(test) { 500 } else { 1 << 16 };
 
 /// Links of a repo's heads and of all that they link, as of one moment: what a session of
 /// `ark_recon` asks. Holding it long keeps the space of what was replaced since.
