@@ -349,7 +349,7 @@ impl<B: BaseRead> Batch<'_, B> {
             .map(|(path, _)| path.clone())
             .collect();
         if !moved.is_empty() {
-            self.take_back(&moved);
+            self.take_back(&moved)?;
         }
         self.unsynced.sync(self.root).map_err(ApplyError::Sync)?;
         Ok(self.applied)
@@ -365,17 +365,25 @@ impl<B: BaseRead> Batch<'_, B> {
             || matches!(touched, Touched::One(then) if now().is_ok_and(|now| now.same_object(then)))
     }
 
-    fn take_back(&mut self, moved: &BTreeSet<RelPath>) {
+    /// What base says of paths in such directories holds for what was not replaced or removed
+    /// there; of the rest it is to say nothing, whatever the user did to the directory since.
+    fn take_back(&mut self, moved: &BTreeSet<RelPath>) -> Result<(), BaseError> {
         let is_in = |path: &RelPath| path.split_last().is_some_and(|(dir, _)| moved.contains(&dir));
         let paths: Vec<RelPath> =
             self.applied.records.keys().filter(|path| is_in(path)).cloned().collect();
         for path in paths {
-            self.applied.records.remove(&path);
+            let node = |record: &Record| record.node;
+            let before = self.disk.base.get(&path)?;
+            let now = self.applied.records.remove(&path).flatten();
+            if before.as_ref().map(node) != now.as_ref().map(node) {
+                self.applied.records.insert(path.clone(), None);
+            }
             let retry = Retry { hold: Hold::Blocked, reason: String::new() };
             self.applied.retries.entry(path.clone()).or_insert(retry);
             self.applied.dirty.insert(path);
         }
         self.applied.dirty.extend(moved.iter().cloned());
+        Ok(())
     }
 
     /// Base's record of what was just made at a path.

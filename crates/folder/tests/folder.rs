@@ -558,16 +558,10 @@ async fn killed_while_it_publishes_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_written_errs_alone() {
     let (a, b) = two_with(&[("open/f", "1"), ("closed/f", "1")]).await;
-    // Root is stopped by no permission bits, so the directory is made immutable there.
+    // Directories closed by their bits are opened, so this one is made immutable, if we may.
     let closed = std::fs::File::open(b.path("closed")).unwrap();
-    let is_root = rustix::process::geteuid().is_root();
-    if is_root {
-        if rustix::fs::ioctl_setflags(&closed, rustix::fs::IFlags::IMMUTABLE).is_err() {
-            return;
-        }
-    } else {
-        b.chmod("closed", 0o555);
-        b.rest().await;
+    if rustix::fs::ioctl_setflags(&closed, rustix::fs::IFlags::IMMUTABLE).is_err() {
+        return;
     }
     a.write("open/f", "2");
     a.write("closed/f", "2");
@@ -578,18 +572,14 @@ async fn what_cannot_be_written_errs_alone() {
     let problems = b.status().problems.join("\n");
     let contents = (b.read("open/f"), b.read("closed/f"));
     let published = b.published();
-    if is_root {
-        rustix::fs::ioctl_setflags(&closed, rustix::fs::IFlags::empty()).unwrap();
-    } else {
-        b.chmod("closed", 0o755);
-    }
+    rustix::fs::ioctl_setflags(&closed, rustix::fs::IFlags::empty()).unwrap();
     assert_eq!(contents, ("2".to_owned(), "1".to_owned()));
     assert!(problems.contains("closed/f") && problems.contains("closed/new"), "{problems}");
     // What failed was never taken for a change made here, and comes when it can.
     b.rest().await;
     b.until("written at last", |status| status.problems.is_empty()).await;
     assert_eq!((b.read("closed/f"), b.read("closed/new")), ("2".to_owned(), "3".to_owned()));
-    assert_eq!(is_root, b.published() == published);
+    assert_eq!(b.published(), published);
     settle(&[&a, &b]).await;
     assert!(a.conflicts().is_empty());
 }
@@ -793,4 +783,58 @@ async fn what_was_written_under_dots_issued_twice_is_published_anew() {
 fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(copied.success());
+}
+
+/// Makes all that is in a directory read-only, directories too, as module caches do.
+fn close(device: &Device, top: &str) {
+    for (path, what) in device.tree().iter().rev() {
+        if path.starts_with(top) {
+            let mode = if what.ends_with(" directory") { 0o555 } else { 0o444 };
+            device.chmod(path, mode);
+        }
+    }
+}
+
+/// As root it cannot fail: nothing is closed to root. `tests/apply.rs` holds the same where
+/// nobody is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_tree_is_changed_and_deleted() {
+    let (a, b) = two().await;
+    a.write("cache/mod/v1/file", "1");
+    a.write("cache/mod/v1/other", "2");
+    close(&a, "cache");
+    settle(&[&a, &b]).await;
+    assert_eq!((b.mode("cache/mod/v1"), b.mode("cache/mod/v1/file")), (0o555, 0o444));
+    a.chmod("cache/mod/v1", 0o755);
+    a.remove("cache/mod/v1/other");
+    a.write("cache/mod/v1/new", "3");
+    a.chmod("cache/mod/v1", 0o555);
+    settle(&[&a, &b]).await;
+    assert_eq!((b.read("cache/mod/v1/new"), b.mode("cache/mod/v1")), ("3".to_owned(), 0o555));
+    for path in ["cache", "cache/mod", "cache/mod/v1"] {
+        a.chmod(path, 0o755);
+    }
+    a.remove("cache");
+    settle(&[&a, &b]).await;
+    assert!(b.tree().is_empty(), "{:?}", b.tree());
+    assert_eq!(b.published(), 0, "nothing was done there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_where_an_ignored_directory_is_is_said_and_not_tried_for_ever() {
+    let (a, b) = two_with(&[(".arkignore", "build/\n")]).await;
+    b.write("build/output", "of b alone");
+    b.rest().await;
+    a.write("build", "a file");
+    a.rest().await;
+    pull(&a, &b).await;
+    // At rest: what is skipped counts as applied.
+    b.rest().await;
+    let problems = b.status().problems;
+    assert!(problems.iter().any(|problem| problem.contains("not synced")), "{problems:?}");
+    assert_eq!(b.read("build/output"), "of b alone");
+    // And once the directory is gone, it comes.
+    b.remove("build");
+    settle(&[&a, &b]).await;
+    assert_eq!(b.read("build"), "a file");
 }

@@ -248,4 +248,5 @@ histories! {
     three_devices_in_haste: 3, true, 14..20;
     // How a history in haste goes depends on the moment, too: seeds that failed are run anew.
     a_copy_renamed_over_its_original: 3, true, [5052; 4];
+    a_directory_moved_away_while_a_copy_is_made_in_it: 2, true, [50_051; 4];
 }
