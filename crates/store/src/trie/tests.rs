@@ -175,3 +175,35 @@ fn repos_do_not_see_each_other() {
     assert!(links.keys().all(|key| key[..4] != TOPIC.to_be_bytes()));
     assert!(nodes.keys().all(|key| key[..4] != TOPIC.to_be_bytes()));
 }
+
+/// What the tables cost: `cargo test --release -p ark-store --lib figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures"]
+fn figures_of_a_first_copy_and_of_edits() {
+    use redb::ReadableTableMetadata;
+    let mut world = World::default();
+    let mut contents: Vec<u64> = (0..20_000).collect();
+    let mut heads = vec![world.snapshot(&contents)];
+    for n in 0..100_u64 {
+        contents[usize::try_from(n).unwrap() * 190] = 1_000_000 + n;
+        heads.push(world.snapshot(&contents));
+    }
+    let database = database();
+    let mut spent = Vec::new();
+    for &head in &heads {
+        let transaction = database.begin_write().unwrap();
+        let began = std::time::Instant::now();
+        follow(&transaction, TOPIC, [head], |link| world.read(link)).unwrap();
+        spent.push(began.elapsed());
+        transaction.commit().unwrap();
+    }
+    let read = database.begin_read().unwrap();
+    let links = read.open_table(LINKS).unwrap();
+    let (count, links) = (links.len().unwrap(), links.stats().unwrap());
+    let nodes = read.open_table(NODES).unwrap().stats().unwrap();
+    let bytes =
+        [&links, &nodes].map(|it| it.stored_bytes() + it.metadata_bytes() + it.fragmented_bytes());
+    let (first, edits) = spent.split_first().unwrap();
+    println!("{count} links: {first:?}, {bytes:?} bytes in links and nodes");
+    println!("an edit: {:?}", edits.iter().sum::<std::time::Duration>() / 100);
+}

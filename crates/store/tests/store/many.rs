@@ -65,51 +65,6 @@ async fn what_is_whole_of_a_closure_is_looked_at_once() {
     assert!(matches!(rb.join(writer).await.unwrap(), Join::Joined(_)));
 }
 
-/// What the trie costs: `cargo test --release -p ark-store --test store figures -- --ignored
-/// --nocapture`.
-#[tokio::test]
-#[ignore = "prints figures"]
-async fn figures_of_publishing_and_joining() {
-    // With it, and with it given up at once.
-    for kept in [true, false, true, false] {
-        figures(kept).await;
-    }
-}
-
-async fn figures(kept: bool) {
-    let hook = move |name| {
-        if kept || name != "trie" { Ok(()) } else { Err(std::io::Error::other("given up")) }
-    };
-    let (a, b) = (Machine::new(1), Machine::new(2));
-    let sa = a.open_with(std::sync::Arc::new(hook)).await;
-    let sb = b.open_with(std::sync::Arc::new(hook)).await;
-    let (ra, rb) = (repo(&sa).await, repo(&sb).await);
-    let names: Vec<String> = (0..20_000).map(|n| format!("{n:05}")).collect();
-    let files: Vec<(&str, &[u8])> =
-        names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
-    let began = std::time::Instant::now();
-    let state = publish(&ra, &files).await;
-    let published = began.elapsed();
-    let Staged::Staged { missing } = rb.stage(state).await.unwrap() else { panic!() };
-    fetch(&ra, &rb, missing).await;
-    let began = std::time::Instant::now();
-    assert!(matches!(rb.join(ra.writer()).await.unwrap(), Join::Joined(_)));
-    let joined = began.elapsed();
-    assert_eq!(rb.trie().unwrap().is_some(), kept);
-    let began = std::time::Instant::now();
-    for n in 0..20_u8 {
-        publish(&ra, &[(names[usize::from(n) * 900].as_str(), &[n])]).await;
-    }
-    let edited = began.elapsed() / 20;
-    drop((ra, rb));
-    sb.close().await.unwrap();
-    let bytes = std::fs::metadata(b.store_path().join("index.redb")).unwrap().len() / 20;
-    println!(
-        "trie kept: {kept}; 20,000 objects published {published:?}, joined {joined:?}; \
-         an edit {edited:?}; {bytes} bytes of index per 1,000 objects"
-    );
-}
-
 #[tokio::test]
 async fn the_same_state_again_and_again_is_no_key_elsewhere() {
     let machine = Machine::new(1);
