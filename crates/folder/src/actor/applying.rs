@@ -274,7 +274,8 @@ impl Planning {
         self.revisit.extend(due.map(|(path, _)| path.clone()));
         let is_unfinished = base.is_unfinished().map_err(|error| failed(&error))?;
         if is_unfinished {
-            // The difference between the trees does not tell what is on disk.
+            // The difference between the trees does not tell what is on disk: all that base has
+            // is looked at, and all that is wanted.
             for item in base.below(&RelPath::root()).map_err(|error| failed(&error))? {
                 self.revisit.insert(item.map_err(|error| failed(&error))?.0);
             }
@@ -282,7 +283,8 @@ impl Planning {
         // It may be neither made nor stored by anybody.
         let mut overlay = Overlay::new(self.reader.clone());
         overlay.put(empty_directory());
-        let from = before.as_ref().map_or_else(empty_root, |applied| applied.root);
+        let whole = before.as_ref().filter(|_| !is_unfinished);
+        let from = whole.map_or_else(empty_root, |applied| applied.root);
         let mut wanted = wants(&overlay, from, self.root).map_err(|error| failed(&error))?;
         let mut lookup = Lookup::new(&overlay, self.root);
         complete(&mut wanted, &self.revisit, base, &mut lookup).map_err(|error| failed(&error))?;
