@@ -88,12 +88,13 @@ impl<B: BaseRead> Batch<'_, B> {
         moved: &Stat,
     ) -> Result<(RelPath, Option<Record>), Stopped> {
         let name = last_name(path);
-        self.unsynced.file(path.clone());
         if has_permissions(want.node) && moved.permissions() != want.permissions {
+            self.unsynced.file(path.clone());
             dir.set_permissions(name, want.permissions)?;
         }
         let mut made = *moved;
         if moved.mtime != want.mtime {
+            self.unsynced.file(path.clone());
             dir.set_mtime(name, want.mtime)?;
             made.mtime = want.mtime;
             // A file system that keeps coarser times says so now.
