@@ -178,6 +178,8 @@ mod tests {
         assert_eq!(quoted(b"/a\nb\xffc"), r#""/a\x0ab\xffc""#);
         assert_eq!(quoted("/ü".as_bytes()), "\"/ü\"");
         let unit = systemd(Path::new("/opt/$x/ark"), Path::new("/etc/$x.toml"));
+        // With it no directory could be made in one whose set-gid bit is inherited.
+        assert!(!unit.contains("RestrictSUIDSGID"));
         assert!(unit.contains("ExecStart=\"/opt/$x/ark\" --config \"/etc/$$x.toml\"\n"), "{unit}");
     }
 

@@ -210,8 +210,7 @@ impl Actor {
             self.pauses.taking_up.reset();
             return Ok(true);
         }
-        self.notice_incarnation().await?;
-        if self.awaits_other_machine() {
+        if !self.notice_incarnation().await? || self.awaits_other_machine() {
             return Ok(false);
         }
         if self.pauses.taking_up.is_over() {
@@ -230,7 +229,11 @@ impl Actor {
         if has_work && self.pauses.applying.is_over() {
             let applied = self.apply_some().await;
             match &applied {
-                Ok(()) => self.pauses.applying.reset(),
+                Ok(()) => {
+                    self.pauses.applying.reset();
+                    // Unless it is a failure to take something up, which is tried again.
+                    self.trouble.take_if(|_| self.pauses.taking_up.is_over());
+                }
                 Err(setback) => {
                     self.under_way = None;
                     self.stale = true;

@@ -24,16 +24,21 @@ pub(super) struct Awaited {
 impl Actor {
     /// If the device took a new incarnation, what was written since the start is to be
     /// published anew: noted durably, done with the next scan, and nothing is applied before.
-    pub(super) async fn notice_incarnation(&mut self) -> Result<(), Setback> {
+    /// `false`: that it could be noted is waited for.
+    pub(super) async fn notice_incarnation(&mut self) -> Result<bool, Setback> {
         let writer = self.repo.writer();
         if writer == self.incarnations.writer {
-            return Ok(());
+            return Ok(true);
+        }
+        if !self.pauses.taking_up.is_over() {
+            return Ok(false);
         }
         let old = self.incarnations.writer;
         let renewed = renew(&self.incarnations, writer, true);
-        record_incarnations(&self.repo, &renewed)
-            .await
-            .map_err(|error| Setback::failed("cannot record the new incarnation", &*error))?;
+        if let Err(error) = record_incarnations(&self.repo, &renewed).await {
+            self.pauses.taking_up.lengthen();
+            return Err(Setback::failed("cannot record the new incarnation", &*error));
+        }
         self.incarnations = renewed;
         self.under_way = None;
         self.due = Due::Everything;
@@ -42,7 +47,7 @@ impl Actor {
             ours: self.own_state.take(),
             until: Instant::now() + OTHER_MACHINE_PATIENCE,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the state of the machine that issued our dots, too, is not joined yet: what is
