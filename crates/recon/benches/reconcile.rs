@@ -21,7 +21,7 @@ fn main() {
     println!("{size} ids; bytes both ways with frame lengths until every full id is held\n");
     println!(
         "{:>8}  {:34}  {:>10} {:>7} {:>9}   {:>11} {:>7} {:>9}   {:>6}",
-        "d", "who lacks", "bytes", "rounds", "time", "negentropy", "rounds", "time", "ratio"
+        "d", "who lacks", "bytes", "rounds", "CPU", "negentropy", "rounds", "CPU", "ratio"
     );
     let whole = Set::of((0..size).map(|n| link(0, n)));
     for d in DIFFERENCES.into_iter().filter(|d| *d <= size / 2) {
