@@ -1,0 +1,109 @@
+//! The simulation: whole devices under one virtual clock, from one seed, the same to the byte
+//! each time.
+//!
+//! Real in it: the engine ([`ark_sync::Engine`]) and its wire encodings; objects, closures,
+//! states, heads and the merge ([`ark_core`]); what a local difference means, what the joined
+//! tree wants and the plan to get there ([`ark_folder`]'s pure parts). Models of the real things:
+//! the store (in memory, with what is durable kept apart), the folder's disk, the actor that
+//! drives them, the scan (all of it at one moment) and the apply (each action one step).
+//!
+//! By chance happen: edits of all kinds, on and off; partitions, broken connections, delays; loss,
+//! reordering and duplication of gossip; ends by kill and by power failure, at any step; stores
+//! put back from copies; clocks that jump; 2 to 7 devices in lines, stars, meshes and what not,
+//! some of them without a folder.
+//!
+//! In the end, once it is quiet: all folders are the same and show the merge of all heads; what a
+//! user wrote, and nobody who saw it replaced or deleted, is there; what was knowingly dropped is
+//! not; every device knows that its neighbours have and show all; and nothing is said any more
+//! but what keeps it safe.
+//!
+//! What only the histories on real folders hold (`folder/tests/histories.rs`): edits between the
+//! look at a file and its replacement, the walk of a scan over a tree that changes, stats that
+//! look alike, ignore rules, what a file system cannot hold; and of the store: transactions that
+//! fail, damaged blobs, rebuilding.
+
+mod batch;
+mod dice;
+mod disk;
+mod folder;
+mod history;
+mod oracle;
+mod store;
+mod trace;
+mod user;
+mod weather;
+mod world;
+
+use ark_core::ObjectId;
+
+pub use weather::Fault;
+
+/// One history to be run.
+#[derive(Debug, Clone, Copy)]
+pub struct Simulation {
+    seed: u64,
+    fault: Option<Fault>,
+    prints: bool,
+    digests: bool,
+}
+
+/// What came of a history in which all was as it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Devices, with those that only hold the repo.
+    pub devices: usize,
+    /// States published.
+    pub publications: u64,
+    /// Messages on streams.
+    pub messages: u64,
+    /// How long it took by the virtual clock.
+    pub virtual_ms: u64,
+    /// Hash of all that happened, where that was asked for.
+    pub digest: Option<ObjectId>,
+}
+
+/// Something was not as it must be.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("seed {seed}: {what}")]
+pub struct Finding {
+    /// The seed.
+    pub seed: u64,
+    /// What, in words.
+    pub what: String,
+}
+
+impl Simulation {
+    /// The history of this seed.
+    pub const fn new(seed: u64) -> Self {
+        Self { seed, fault: None, prints: false, digests: false }
+    }
+
+    /// With a fault built in, which is to be found.
+    #[must_use]
+    pub const fn with(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// Prints all that happens.
+    #[must_use]
+    pub const fn printed(mut self) -> Self {
+        self.prints = true;
+        self
+    }
+
+    /// Hashes all that happens.
+    #[must_use]
+    pub const fn digested(mut self) -> Self {
+        self.digests = true;
+        self
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The first thing that was not as it must be.
+    pub fn run(self) -> Result<Report, Finding> {
+        history::run(self.seed, self.fault, trace::Trace::new(self.prints, self.digests))
+    }
+}

@@ -1,0 +1,105 @@
+//! What users wrote, and which of it somebody knowingly replaced or deleted.
+//!
+//! Each act of writing is a [`Token`]. A file on a simulated disk carries the tokens that stand
+//! behind what it shows, unseen by ark: those of the user who wrote it, or, where ark put it
+//! there, those of the acts (dots) that the joined tree has behind it. Who replaces or deletes a
+//! file has had exactly these in front of him; whatever else was written must come out in the end.
+//!
+//! Two rules for equal content. Writing what is there already is no act. And content that a scan
+//! finds to be what the joined tree says already, though the device has not shown it yet, is one
+//! edit with it (DESIGN 5: such a path is adopted): it stands and falls with the acts behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ark_core::{Behind, Dot, RelPath};
+use ark_folder::scan::FoundNode;
+
+/// One act of writing.
+pub(super) type Token = u64;
+/// Several.
+pub(super) type Tokens = BTreeSet<Token>;
+
+/// What was written.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// The content.
+    pub(super) node: FoundNode,
+    /// Where, and what, for people.
+    pub(super) words: String,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    next: Token,
+    /// What must be somewhere in the end: what it is, in words.
+    live: BTreeMap<Token, Written>,
+    /// Which acts of writing a version stands for, by its dot and the path of its entry.
+    by_dot: BTreeMap<(Dot, RelPath), Vec<(FoundNode, Tokens)>>,
+    /// Versions of files that were knowingly replaced or deleted.
+    dropped: BTreeSet<(Dot, RelPath)>,
+}
+
+impl Oracle {
+    /// Somebody writes content.
+    pub(super) fn write(&mut self, node: FoundNode, words: String) -> Token {
+        self.next += 1;
+        self.live.insert(self.next, Written { node, words });
+        self.next
+    }
+
+    /// Somebody replaces or deletes what stands for these.
+    pub(super) fn kill(&mut self, tokens: &Tokens) {
+        for token in tokens {
+            self.live.remove(token);
+        }
+    }
+
+    /// What is still to be there.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Written> {
+        self.live.values()
+    }
+
+    /// A version of `node` was published under `dot` for the entry at `path`.
+    pub(super) fn published(&mut self, dot: Dot, path: &RelPath, node: FoundNode, tokens: &Tokens) {
+        let versions = self.by_dot.entry((dot, path.clone())).or_default();
+        match versions.iter_mut().find(|(of, _)| *of == node) {
+            Some((_, known)) => known.extend(tokens),
+            None => versions.push((node, tokens.clone())),
+        }
+    }
+
+    /// The versions behind what was shown at `path` were knowingly replaced or deleted.
+    pub(super) fn dropped(&mut self, path: &RelPath, behind: &Behind) {
+        let entry = entry_path(path, behind);
+        self.dropped.extend(behind.dots.iter().map(|dot| (*dot, entry.clone())));
+    }
+
+    /// Whether the version of this dot at the entry `path` was knowingly replaced or deleted.
+    pub(super) fn is_dropped(&self, dot: Dot, path: &RelPath) -> bool {
+        self.dropped.contains(&(dot, path.clone()))
+    }
+
+    /// The acts of writing that stand behind `node` shown at `path`.
+    pub(super) fn behind(&self, path: &RelPath, behind: &Behind, node: FoundNode) -> Tokens {
+        let entry = entry_path(path, behind);
+        let versions =
+            behind.dots.iter().filter_map(|dot| self.by_dot.get(&(*dot, entry.clone()))).flatten();
+        versions.filter(|(of, _)| *of == node).flat_map(|(_, tokens)| tokens).copied().collect()
+    }
+
+    /// Content that was written as `tokens` is taken for what `known` stands for.
+    pub(super) fn same(&mut self, tokens: &Tokens, known: &Tokens) {
+        if !known.is_empty() {
+            for token in tokens.difference(known) {
+                self.live.remove(token);
+            }
+        }
+    }
+}
+
+/// The path of the entry whose version is shown at `path`.
+fn entry_path(path: &RelPath, behind: &Behind) -> RelPath {
+    let (parent, _) = path.split_last().expect("the root is never shown as a path");
+    parent.join(behind.name.clone())
+}

@@ -1,0 +1,108 @@
+//! Seeds of the simulation: a fixed set, those that once failed, and fresh ones.
+//!
+//! `ARK_SEED=n` repeats one with all that happens; `ARK_SEEDS=n` runs so many fresh ones.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ark_testkit::sim::{Fault, Finding, Report, Simulation};
+
+/// Seeds that are always run.
+const FIXED: u64 = 40;
+/// Fresh seeds that are run besides.
+const FRESH: u64 = 20;
+/// Seeds within which each built-in fault must be found.
+const FAULTY: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// Runs a history; a panic is a finding, too.
+fn run(simulation: Simulation, seed: u64) -> Result<Report, Finding> {
+    let caught = catch_unwind(AssertUnwindSafe(|| simulation.run()));
+    caught.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Finding { seed, what: format!("panicked: {}", text.unwrap_or_default()) })
+    })
+}
+
+/// Runs all of these, on as many threads as there are processors; panics with all findings.
+fn run_all(seeds: Vec<u64>) {
+    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = seeds.len().div_ceil(threads).max(1);
+    let findings: Vec<String> = thread::scope(|scope| {
+        let one = |seeds: &[u64]| -> Vec<String> {
+            let findings = seeds.iter().filter_map(|&seed| run(Simulation::new(seed), seed).err());
+            findings.inspect(|finding| println!("{finding}")).map(|it| it.to_string()).collect()
+        };
+        let running: Vec<_> =
+            seeds.chunks(share).map(|seeds| scope.spawn(move || one(seeds))).collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("findings are caught")).collect()
+    });
+    let (failed, all) = (findings.len(), seeds.len());
+    assert!(findings.is_empty(), "{failed} of {all} failed:\n{}", findings.join("\n"));
+}
+
+/// Seeds that nobody has run yet.
+fn fresh(count: u64) -> Vec<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let first = u64::try_from(since.as_micros()).unwrap_or(0);
+    println!("fresh seeds {first} to {}", first + count.saturating_sub(1));
+    (first..first + count).collect()
+}
+
+#[test]
+fn devices_come_out_the_same_and_nothing_is_lost() {
+    if let Some(seed) = number("ARK_SEED") {
+        let report = run(Simulation::new(seed).printed(), seed);
+        println!("{report:?}");
+        if let Err(finding) = report {
+            panic!("{finding}");
+        }
+        return;
+    }
+    match number("ARK_SEEDS") {
+        Some(count) => run_all(fresh(count)),
+        None => run_all((0..FIXED).chain(fresh(FRESH)).collect()),
+    }
+}
+
+#[test]
+fn a_seed_is_the_same_history_to_the_byte() {
+    for seed in [3, 11] {
+        let once = run(Simulation::new(seed).digested(), seed).unwrap();
+        let again = run(Simulation::new(seed).digested(), seed).unwrap();
+        assert!(once.digest.is_some());
+        assert_eq!(once, again, "seed {seed}");
+    }
+}
+
+/// The oracle bites: what breaks a promise in the simulated parts is found.
+#[test]
+fn built_in_faults_are_found() {
+    let faults = [
+        Fault::NotSynced,
+        Fault::SequencesTwice,
+        Fault::InterruptionForgotten,
+        Fault::ToldBeforeDurable,
+    ];
+    let seeds = number("ARK_SEEDS").unwrap_or(FAULTY);
+    let missed: Vec<Fault> = thread::scope(|scope| {
+        let find = |fault| {
+            let found =
+                (0..seeds).find_map(|seed| run(Simulation::new(seed).with(fault), seed).err());
+            println!("{fault:?}: {found:?}");
+            found.is_none()
+        };
+        let running = faults.map(|fault| (fault, scope.spawn(move || find(fault))));
+        let missed = running.into_iter().filter_map(|(fault, thread)| {
+            thread.join().expect("findings are caught").then_some(fault)
+        });
+        missed.collect()
+    });
+    assert!(missed.is_empty(), "{seeds} seeds do not find {missed:?}");
+}
