@@ -79,6 +79,9 @@ pub(crate) struct Actor {
     /// Paths that are not as wanted.
     retries: BTreeMap<RelPath, Retry>,
     pauses: Pauses,
+    /// Whether the last that was done was to take something up: where there is always more of it,
+    /// applying has its turn in between.
+    was_taken_up: bool,
     futile_rounds: u32,
     /// Why the folder is halted.
     halted: Option<String>,
@@ -168,6 +171,7 @@ impl Actor {
             under_way: None,
             retries: BTreeMap::new(),
             pauses,
+            was_taken_up: false,
             futile_rounds: 0,
             halted: None,
             trouble: None,
@@ -218,15 +222,17 @@ impl Actor {
         } else {
             self.answer_hopeless_fences();
         }
-        if !self.due.is_nothing() && self.pauses.taking_up.is_over() {
+        // What waits to be taken up is dirty, and holds nothing else back.
+        let can_apply = !matches!(self.due, Due::Everything)
+            && (self.stale || self.under_way.is_some() || !self.revisit.is_empty())
+            && self.pauses.applying.is_over();
+        let can_take_up = !self.due.is_nothing() && self.pauses.taking_up.is_over();
+        if can_take_up && !(can_apply && self.was_taken_up) {
+            self.was_taken_up = true;
             return self.take_up_due().await.map(|()| true);
         }
-        // What waits to be taken up is dirty, and holds nothing else back.
-        if matches!(self.due, Due::Everything) {
-            return Ok(false);
-        }
-        let has_work = self.stale || self.under_way.is_some() || !self.revisit.is_empty();
-        if has_work && self.pauses.applying.is_over() {
+        if can_apply {
+            self.was_taken_up = false;
             let applied = self.apply_some().await;
             match &applied {
                 Ok(()) => {

@@ -20,7 +20,7 @@ struct Writing {
 impl Writing {
     fn to(device: &Device, path: &str) -> Self {
         let file = std::fs::File::create(device.path(path)).unwrap();
-        file.set_len(32 << 20).unwrap();
+        file.set_len(128 << 20).unwrap();
         let mut file = std::fs::OpenOptions::new().append(true).open(device.path(path)).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -125,6 +125,37 @@ async fn asking_a_halted_folder_makes_it_do_nothing() {
     assert_eq!((status.problems, status.state), (vec![why.clone()], FolderState::Halted(why)));
     assert!(!news.has_changed().unwrap(), "asking is no news");
     news.mark_unchanged();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_wrote_is_applied_however_much_is_written_here() {
+    let (a, b) = (Device::started(1).await, Device::started(2).await);
+    a.write("of a", "1");
+    a.rest().await;
+    b.rest().await;
+    // So many files, each closed after writing, that one of them is always due.
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, root) = (Arc::clone(&stop), b.root());
+    let writing = std::thread::spawn(move || {
+        for round in 0_u64.. {
+            if stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let file = root.join(format!("busy {}", round % 64));
+            std::fs::write(file, round.to_string()).unwrap();
+        }
+    });
+    let published = b.published();
+    let busy = async {
+        while b.published() < published + 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, busy).await.expect("taken up");
+    pull(&a, &b).await;
+    b.until("applied meanwhile", |_| b.path("of a").exists()).await;
+    stop.store(true, Ordering::Relaxed);
+    writing.join().unwrap();
 }
 
 /// More than one batch.

@@ -67,8 +67,10 @@ impl Actor {
         for fence in self.fences.iter_mut().filter(|fence| fence.is_asked()) {
             fence.stage = Stage::Due;
         }
-        // Who waits wants to see, too, what was skipped.
-        self.try_again(Tries::All);
+        // Who waits wants to see, too, what was skipped; not at the price of a plan under way.
+        if self.under_way.is_none() {
+            self.try_again(Tries::All);
+        }
         if self.due.is_nothing() {
             self.pass_fences();
         }

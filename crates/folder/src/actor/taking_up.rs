@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Actor, Home, Setback, Tries, blocking};
 use crate::base::{
-    APPLYING_META, BaseView, Changes, INCARNATION_META, Incarnations, UNFINISHED_META,
+    APPLYING_META, BaseView, Changes, Hold, INCARNATION_META, Incarnations, Retry, UNFINISHED_META,
     encode_incarnations,
 };
 use crate::durable;
@@ -184,7 +184,11 @@ impl Actor {
         for (path, record) in &records {
             changes.record(path, record.as_ref());
         }
-        // Nothing else need make the plan look at what was forgotten.
+        for path in &result.forgotten {
+            // Nothing else would make a plan look at it, in this run or, after a crash, in the next.
+            let retry = Retry { hold: Hold::Blocked, reason: String::new() };
+            changes.retry(path, Some(&retry));
+        }
         self.stale |= !result.forgotten.is_empty();
         if !revisit.is_empty() {
             // A plan under way does not know of them.
