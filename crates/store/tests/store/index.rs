@@ -29,6 +29,11 @@ impl Faults {
     }
 }
 
+/// Waits for what must come, and not for ever.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_mins(1), what).await.expect("it does not come")
+}
+
 /// Waits until something is so, which takes no writing.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..3_000 {
@@ -51,7 +56,9 @@ async fn a_commit_that_answers_an_error_and_is_durable_is_told() {
     faults.set(&["index-durable"]);
     let state = try_publish(&repo, &[("x", b"two")]).await.unwrap();
     assert_eq!(own_head(&repo), Some(state.clone()));
-    let Change::Published { state: told, .. } = changes.recv().await.unwrap() else { panic!() };
+    let Change::Published { state: told, .. } = soon(changes.recv()).await.unwrap() else {
+        panic!()
+    };
     assert_eq!(told, state);
     faults.set(&[]);
     publish(&repo, &[("y", b"three")]).await;
@@ -71,7 +78,7 @@ async fn what_turns_out_to_be_durable_is_told_although_nobody_writes() {
     try_publish(&repo, &[("x", b"two")]).await.unwrap_err();
     assert_eq!(own_head(&repo).unwrap().state().revision, 1);
     faults.set(&[]);
-    let Change::Published { state, .. } = changes.recv().await.unwrap() else { panic!() };
+    let Change::Published { state, .. } = soon(changes.recv()).await.unwrap() else { panic!() };
     assert_eq!(state.state().revision, 2);
     assert_eq!(files(&repo).await["x"], b"two");
     assert_eq!(publish(&repo, &[("y", b"three")]).await.state().revision, 3);
@@ -173,7 +180,7 @@ async fn a_panic_of_the_database_is_lived_through_and_a_second_is_told() {
     panics.store(true, Ordering::SeqCst);
     repo.base().set_meta("a", Some(vec![3])).await.unwrap_err();
     repo.base().set_meta("a", Some(vec![3])).await.unwrap_err();
-    assert!(store.lost().await.contains("panics"));
+    assert!(soon(store.lost()).await.contains("panics"));
     panics.store(false, Ordering::SeqCst);
     repo.base().set_meta("a", Some(vec![4])).await.unwrap_err();
     drop(repo);
@@ -196,7 +203,7 @@ async fn an_index_that_cannot_be_opened_again_is_told() {
     until("a closed index", || repo.base().snapshot().is_err()).await;
     std::fs::write(machine.store_path().join("index.redb"), vec![0xa5; 50_000]).unwrap();
     faults.set(&[]);
-    store.lost().await;
+    soon(store.lost()).await;
     drop(repo);
     store.close().await.unwrap();
     let store = machine.open().await;
