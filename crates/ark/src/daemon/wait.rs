@@ -61,7 +61,7 @@ async fn wait_for(house: &House, repo: &RunningRepo, deadline: Instant) -> Vec<S
             }
             Ok(None) => return vec![named("it is not kept in step any more".to_owned())],
             Err(_) if missing.is_empty() => {
-                missing.push("it does not say how it stands".to_owned())
+                missing.push("it does not say how it stands".to_owned());
             }
             Err(_) => {}
         }
@@ -175,10 +175,7 @@ impl Call {
         remotes: &[RemoteStatus],
     ) -> Vec<String> {
         let mut missing = Vec::new();
-        if !remotes.iter().any(|remote| remote.connected) {
-            let names: Vec<&str> = repo.remotes.iter().map(|remote| remote.name.as_str()).collect();
-            missing.push(format!("no remote is connected ({})", names.join(", ")));
-        } else {
+        if remotes.iter().any(|remote| remote.connected) {
             let applied = match repo.running_folder() {
                 Some(folder) => folder.status().applied,
                 None => revisions_joined(repo),
@@ -188,6 +185,9 @@ impl Call {
                     || repo.remotes.iter().any(|remote| remote.device == writer.device)
             };
             missing.extend(self.behind(remotes, &applied, listed));
+        } else {
+            let names: Vec<&str> = repo.remotes.iter().map(|remote| remote.name.as_str()).collect();
+            missing.push(format!("no remote is connected ({})", names.join(", ")));
         }
         if !missing.is_empty() {
             missing.extend(refusals(remotes, &house.net.status().peers));
@@ -208,7 +208,7 @@ impl Call {
         match unapplied(&self.held, applied, &listed) {
             0 => {}
             count => {
-                missing.push(format!("{count} of {} states are not applied here", self.held.len()))
+                missing.push(format!("{count} of {} states are not applied here", self.held.len()));
             }
         }
         for remote in remotes.iter().filter(|remote| remote.connected) {
