@@ -344,6 +344,9 @@ impl Folder {
         let root = put_in(&mut overlay, &joined, dot, &changed.changes)?;
         changed.settle(&mut Lookup::new(&overlay, root))?;
         let mut vector = joined.vector;
+        if cx.weather.fault == Some(Fault::StagedClaimed) {
+            durable.staged().values().for_each(|it| vector.take_in_all(&it.state().vector));
+        }
         vector.take_in(dot);
         let wall_time_ms = cx.clock.saturating_mul(1_000);
         let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms }.encode();

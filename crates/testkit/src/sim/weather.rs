@@ -12,6 +12,8 @@ pub enum Fault {
     NotSynced,
     /// A store put back from a copy goes on under its old incarnation.
     SequencesTwice,
+    /// What a device publishes claims to have taken in what is only staged there.
+    StagedClaimed,
     /// A crash forgets which tree was being applied.
     InterruptionForgotten,
     /// A device tells what it publishes before it is durable: an end may lose it.
