@@ -16,7 +16,9 @@ use crate::scan::FoundNode;
 
 pub use view::BaseView;
 
-pub(crate) use format::{decode, encode, encode_applied, encode_applying, encode_incarnations};
+pub(crate) use format::{
+    decode, encode, encode_applied, encode_applying, encode_incarnations, encode_unfinished,
+};
 pub(crate) use view::{APPLIED_META, APPLYING_META, Changes, INCARNATION_META, UNFINISHED_META};
 
 /// What base knows of one shown path.

@@ -103,6 +103,26 @@ pub fn wants<R: Read>(
     Ok(wants)
 }
 
+/// As [`wants`], for all paths that any of the trees `from` shows differently than `to`.
+///
+/// # Errors
+/// An object could not be read.
+pub fn wants_of_any<R: Read>(
+    read: &R,
+    from: &[ObjectId],
+    to: ObjectId,
+) -> Result<Wants, TreeError<R::Error>> {
+    let mut all = Wants::new();
+    for &from in from {
+        for (path, want) in wants(read, from, to)? {
+            let known = all.entry(path).or_default();
+            // A name that an entry left may show a copy, of which not all of them tell.
+            *known = known.take().or(want);
+        }
+    }
+    Ok(all)
+}
+
 /// The id of the directory without entries, which every reader given to this module must have.
 pub fn empty_root() -> ObjectId {
     empty_directory().id()

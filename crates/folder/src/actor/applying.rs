@@ -15,17 +15,20 @@ use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking};
 use crate::apply::{Applied as Batch, Control, apply, batch_length};
 use crate::base::{
     APPLIED_META, APPLYING_META, Applied, BaseError, BaseRead as _, BaseView, Changes, Hold, Retry,
-    UNFINISHED_META, encode_applied, encode_applying,
+    UNFINISHED_META, encode_applied, encode_applying, encode_unfinished,
 };
 use crate::ignore::{Rules, RulesError};
 use crate::plan::{Action, Dirty, Held, Plan, plan};
 use crate::publish::joined;
 use crate::scan::{Extent, Kept};
 use crate::status::{MAX_CONFLICTS_LISTED, Work};
-use crate::wants::{Lookup, Wants, complete, empty_root, wants};
+use crate::wants::{Lookup, Wants, complete, empty_root, wants_of_any};
 use crate::watch::Touch;
 use crate::words::in_words;
 
+/// Trees applied in part that are remembered. After more of them the next plan looks at
+/// everything: comparing with each costs more then.
+const MAX_UNFINISHED: usize = 8;
 /// What is said when no plan could be made.
 const NO_PLAN: &str = "cannot work out what others changed";
 
@@ -46,8 +49,9 @@ pub(super) struct UnderWay {
     revisions: BTreeMap<Writer, u64>,
     /// What was recorded as applied before.
     before: Option<Applied>,
-    /// Whether it is recorded that a tree was applied in part since then.
-    is_unfinished: bool,
+    /// Which trees were applied in part since then, as it is recorded: see
+    /// [`BaseView::unfinished`].
+    unfinished: Option<Vec<ObjectId>>,
     totals: Totals,
     conflicts: Vec<RelPath>,
     control: Arc<Control>,
@@ -109,9 +113,8 @@ impl Actor {
         }
         if under_way.is_carried_out() {
             meta.extend(under_way.finish(&mut changes));
-        } else if !under_way.is_unfinished {
-            meta.push((UNFINISHED_META.to_owned(), Some(Vec::new())));
-            under_way.is_unfinished = true;
+        } else {
+            meta.extend(under_way.begin());
         }
         if !changes.is_empty() || !meta.is_empty() {
             let recorded = self.repo.base().apply(changes.into_records(), meta).await;
@@ -272,20 +275,23 @@ impl Planning {
         };
         let due = retries.iter().filter(|(_, retry)| is_due(retry.hold));
         self.revisit.extend(due.map(|(path, _)| path.clone()));
-        let is_unfinished = base.is_unfinished().map_err(|error| failed(&error))?;
-        if is_unfinished {
-            // The difference between the trees does not tell what is on disk: all that base has
-            // is looked at, and all that is wanted.
-            for item in base.below(&RelPath::root()).map_err(|error| failed(&error))? {
-                self.revisit.insert(item.map_err(|error| failed(&error))?.0);
+        let unfinished = base.unfinished().map_err(|error| failed(&error))?;
+        let before_root = before.as_ref().map_or_else(empty_root, |applied| applied.root);
+        // What is on disk at a path is of one of these trees, or was published here.
+        let from = match &unfinished {
+            Some(roots) if roots.is_empty() => {
+                for item in base.below(&RelPath::root()).map_err(|error| failed(&error))? {
+                    self.revisit.insert(item.map_err(|error| failed(&error))?.0);
+                }
+                vec![empty_root()]
             }
-        }
+            roots => roots.iter().flatten().copied().chain([before_root]).collect(),
+        };
         // It may be neither made nor stored by anybody.
         let mut overlay = Overlay::new(self.reader.clone());
         overlay.put(empty_directory());
-        let whole = before.as_ref().filter(|_| !is_unfinished);
-        let from = whole.map_or_else(empty_root, |applied| applied.root);
-        let mut wanted = wants(&overlay, from, self.root).map_err(|error| failed(&error))?;
+        let wanted = wants_of_any(&overlay, &from, self.root);
+        let mut wanted = wanted.map_err(|error| failed(&error))?;
         let mut lookup = Lookup::new(&overlay, self.root);
         complete(&mut wanted, &self.revisit, base, &mut lookup).map_err(|error| failed(&error))?;
         let Plan { actions, blocked, skipped } = self.hold(&wanted, base)?;
@@ -303,7 +309,7 @@ impl Planning {
             root: self.root,
             revisions: self.revisions,
             before,
-            is_unfinished,
+            unfinished,
             totals,
             conflicts: conflicts.map_err(|error| failed(&error))?,
             control: Arc::default(),
@@ -347,6 +353,14 @@ impl UnderWay {
         rest[..batch_length(rest)].to_vec()
     }
 
+    /// What is to be recorded while not all of it was attempted: that its tree is applied in part.
+    fn begin(&mut self) -> Option<(String, Option<Vec<u8>>)> {
+        let roots = with_one_more(self.unfinished.as_deref(), self.root)?;
+        let record = encode_unfinished(&roots);
+        self.unfinished = Some(roots);
+        Some((UNFINISHED_META.to_owned(), Some(record)))
+    }
+
     /// What is to be recorded once all of it was attempted: the retries and the tree applied.
     fn finish(&mut self, changes: &mut Changes) -> Vec<(String, Option<Vec<u8>>)> {
         let visited = std::mem::take(&mut self.visited);
@@ -371,9 +385,40 @@ impl UnderWay {
         if self.before.as_ref() != Some(&applied) {
             meta.push((APPLIED_META.to_owned(), Some(encode_applied(&applied))));
         }
-        if self.is_unfinished {
+        if self.unfinished.is_some() {
             meta.push((UNFINISHED_META.to_owned(), None));
         }
         meta
+    }
+}
+
+/// The trees applied in part, of which `root` is now one; `None`: they are as they were.
+fn with_one_more(unfinished: Option<&[ObjectId]>, root: ObjectId) -> Option<Vec<ObjectId>> {
+    match unfinished {
+        None => Some(vec![root]),
+        // It is not known which: all the same.
+        Some([]) => None,
+        Some(roots) if roots.contains(&root) => None,
+        Some(roots) if roots.len() < MAX_UNFINISHED => Some([roots, &[root]].concat()),
+        Some(_) => Some(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_trees_applied_in_part_only_some_are_remembered() {
+        let root = |number: usize| ObjectId::of(&number.to_le_bytes());
+        let mut unfinished = with_one_more(None, root(0)).unwrap();
+        assert_eq!(with_one_more(Some(&unfinished), root(0)), None);
+        for number in 1..MAX_UNFINISHED {
+            unfinished = with_one_more(Some(&unfinished), root(number)).unwrap();
+        }
+        assert_eq!(unfinished.len(), MAX_UNFINISHED);
+        unfinished = with_one_more(Some(&unfinished), root(MAX_UNFINISHED)).unwrap();
+        assert!(unfinished.is_empty(), "not known");
+        assert_eq!(with_one_more(Some(&unfinished), root(0)), None, "and never known again");
     }
 }

@@ -221,6 +221,11 @@ pub(super) fn decode_applied(value: &[u8]) -> Result<Applied, String> {
     Ok(Applied { root, revisions: revisions.into_iter().collect() })
 }
 
+/// The record of trees applied in part, for [`UNFINISHED_META`](super::UNFINISHED_META).
+pub(crate) fn encode_unfinished(roots: &Vec<ObjectId>) -> Vec<u8> {
+    encode(roots)
+}
+
 /// The record of the tree that is being applied, for [`APPLYING_META`](super::APPLYING_META).
 pub(crate) fn encode_applying(root: ObjectId) -> Vec<u8> {
     encode(&root)

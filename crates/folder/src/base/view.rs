@@ -79,12 +79,14 @@ impl BaseView {
         value.map(decode).transpose()
     }
 
-    /// Whether a tree was applied in part since one was applied whole.
+    /// The roots of the trees that were applied in part since one was applied whole, if any were.
+    /// None of them: it is not known which.
     ///
     /// # Errors
     /// The index failed.
-    pub fn is_unfinished(&self) -> Result<bool, BaseError> {
-        Ok(self.meta(UNFINISHED_META)?.is_some())
+    pub(crate) fn unfinished(&self) -> Result<Option<Vec<ObjectId>>, BaseError> {
+        // Whatever cannot be read is not known.
+        Ok(self.meta(UNFINISHED_META)?.map(|value| decode(&value).unwrap_or_default()))
     }
 
     /// Under which incarnation base was written; `None`: it was not.
