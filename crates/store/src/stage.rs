@@ -25,7 +25,13 @@ pub(crate) async fn stage(repo: &Arc<RepoInner>, given: SignedState) -> Result<S
     if !is_fork(repo, &given) {
         return decide(repo, &mut pulls, given).await;
     }
-    let renewed = repo.store.renew_incarnation(repo.store.writer()).await?;
+    let by = given.state().writer;
+    let renewed = repo.store.renew_incarnation(repo.store.writer(), by.device).await?;
+    if !renewed && by.device != repo.store.device {
+        // Only its word, which a liar can repeat for each new incarnation.
+        tracing::error!(%by, "refused: it says again what this device never wrote");
+        return Ok(Staged::Invalid);
+    }
     let then = decide(repo, &mut pulls, given).await?;
     Ok(if renewed { Staged::OwnFork { then: Box::new(then) } } else { then })
 }

@@ -65,7 +65,8 @@ pub enum Staged {
         /// The outcome for the state that was given.
         then: Box<Staged>,
     },
-    /// Its closure was pulled and found invalid before; it is not pulled again.
+    /// Its closure was pulled and found invalid before; it is not pulled again. Or it is another
+    /// device's, which says more than once that this one wrote what it never issued.
     Invalid,
 }
 

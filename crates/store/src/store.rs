@@ -27,10 +27,10 @@ pub const DEFAULT_INDEX_CACHE_BYTES: usize = 32 << 20;
 const KEY_ELSEWHERE_GROWTHS: u32 = 64;
 /// Other incarnations of this device whose growth is followed: far more than are admitted.
 const MAX_FOREIGN: usize = 4096;
-/// Incarnations taken within one run: one where a machine image was rolled back, a few where that
-/// is shown by several. Whoever shows more lies, or runs with this key; each costs every device of
-/// the repo a writer for good.
-const MAX_RENEWALS: u32 = 4;
+/// Incarnations taken within one run because of states with this device's own signature: one
+/// where a machine image was rolled back. Where more are shown the key is running elsewhere; each
+/// costs every device of the repo a writer for good.
+const MAX_RENEWALS: usize = 4;
 
 /// Where a store is and whose it is.
 #[derive(Clone, Debug)]
@@ -117,8 +117,9 @@ pub(crate) struct Inner {
     pub(crate) topics: AtomicU32,
     /// The living incarnation.
     pub(crate) incarnation: RwLock<Incarnation>,
-    /// How many incarnations were taken in this run. Held while one is.
-    pub(crate) renewal: tokio::sync::Mutex<u32>,
+    /// The devices whose states made this one take a new incarnation in this run. Held while one
+    /// is taken.
+    pub(crate) renewal: tokio::sync::Mutex<Vec<DeviceId>>,
     /// Open repos. Weak: a repo holds the store.
     pub(crate) repos: Mutex<HashMap<TopicId, Weak<RepoInner>>>,
     /// What each repo issued or burnt in this run: kept although nobody holds the repo open.
@@ -257,19 +258,29 @@ impl Inner {
     }
 
     /// Takes a new incarnation in place of `old`, durably, and tells every open repo. If `old`
-    /// is not the living one, another did it meanwhile. `false`: too many were taken.
-    pub(crate) async fn renew_incarnation(&self, old: Writer) -> Result<bool, IndexError> {
+    /// is not the living one, another did it meanwhile. `by`: whose state shows that it is due.
+    /// `false`: its states did so too often. Of another device that is its word alone, once; of
+    /// this one it is its signature, and then nothing is published any more.
+    pub(crate) async fn renew_incarnation(
+        &self,
+        old: Writer,
+        by: DeviceId,
+    ) -> Result<bool, IndexError> {
         let mut renewals = self.renewal.lock().await;
         if self.writer() != old {
             return Ok(true);
         }
-        if *renewals == MAX_RENEWALS {
+        let before = renewals.iter().filter(|device| **device == by).count();
+        if by == self.device && before >= MAX_RENEWALS {
             self.stop_publishing(old);
+            return Ok(false);
+        }
+        if by != self.device && before > 0 {
             return Ok(false);
         }
         let incarnation = draw_incarnation();
         self.index.write(move |transaction| set_incarnation(transaction, incarnation)).await?;
-        *renewals += 1;
+        renewals.push(by);
         *self.incarnation.write().unwrap_or_else(PoisonError::into_inner) = incarnation;
         self.tell_incarnation(old);
         Ok(true)

@@ -160,7 +160,25 @@ impl Roots {
 enum FollowError {
     Index(IndexError),
     /// An object cannot be read.
-    Read(ReadError),
+    Read {
+        error: ReadError,
+        /// Whether some counts were written already.
+        is_partial: bool,
+    },
+}
+
+impl FollowError {
+    /// Whether the tables can go on from where they are once it has passed.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Index(_) => false,
+            Self::Read { error, is_partial } => {
+                let is_lasting =
+                    matches!(error, ReadError::Absent { .. } | ReadError::Damaged { .. });
+                !is_lasting && !is_partial
+            }
+        }
+    }
 }
 
 impl<E: Into<IndexError>> From<E> for FollowError {
@@ -170,8 +188,10 @@ impl<E: Into<IndexError>> From<E> for FollowError {
 }
 
 /// Brings a repo's tables after its heads, which are `heads` once `transaction` is committed.
-/// `read` gives the bytes of an object that a head reaches or reached. If one cannot be read the
-/// tables are given up until the store is opened again: nothing but comparisons needs them.
+/// `read` gives the bytes of an object that a head reaches or reached. Nothing but comparisons
+/// needs the tables, so what is wrong with them fails nothing else: where an object cannot be read
+/// now they stay behind until the next change, where it is damaged, or they are, they are given up
+/// until the store is opened again.
 pub(crate) fn follow(
     transaction: &WriteTransaction,
     topic: TopicNumber,
@@ -192,13 +212,27 @@ pub(crate) fn follow(
     }
     match count(transaction, topic, &old, &new, read) {
         Ok(()) => drop(table.insert(topic, new.to_bytes().as_slice())?),
-        Err(FollowError::Read(error)) => {
-            tracing::warn!(%error, "no more comparisons in this repo before the next start");
-            clear(transaction, topic)?;
-            table.insert(topic, [].as_slice())?;
+        Err(error) if error.passes() => {
+            tracing::warn!("what a repo is compared by stays behind its heads for now");
+        }
+        Err(FollowError::Read { error, .. }) => give_up(transaction, topic, &mut table, &error)?,
+        Err(FollowError::Index(error @ IndexError::Damaged { .. })) => {
+            give_up(transaction, topic, &mut table, &error)?;
         }
         Err(FollowError::Index(error)) => return Err(error),
     }
+    Ok(())
+}
+
+fn give_up(
+    transaction: &WriteTransaction,
+    topic: TopicNumber,
+    roots: &mut Table<'_, TopicNumber, &'static [u8]>,
+    why: &dyn std::fmt::Display,
+) -> Result<(), IndexError> {
+    tracing::warn!(%why, "no more comparisons in this repo before the next start");
+    clear(transaction, topic)?;
+    roots.insert(topic, [].as_slice())?;
     Ok(())
 }
 
@@ -335,11 +369,12 @@ impl<R: FnMut(Link) -> Result<Bytes, ReadError>> Counting<'_, R> {
         if !link.kind.is_structured() {
             return Ok(Vec::new());
         }
-        let bytes = (self.read)(link).map_err(FollowError::Read)?;
+        let is_partial = self.is_flushed;
+        let failed = |error| FollowError::Read { error, is_partial };
+        let bytes = (self.read)(link).map_err(failed)?;
         // What is indexed was checked; it is the disk that lies.
-        ark_core::links(link, &bytes).map_err(|error| {
-            FollowError::Read(ReadError::Damaged { link, reason: error.to_string() })
-        })
+        let links = ark_core::links(link, &bytes);
+        links.map_err(|error| failed(ReadError::Damaged { link, reason: error.to_string() }))
     }
 
     /// Writes what is held, in order of key.

@@ -176,6 +176,38 @@ fn repos_do_not_see_each_other() {
     assert!(nodes.keys().all(|key| key[..4] != TOPIC.to_be_bytes()));
 }
 
+#[test]
+fn damaged_rows_stop_comparisons_and_nothing_else() {
+    let mut world = World::default();
+    let contents: Vec<u64> = (0..400).collect();
+    let (head, next) = (world.snapshot(&contents), world.snapshot(&contents[1..]));
+    for damage in ["links", "nodes", "kind"] {
+        let database = database();
+        let transaction = database.begin_write().unwrap();
+        follow(&transaction, TOPIC, [head], |link| world.read(link)).unwrap();
+        {
+            let mut links = transaction.open_table(LINKS).unwrap();
+            let mut nodes = transaction.open_table(NODES).unwrap();
+            match damage {
+                "links" => drop(links.insert(&object_key(TOPIC, head), 0).unwrap()),
+                "nodes" => {
+                    let root = node_key(TOPIC, Prefix::ROOT);
+                    nodes.insert(&root, [1, 2].as_slice()).unwrap();
+                }
+                _ => {
+                    let (_, last) = object_keys(TOPIC, next.id);
+                    links.insert(&last, 1).unwrap();
+                }
+            }
+        }
+        follow(&transaction, TOPIC, [next], |link| world.read(link)).unwrap();
+        transaction.commit().unwrap();
+        let read = database.begin_read().unwrap();
+        assert!(Trie::read(&read, TOPIC).unwrap().is_none(), "{damage}");
+        assert_eq!(rows(&database), Rows::default(), "{damage}");
+    }
+}
+
 /// What the tables cost: `cargo test --release -p ark-store --lib figures -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints figures"]

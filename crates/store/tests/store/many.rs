@@ -85,7 +85,7 @@ async fn the_same_state_again_and_again_is_no_key_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_few_incarnations_are_taken_in_one_run_and_then_none() {
+async fn anothers_word_makes_one_incarnation_and_stops_nothing() {
     let (machine, liar) = (Machine::new(1), SigningKey::from_bytes(&[7; 32]));
     let store = machine.open().await;
     let repo = repo(&store).await;
@@ -95,6 +95,26 @@ async fn a_few_incarnations_are_taken_in_one_run_and_then_none() {
         let mut state = forge(&liar, 5, revision);
         state.vector.take_in(Dot { writer: repo.writer(), sequence: u64::MAX });
         let state = SignedState::sign(state, &liar).unwrap();
+        let staged = repo.stage(state.clone()).await.unwrap();
+        assert_eq!(revision > 1, matches!(staged, Staged::Invalid), "{staged:?}");
+        repo.abandon(state.state().writer).await.unwrap();
+    }
+    assert_eq!(seen.len(), 2);
+    assert!(!store.key_in_use_elsewhere());
+    publish(&repo, &[("x", b"two")]).await;
+}
+
+#[tokio::test]
+async fn the_own_signature_makes_a_few_incarnations_and_then_stops_publishing() {
+    let machine = Machine::new(1);
+    let store = machine.open().await;
+    let repo = repo(&store).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for revision in 1..100 {
+        seen.insert(repo.writer());
+        let incarnation = repo.writer().incarnation.get();
+        let state = forge(&machine.key, incarnation, revision);
+        let state = SignedState::sign(state, &machine.key).unwrap();
         repo.stage(state.clone()).await.unwrap();
         repo.abandon(state.state().writer).await.unwrap();
     }
