@@ -18,7 +18,7 @@ const ONCE_FAILED: [(u64, &str); 4] = [
     (1_795_278_276_329_140, "the same of a file that ark had replaced by a directory"),
 ];
 /// Fresh seeds that are run besides.
-const FRESH: u64 = 20;
+const FRESH: u64 = 5;
 /// Seeds within which each built-in fault must be found.
 const FAULTY: u64 = 400;
 
@@ -38,7 +38,7 @@ fn run(simulation: Simulation, seed: u64) -> Result<Report, Finding> {
 }
 
 /// Runs all of these, on as many threads as there are processors; panics with all findings.
-fn run_all(seeds: Vec<u64>) {
+fn run_all(seeds: &[u64]) {
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = seeds.len().div_ceil(threads).max(1);
     let findings: Vec<String> = thread::scope(|scope| {
@@ -72,13 +72,29 @@ fn devices_come_out_the_same_and_nothing_is_lost() {
         }
         return;
     }
-    match number("ARK_SEEDS") {
-        Some(count) => run_all(fresh(count)),
-        None => {
-            let once_failed = ONCE_FAILED.map(|(seed, _)| seed);
-            run_all((0..FIXED).chain(once_failed).chain(fresh(FRESH)).collect());
-        }
+    if let Some(count) = number("ARK_SEEDS") {
+        return run_all(&fresh(count));
     }
+    let once_failed = ONCE_FAILED.map(|(seed, _)| seed);
+    let all: Vec<u64> = (0..FIXED).chain(once_failed).chain(fresh(FRESH)).collect();
+    run_all(&all);
+}
+
+/// Seeds of the first 10,000 that fail still, by what is seen of it.
+const OPEN: [(u64, &str); 7] = [
+    (1_795_278_760_045_972, "a directory is not made on one device; no trouble but partitions"),
+    (1_795_278_760_046_241, "a device is not known to have applied all; no trouble but partitions"),
+    (1_795_278_760_048_692, "the same, with devices that end"),
+    (1_795_278_760_049_763, "a state is not joined, with devices that end"),
+    (1_795_278_760_046_186, "a store put back: other trees where a state that is lost is staged"),
+    (1_795_278_760_051_079, "a store put back: a state is not joined"),
+    (1_795_278_760_047_545, "a store put back: content lost"),
+];
+
+#[test]
+#[ignore = "what these seeds find is not understood, or not mended, yet"]
+fn seeds_that_fail_still() {
+    run_all(&OPEN.map(|(seed, _)| seed));
 }
 
 #[test]

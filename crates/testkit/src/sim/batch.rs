@@ -163,7 +163,7 @@ impl Batch {
     }
 
     fn make_directory(&mut self, path: &RelPath, want: &Want, on: &mut Ground<'_>) -> Done {
-        self.parent(path, on)?;
+        Self::parent(path, on)?;
         if on.disk.at(path).is_some() {
             return Err(Stopped::Dirty(vec![path.clone()]));
         }
@@ -184,7 +184,7 @@ impl Batch {
     }
 
     fn write(&mut self, path: &RelPath, want: &Want, on: &mut Ground<'_>) -> Done {
-        self.parent(path, on)?;
+        Self::parent(path, on)?;
         match self.expected(path, on)? {
             None if on.disk.at(path).is_some() => return Err(Stopped::Dirty(vec![path.clone()])),
             None => {}
@@ -208,8 +208,8 @@ impl Batch {
         let Some(expected) = self.expected(from, on)? else {
             return Err(Stopped::Failed(Hold::Blocked));
         };
-        self.parent(from, on)?;
-        self.parent(to, on)?;
+        Self::parent(from, on)?;
+        Self::parent(to, on)?;
         unchanged(from, &expected, on)?;
         match self.expected(to, on)? {
             None if on.disk.at(to).is_some() => return Err(Stopped::Dirty(vec![to.clone()])),
@@ -236,8 +236,8 @@ impl Batch {
         let (Some(a), Some(b)) = (self.expected(from, on)?, self.expected(to, on)?) else {
             return Err(Stopped::Failed(Hold::Blocked));
         };
-        self.parent(from, on)?;
-        self.parent(to, on)?;
+        Self::parent(from, on)?;
+        Self::parent(to, on)?;
         unchanged(from, &a, on)?;
         unchanged(to, &b, on)?;
         on.disk.exchange(from, to, on.clock);
@@ -249,7 +249,7 @@ impl Batch {
     fn remove(&mut self, path: &RelPath, on: &mut Ground<'_>) -> Done {
         let gone = || Ok(vec![(path.clone(), None)]);
         let Some(expected) = self.expected(path, on)? else { return gone() };
-        if self.parent(path, on).is_err() || on.disk.at(path).is_none() {
+        if Self::parent(path, on).is_err() || on.disk.at(path).is_none() {
             return gone();
         }
         unchanged(path, &expected, on)?;
@@ -290,7 +290,7 @@ impl Batch {
         let Some(record) = self.record(path, on) else {
             return Err(Stopped::Failed(Hold::Blocked));
         };
-        self.parent(path, on)?;
+        Self::parent(path, on)?;
         let place = on.disk.at(path).ok_or(Stopped::Absent)?;
         let expected = self.expected(path, on)?.ok_or(Stopped::Failed(Hold::Blocked))?;
         let is_as_expected = match record.node {
@@ -303,7 +303,7 @@ impl Batch {
     }
 
     /// The directory of a path is there.
-    fn parent(&self, path: &RelPath, on: &Ground<'_>) -> Result<(), Stopped> {
+    fn parent(path: &RelPath, on: &Ground<'_>) -> Result<(), Stopped> {
         let (parent, _) = path.split_last().expect("no action is about the root");
         if on.disk.is_directory(&parent) { Ok(()) } else { Err(Stopped::Absent) }
     }

@@ -5,10 +5,12 @@
 //!
 //! Between any two steps users may edit, states may be joined, and the device may end.
 
+mod look;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{
-    Dot, Link, Object, ObjectId, Overlay, RelPath, SignedState, Snapshot, Tree, What, Writer,
+    Dot, Link, Object, ObjectId, Overlay, RelPath, SignedState, Snapshot, Tree, Writer,
     empty_directory, heads, join, put_in,
 };
 use ark_folder::base::{Disowned, Hold, Record, Retry};
@@ -18,9 +20,11 @@ use ark_folder::plan::{Action, Dirty, Held, Plan, plan};
 use ark_folder::scan::{Found, FoundNode};
 use ark_folder::wants::{Lookup, WantsError, complete, empty_root, wants};
 
+use look::{scan, witness};
+
 use super::batch::{Batch, Ground};
 use super::dice::Dice;
-use super::disk::{Disk, Place, SYMLINK_BITS};
+use super::disk::Disk;
 use super::oracle::{Oracle, Tokens};
 use super::store::{Absent, Base, Durable, Incarnations, Prospect, Store};
 use super::weather::{Fault, Weather};
@@ -252,8 +256,8 @@ impl Folder {
             Doing::Nothing => self.begin(cx),
             Doing::Comparing(scanned) => self.compare(scanned, cx),
             Doing::Publishing(scanned, prepared) => self.publish(scanned, prepared, cx),
-            Doing::Acting { batch, left } => Ok(self.act(batch, left, cx)),
-            Doing::Recording(batch) => Ok(self.record(batch, cx)),
+            Doing::Acting { batch, left } => Ok(Some(self.act(batch, left, cx))),
+            Doing::Recording(batch) => Ok(Some(self.record(batch, cx))),
         }
     }
 
@@ -408,13 +412,13 @@ impl Folder {
 
     /// Plans if need be, and begins the next batch.
     fn begin_batch(&mut self, cx: &mut Context<'_>) -> Result<u64, String> {
-        let under_way = match self.under_way.take().filter(|_| !self.stale) {
-            Some(under_way) => under_way,
-            None => {
-                self.stale = false;
-                let planned = self.plan(cx);
-                planned.map_err(|error| format!("cannot work out what others changed: {error}"))?
-            }
+        let planned = self.under_way.take().filter(|_| !self.stale);
+        let under_way = if let Some(under_way) = planned {
+            under_way
+        } else {
+            self.stale = false;
+            let planned = self.plan(cx);
+            planned.map_err(|error| format!("cannot work out what others changed: {error}"))?
         };
         let rest = &under_way.actions[under_way.next..];
         let limit = cx.dice.between(cx.weather.batch_actions);
@@ -476,7 +480,7 @@ impl Folder {
     }
 
     /// Carries out the next action of a batch, or ends it.
-    fn act(&mut self, mut batch: Batch, left: usize, cx: &mut Context<'_>) -> Option<u64> {
+    fn act(&mut self, mut batch: Batch, left: usize, cx: &mut Context<'_>) -> u64 {
         let under_way = self.under_way.as_mut().expect("a batch is of a plan");
         if left > 0 {
             let action = &under_way.actions[under_way.next];
@@ -485,18 +489,18 @@ impl Folder {
             cx.said.push(Said::Touched(action.paths().cloned().collect()));
             under_way.next += 1;
             self.doing = Doing::Acting { batch, left: left - 1 };
-            return Some(cx.now_ms + cx.dice.between(cx.weather.action_ms));
+            return cx.now_ms + cx.dice.between(cx.weather.action_ms);
         }
         let applied = batch.finish(cx.disk, &cx.store.durable().base.records);
         if cx.weather.fault != Some(Fault::NotSynced) {
             cx.disk.sync();
         }
         self.doing = Doing::Recording(applied);
-        Some(cx.now_ms + cx.dice.between(cx.weather.store_ms))
+        cx.now_ms + cx.dice.between(cx.weather.store_ms)
     }
 
     /// Tells base what a batch did; in one transaction.
-    fn record(&mut self, batch: ark_folder::apply::Applied, cx: &mut Context<'_>) -> Option<u64> {
+    fn record(&mut self, batch: ark_folder::apply::Applied, cx: &mut Context<'_>) -> u64 {
         let mut under_way = self.under_way.take().expect("a batch is of a plan");
         under_way.failing.extend(batch.retries);
         let base = cx.store.base();
@@ -520,7 +524,7 @@ impl Folder {
         } else {
             self.under_way = Some(under_way);
         }
-        Some(cx.now_ms)
+        cx.now_ms
     }
 
     /// A plan was carried out.
@@ -568,80 +572,6 @@ fn tell(base: &mut Base, records: BTreeMap<RelPath, Option<Record>>) {
         match record {
             Some(record) => drop(base.records.insert(path, record)),
             None => drop(base.records.remove(&path)),
-        }
-    }
-}
-
-/// Looks at the disk, all at one moment.
-fn scan(extent: Extent, cx: &Context<'_>) -> Scanned {
-    let records = &cx.store.durable().base.records;
-    let mut scanned = Scanned {
-        extent,
-        found: BTreeMap::new(),
-        gone: Vec::new(),
-        objects: Vec::new(),
-        tokens: BTreeMap::new(),
-    };
-    for (path, place) in cx.disk.places() {
-        if !scanned.extent.covers(path, records) || is_as_recorded(place, records.get(path)) {
-            continue;
-        }
-        let (node, objects) = place.thing.hash();
-        scanned.objects.extend(objects);
-        let permissions = match node {
-            FoundNode::Symlink { .. } => ark_core::Permissions::from_mode(SYMLINK_BITS),
-            _ => place.permissions(),
-        };
-        let (mtime, stat) = (place.mtime, place.stat());
-        let found = Found { node, permissions, mtime, stat, settled: true };
-        scanned.found.insert(path.clone(), found);
-        scanned.tokens.insert(path.clone(), place.tokens.clone());
-    }
-    let is_gone =
-        |path: &&RelPath| cx.disk.at(path).is_none() && scanned.extent.covers(path, records);
-    scanned.gone = records.keys().filter(is_gone).cloned().collect();
-    scanned
-}
-
-fn is_as_recorded(place: &Place, record: Option<&Record>) -> bool {
-    let Some(record) = record else { return false };
-    let Some(cache) = &record.cache else { return false };
-    if record.node == FoundNode::Directory {
-        return place.is_directory() && place.permissions() == record.permissions;
-    }
-    place.stat().unchanged(&cache.stat)
-}
-
-/// Tells the oracle what is published or adopted.
-fn witness(scanned: &Scanned, local: &Local, dot: Dot, cx: &mut Context<'_>) {
-    let records = &cx.store.durable().base.records;
-    let is_file = |node: FoundNode| node != FoundNode::Directory;
-    for change in &local.changes {
-        let before = records.get(&change.path).map(|record| record.node);
-        if !matches!(change.what, What::Permissions(_))
-            && let Some(behind) = &change.behind
-            && before.is_some_and(is_file)
-        {
-            cx.oracle.dropped(&change.path, behind);
-        }
-        let after = local.records.get(&change.path).cloned().flatten();
-        if let (What::Put { .. }, Some(after)) = (&change.what, after) {
-            // What is published anew, though it was not found to be changed, is what stands there.
-            let place = cx.disk.at(&change.path).filter(|place| place.node == after.node);
-            let of_place = || place.map(|place| place.tokens.clone());
-            let tokens = scanned.tokens.get(&change.path).cloned().or_else(of_place);
-            let tokens = tokens.unwrap_or_default();
-            cx.oracle.published(dot, &change.path, after.node, &tokens);
-        }
-    }
-    for (path, record) in &local.records {
-        let Some(record) = record.as_ref().filter(|record| is_file(record.node)) else { continue };
-        let Some(tokens) = scanned.tokens.get(path) else { continue };
-        let known = cx.oracle.behind(path, &record.behind, record.node);
-        cx.oracle.same(tokens, &known);
-        let stat = record.cache.as_ref().map(|cache| cache.stat);
-        if let Some(place) = cx.disk.at_mut(path).filter(|place| Some(place.stat()) == stat) {
-            place.tokens.extend(&known);
         }
     }
 }

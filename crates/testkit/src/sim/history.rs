@@ -260,7 +260,8 @@ fn is_settled(world: &World, restored: bool) -> Result<(), String> {
             joined.map(|(writer, state)| (*writer, state.clone())).collect()
         };
         let is_same = durable.joined() == first.durable().joined();
-        if !is_same && !(restored && living(durable) == living(first.durable())) {
+        let is_excused = restored && living(durable) == living(first.durable());
+        if !is_same && !is_excused {
             let theirs = durable.joined().values().collect::<Vec<_>>();
             let ours = first.durable().joined().values().collect::<Vec<_>>();
             let view = running.engine.view();

@@ -147,7 +147,7 @@ impl Durable {
             }
             match self.serve(link) {
                 Some(bytes) => {
-                    stack.extend(links(link, bytes).unwrap_or_default().into_iter().rev())
+                    stack.extend(links(link, bytes).unwrap_or_default().into_iter().rev());
                 }
                 None => missing.push(link),
             }

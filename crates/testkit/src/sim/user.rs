@@ -39,7 +39,7 @@ impl User<'_> {
             52..68 => self.rename(),
             68..74 => self.chmod(),
             74..79 => self.touch(),
-            79..87 => self.link(),
+            79..87 => Some(self.link()),
             87..94 => self.make_directory(),
             _ => self.swap(),
         };
@@ -113,16 +113,14 @@ impl User<'_> {
         let is_file = |thing: &Thing| matches!(thing, Thing::File(_));
         let there = self.disk.at(path).filter(|place| is_file(&place.thing) && is_file(&thing));
         let bits = there.map_or(bits, |place| place.bits);
-        match (&thing, there.is_some() && self.dice.percent(50)) {
-            (Thing::File(bytes), true) => {
-                let tokens = self.disk.at(path).map(|place| place.tokens.clone());
-                self.oracle.kill(&tokens.unwrap_or_default());
-                self.disk.rewrite(path, bytes.clone(), self.clock);
-            }
-            _ => {
-                self.remove(path);
-                self.disk.put(path, thing, bits, self.clock, None);
-            }
+        let in_place = there.is_some() && self.dice.percent(50);
+        if let (Thing::File(bytes), true) = (&thing, in_place) {
+            let tokens = self.disk.at(path).map(|place| place.tokens.clone());
+            self.oracle.kill(&tokens.unwrap_or_default());
+            self.disk.rewrite(path, bytes.clone(), self.clock);
+        } else {
+            self.remove(path);
+            self.disk.put(path, thing, bits, self.clock, None);
         }
         let place = self.disk.at_mut(path).expect("it was just put there");
         let words = format!("{path}: {}", place.words());
@@ -138,12 +136,12 @@ impl User<'_> {
         Some((format!("writes {path}: {words}"), [path].into()))
     }
 
-    fn link(&mut self) -> Option<Deed> {
+    fn link(&mut self) -> Deed {
         let path = self.target();
         *self.next += 1;
         let target = Bytes::from(format!("target {}", *self.next));
         self.put(&path, Thing::Symlink(target), SYMLINK_BITS);
-        Some((format!("links {path}"), [path].into()))
+        (format!("links {path}"), [path].into())
     }
 
     fn make_directory(&mut self) -> Option<Deed> {

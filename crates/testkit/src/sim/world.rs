@@ -3,14 +3,15 @@
 //! What goes from device to device goes through the real encodings. To the world the messages of
 //! the engines are opaque.
 
+mod messages;
+mod objects;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use ark_core::{DeviceId, Link, RelPath, RepoKind, SignedState, links};
+use ark_core::{DeviceId, Link, RelPath, RepoKind};
 use ark_sync::{
-    Announcement, AnswerCheck, Effect, Engine, EngineOptions, Failure, Input, ItemHeader, Known,
-    MAX_ANNOUNCEMENT_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_BYTES, Message, ObjectsRequest, RequestId,
-    StageOutcome,
+    Announcement, Effect, Engine, EngineOptions, Input, Known, Message, RequestId, StageOutcome,
 };
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -212,14 +213,12 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Message { from, to, epoch, bytes } => {
-                if self.connected.get(&pair(from, to)) == Some(&epoch) {
-                    match Message::decode(&bytes) {
-                        Ok(message) => {
-                            self.feed(to, Input::Message { peer: self.id(from), message });
-                        }
-                        Err(error) => self.find(format!("{from} sent what is no message: {error}")),
-                    }
+            Event::Message { from, to, epoch, bytes }
+                if self.connected.get(&pair(from, to)) == Some(&epoch) =>
+            {
+                match Message::decode(&bytes) {
+                    Ok(message) => self.feed(to, Input::Message { peer: self.id(from), message }),
+                    Err(error) => self.find(format!("{from} sent what is no message: {error}")),
                 }
             }
             Event::Gossip { to, from, life, bytes } if self.is_alive(to, life) => {
@@ -387,175 +386,7 @@ impl World {
         }
     }
 
-    // Messages.
-
-    fn send(&mut self, from: usize, to: usize, message: &Message) {
-        let Some(&epoch) = self.connected.get(&pair(from, to)) else { return };
-        let bytes = message.encode();
-        if bytes.len() > MAX_FRAME_BYTES {
-            return self.find(format!("{from} sends a message of {} bytes", bytes.len()));
-        }
-        self.counts.messages += 1;
-        self.counts.states += u64::from(matches!(message, Message::States(_)));
-        self.note(|| format!("{from} to {to}: {}", kind(message)));
-        // In order on a stream, but not between streams.
-        let last_ms = self.last_arrival.get(&(from, to)).copied().unwrap_or(0);
-        let at_ms = self.after(self.weather.delay_ms).max(last_ms);
-        self.last_arrival.insert((from, to), at_ms);
-        self.schedule(at_ms, Event::Message { from, to, epoch, bytes });
-    }
-
-    /// Announcements reach everybody whom connections reach, in any order, some twice, some not.
-    fn gossip(&mut self, from: usize, announcement: &Announcement) {
-        let bytes = announcement.encode();
-        if bytes.len() > MAX_ANNOUNCEMENT_BYTES {
-            return self.find(format!("{from} announces {} bytes", bytes.len()));
-        }
-        self.counts.announcements += 1;
-        let reached = self.reached(from);
-        for to in reached.into_iter().filter(|&to| to != from) {
-            let life = self.devices[to].life;
-            if self.dice.percent(self.weather.gossip_lost) {
-                if self.dice.percent(10) {
-                    let at_ms = self.after(self.weather.delay_ms);
-                    self.schedule(at_ms, Event::Lagged { at: to, life });
-                }
-                continue;
-            }
-            let times = if self.dice.percent(self.weather.gossip_twice) { 2 } else { 1 };
-            for _ in 0..times {
-                let (_, most) = self.weather.delay_ms;
-                let at_ms = self.after((1, most * 3));
-                self.schedule(at_ms, Event::Gossip { to, from, life, bytes: bytes.clone() });
-            }
-        }
-    }
-
-    fn reached(&self, from: usize) -> BTreeSet<usize> {
-        let mut reached = BTreeSet::from([from]);
-        loop {
-            let both = self.connected.keys().flat_map(|&(a, b)| [(a, b), (b, a)]);
-            let more: Vec<_> = both
-                .filter(|(a, b)| reached.contains(a) && !reached.contains(b))
-                .map(|(_, b)| b)
-                .collect();
-            if more.is_empty() {
-                return reached;
-            }
-            reached.extend(more);
-        }
-    }
-
-    // Objects.
-
-    fn ask(&mut self, at: usize, of: usize, id: RequestId, mut request: ObjectsRequest) {
-        let life = self.devices[at].life;
-        let durable = self.devices[at].store.durable();
-        let (found, links) = request.links.into_iter().partition(|&link| durable.is_indexed(link));
-        request.links = links;
-        // What the device has made itself meanwhile is not asked for.
-        if !Vec::is_empty(&found) {
-            self.tell(at, life, self.now_ms, Input::Found { links: found });
-        }
-        if request.links.is_empty() {
-            let missing = Vec::new();
-            return self.tell(at, life, self.now_ms, Input::RequestEnded { request: id, missing });
-        }
-        let bytes = request.encode();
-        if bytes.len() > MAX_REQUEST_BYTES {
-            return self.find(format!("{at} sends a request of {} bytes", bytes.len()));
-        }
-        self.counts.requests += 1;
-        self.note(|| format!("{at} asks {of} for {} objects", request.links.len()));
-        let at_ms = self.after(self.weather.delay_ms);
-        self.schedule(at_ms, Event::Ask { at: of, from: at, life, id, bytes });
-    }
-
-    /// A provider's answer, as it looks when the request arrives.
-    fn answer(&mut self, at: usize, to: usize, life: u64, id: RequestId, bytes: &[u8]) {
-        if !self.connected.contains_key(&pair(at, to)) {
-            let broken = Input::RequestFailed { request: id, failure: Failure::Broken };
-            let at_ms = self.now_ms + BROKEN_AFTER_MS;
-            return self.tell(to, life, at_ms, broken);
-        }
-        let request = match ObjectsRequest::decode(bytes) {
-            Ok(request) => request,
-            Err(error) => return self.find(format!("{to} sent what is no request: {error}")),
-        };
-        let store = self.devices[at].store.durable();
-        let mut items: Vec<(Link, Bytes)> = Vec::new();
-        let mut missing = Vec::new();
-        for &link in &request.links {
-            match store.serve(link) {
-                Some(bytes) => items.push((link, bytes.clone())),
-                None => missing.push(link),
-            }
-        }
-        if request.ahead {
-            let mut sent: BTreeSet<Link> = request.links.iter().copied().collect();
-            let mut next = 0;
-            while let Some((link, bytes)) = items.get(next) {
-                let ahead = links(*link, bytes).unwrap_or_default();
-                let ahead: Vec<Link> =
-                    ahead.into_iter().filter(|it| it.kind.is_structured()).collect();
-                for link in ahead.into_iter().filter(|link| sent.insert(*link)) {
-                    items.extend(store.serve(link).map(|bytes| (link, bytes.clone())));
-                }
-                next += 1;
-            }
-        }
-        if let Err(why) = check_answer(&request, &items) {
-            return self.find(format!("{at} answers {to} as it may not: {why}"));
-        }
-        let mut at_ms = self.after(self.weather.delay_ms);
-        let pieces = usize::try_from(self.weather.objects_at_once).unwrap_or(usize::MAX);
-        for piece in items.chunks(pieces) {
-            let items = piece.to_vec();
-            self.schedule(at_ms, Event::Items { at: to, from: at, life, id, items });
-            at_ms += self.dice.between((0, self.weather.delay_ms.1));
-        }
-        at_ms += self.weather.store_ms.1;
-        self.tell(to, life, at_ms, Input::RequestEnded { request: id, missing });
-    }
-
-    fn tell(&mut self, at: usize, life: u64, at_ms: u64, input: Input) {
-        self.schedule(at_ms, Event::Tell { at, life, input: Box::new(input) });
-    }
-
-    fn told(&mut self, at: usize, input: Input) {
-        self.note(|| format!("{at} hears {input:?}"));
-        if let Input::RequestEnded { request, .. } | Input::RequestFailed { request, .. } = &input {
-            let running = self.devices[at].running.as_ref();
-            if running.is_some_and(|running| running.cancelled.contains(request)) {
-                return;
-            }
-        }
-        self.feed(at, input);
-    }
-
-    fn receive(&mut self, at: usize, from: usize, id: RequestId, items: &[(Link, Bytes)]) {
-        let device = &mut self.devices[at];
-        let life = device.life;
-        let Some(running) = &mut device.running else { return };
-        if running.cancelled.contains(&id) {
-            return;
-        }
-        if !self.connected.contains_key(&pair(at, from)) {
-            running.cancelled.insert(id);
-            let broken = Input::RequestFailed { request: id, failure: Failure::Broken };
-            return self.feed(at, broken);
-        }
-        let next = match device.store.receive(items) {
-            Ok(next) => next,
-            Err(why) => return self.find(format!("{at} cannot take what {from} sent: {why}")),
-        };
-        let length = |bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let received = items.iter().map(|(link, bytes)| (*link, length(bytes))).collect();
-        let rejected = Vec::new();
-        // What the store found is old by the time it is told.
-        let at_ms = self.now_ms + self.dice.below(self.weather.store_ms.1);
-        self.tell(at, life, at_ms, Input::Stored { request: id, received, next, rejected });
-    }
+    // Effects on the store.
 
     /// A step of the store, durable now and told a little later.
     fn step(&mut self, at: usize, step: Effect) {
@@ -771,30 +602,5 @@ impl World {
     /// Whether two devices are connected.
     pub(super) fn is_connected(&self, a: usize, b: usize) -> bool {
         self.connected.contains_key(&pair(a, b))
-    }
-}
-
-/// Whether an answer is one that the protocol allows.
-fn check_answer(request: &ObjectsRequest, items: &[(Link, Bytes)]) -> Result<(), String> {
-    let mut check = AnswerCheck::new(request);
-    for (link, bytes) in items {
-        let length = u32::try_from(bytes.len()).map_err(|error| error.to_string())?;
-        let header = ItemHeader::Present { link: *link, length };
-        let decoded = ItemHeader::decode(&header.encode()).map_err(|error| error.to_string())?;
-        check.expect(&decoded).map_err(|error| error.to_string())?;
-    }
-    Ok(())
-}
-
-fn kind(message: &Message) -> String {
-    match message {
-        Message::Hello(_) => "hello".to_owned(),
-        Message::Summary(entries) => format!("a summary of {}", entries.len()),
-        Message::WantStates(writers) => format!("wants {} states", writers.len()),
-        Message::States(states) => {
-            let states = states.iter().map(|bytes| SignedState::decode(bytes));
-            format!("states {:?}", states.flatten().collect::<Vec<_>>())
-        }
-        Message::Have(_) => "have".to_owned(),
     }
 }
