@@ -60,6 +60,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Prospect {
     /// The snapshot's object and those of its tree that are new, children first.
     pub objects: Vec<Object>,
+    /// The root of its tree.
+    pub root: ObjectId,
     /// The snapshot.
     pub head: Link,
     /// Its vector.
@@ -105,7 +107,8 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
     } else {
         Some(put_changes_in(&mut overlay, &joined, &mut changed, dot)?)
     };
-    let snapshot = snapshot.map(|(head, vector)| Prospect {
+    let snapshot = snapshot.map(|(root, head, vector)| Prospect {
+        root,
         objects: needed(overlay.into_made(), &[head]),
         head,
         vector,
@@ -118,7 +121,7 @@ fn put_changes_in<R: Read>(
     joined: &Tree,
     changed: &mut Local,
     dot: Dot,
-) -> Result<(Link, Vector), TreeError<R::Error>> {
+) -> Result<(ObjectId, Link, Vector), TreeError<R::Error>> {
     let root = put_in(overlay, joined, dot, &changed.changes)?;
     changed.settle(&mut Lookup::new(&*overlay, root))?;
     let mut vector = joined.vector.clone();
@@ -127,7 +130,7 @@ fn put_changes_in<R: Read>(
     let object = snapshot.encode();
     let head = object.link();
     overlay.put(object);
-    Ok((head, vector))
+    Ok((root, head, vector))
 }
 
 /// Of the objects made on the way, those that `roots` reach; in their order.

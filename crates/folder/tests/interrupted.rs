@@ -153,3 +153,42 @@ async fn what_an_abandoned_plan_wrote_is_removed() {
     assert!(b.tree() == before, "what the abandoned plan wrote stays");
     assert_eq!(b.published(), 0, "nothing was written there");
 }
+
+/// Published, and ended before a plan that knows of it: others delete it meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_last_can_be_deleted_elsewhere() {
+    let (a, mut b) = (Device::started(1).await, Device::started(2).await);
+    a.write("kept", "kept");
+    settle(&[&a, &b]).await;
+    for attempt in 0..TRIES {
+        let path = format!("of-b-{attempt}");
+        let before = b.published();
+        b.write(&path, "of b");
+        tokio::time::timeout(PATIENCE, async {
+            while b.published() == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("published");
+        b.kill().await;
+        let (store, repo) = b.open_store().await;
+        let applied = BaseView::new(repo.base().snapshot().unwrap()).applied().unwrap();
+        let own = applied.and_then(|applied| applied.revisions.get(&repo.writer()).copied());
+        let is_met = own != syncing::revisions(&repo).get(&repo.writer()).copied();
+        pull_repo(&repo, a.repo()).await;
+        a.rest().await;
+        a.remove(&path);
+        a.rest().await;
+        pull_repo(a.repo(), &repo).await;
+        drop(repo);
+        store.close().await.unwrap();
+        b.start().await;
+        settle(&[&a, &b]).await;
+        assert!(!b.path(&path).exists(), "it stays");
+        if is_met {
+            return;
+        }
+    }
+    panic!("never killed between publishing and planning");
+}

@@ -15,7 +15,7 @@ use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking};
 use crate::apply::{Applied as Batch, Control, apply, batch_length};
 use crate::base::{
     APPLIED_META, APPLYING_META, Applied, BaseError, BaseRead as _, BaseView, Changes, Hold, Retry,
-    UNFINISHED_META, encode_applied, encode_applying, encode_unfinished,
+    UNFINISHED_META, encode_applied, encode_applying, encode_unfinished, with_one_more,
 };
 use crate::ignore::{Rules, RulesError};
 use crate::plan::{Action, Dirty, Held, Plan, plan};
@@ -26,9 +26,6 @@ use crate::wants::{Lookup, Wants, complete, empty_root, wants_of_any};
 use crate::watch::Touch;
 use crate::words::in_words;
 
-/// Trees applied in part that are remembered. After more of them the next plan looks at
-/// everything: comparing with each costs more then.
-const MAX_UNFINISHED: usize = 8;
 /// What is said when no plan could be made.
 const NO_PLAN: &str = "cannot work out what others changed";
 
@@ -277,7 +274,7 @@ impl Planning {
         self.revisit.extend(due.map(|(path, _)| path.clone()));
         let unfinished = base.unfinished().map_err(|error| failed(&error))?;
         let before_root = before.as_ref().map_or_else(empty_root, |applied| applied.root);
-        // What is on disk at a path is of one of these trees, or was published here.
+        // What is on disk at a path is of one of these trees.
         let from = match &unfinished {
             Some(roots) if roots.is_empty() => {
                 for item in base.below(&RelPath::root()).map_err(|error| failed(&error))? {
@@ -389,36 +386,5 @@ impl UnderWay {
             meta.push((UNFINISHED_META.to_owned(), None));
         }
         meta
-    }
-}
-
-/// The trees applied in part, of which `root` is now one; `None`: they are as they were.
-fn with_one_more(unfinished: Option<&[ObjectId]>, root: ObjectId) -> Option<Vec<ObjectId>> {
-    match unfinished {
-        None => Some(vec![root]),
-        // It is not known which: all the same.
-        Some([]) => None,
-        Some(roots) if roots.contains(&root) => None,
-        Some(roots) if roots.len() < MAX_UNFINISHED => Some([roots, &[root]].concat()),
-        Some(_) => Some(Vec::new()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_trees_applied_in_part_only_some_are_remembered() {
-        let root = |number: usize| ObjectId::of(&number.to_le_bytes());
-        let mut unfinished = with_one_more(None, root(0)).unwrap();
-        assert_eq!(with_one_more(Some(&unfinished), root(0)), None);
-        for number in 1..MAX_UNFINISHED {
-            unfinished = with_one_more(Some(&unfinished), root(number)).unwrap();
-        }
-        assert_eq!(unfinished.len(), MAX_UNFINISHED);
-        unfinished = with_one_more(Some(&unfinished), root(MAX_UNFINISHED)).unwrap();
-        assert!(unfinished.is_empty(), "not known");
-        assert_eq!(with_one_more(Some(&unfinished), root(0)), None, "and never known again");
     }
 }

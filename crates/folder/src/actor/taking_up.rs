@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use ark_core::{Dot, Head, Link, Object, RelPath};
+use ark_core::{Dot, Head, Link, Object, ObjectId, RelPath};
 use ark_store::{AddError, Batch, PublishError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Actor, Home, Setback, Tries, blocking};
 use crate::base::{
     APPLYING_META, BaseView, Changes, Hold, INCARNATION_META, Incarnations, Retry, UNFINISHED_META,
-    encode_incarnations,
+    encode_incarnations, encode_unfinished, with_one_more,
 };
 use crate::durable;
 use crate::ignore::{Learned, RULES_FILE, RULES_META};
@@ -201,12 +201,13 @@ impl Actor {
                 drop((publisher, batch));
                 self.record(changes, rules).await?;
             }
-            Some(Prospect { objects, head, vector }) => {
+            Some(Prospect { objects, root, head, vector }) => {
                 let batch = add_all(batch, objects).await?;
                 let head = Head { id: head.id, sequence: dot.sequence };
                 // Base learns of it in the same transaction: otherwise what was published right
                 // before a crash would be met by later changes as if somebody else had made it.
-                let meta = self.settled_meta(rules);
+                let mut meta = self.settled_meta(rules);
+                meta.extend(self.published_meta(root)?);
                 let publisher = publisher.with_base(changes.into_records(), meta);
                 match publisher.publish(batch, vec![head], vector, Vec::new()).await {
                     Ok(state) => self.own_state = Some(state.hash()),
@@ -234,9 +235,23 @@ impl Actor {
         }
         if self.interrupted.is_some() {
             meta.push((APPLYING_META.to_owned(), None));
-            meta.push((UNFINISHED_META.to_owned(), Some(Vec::new())));
+            meta.push((UNFINISHED_META.to_owned(), Some(encode_unfinished(&Vec::new()))));
         }
         meta
+    }
+
+    /// Records that base has of the tree with this `root` what is in none that was applied: if
+    /// others delete it before the next plan is carried out, nothing else would tell.
+    fn published_meta(&self, root: ObjectId) -> Result<Option<(String, Option<Vec<u8>>)>, Setback> {
+        if self.interrupted.is_some() {
+            return Ok(None);
+        }
+        let what = "cannot read what was recorded about the folder";
+        let snapshot = self.repo.base().snapshot();
+        let view = BaseView::new(snapshot.map_err(|error| Setback::failed(what, &error))?);
+        let unfinished = view.unfinished().map_err(|error| Setback::failed(what, &error))?;
+        let roots = with_one_more(unfinished.as_deref(), root);
+        Ok(roots.map(|roots| (UNFINISHED_META.to_owned(), Some(encode_unfinished(&roots)))))
     }
 
     async fn prepare(&self, result: &Arc<ScanResult>, dot: Dot) -> Result<Prepared, Setback> {

@@ -79,7 +79,8 @@ impl BaseView {
         value.map(decode).transpose()
     }
 
-    /// The roots of the trees that were applied in part since one was applied whole, if any were.
+    /// The roots of the trees that were applied in part, or published here, since one was applied
+    /// whole, if any were.
     /// None of them: it is not known which.
     ///
     /// # Errors
@@ -206,9 +207,42 @@ fn store_error(error: ark_store::IndexError) -> BaseError {
     BaseError::Store(Box::new(error))
 }
 
+/// Trees applied in part that are remembered. After more of them the next plan looks at
+/// everything. Equal subtrees cost nothing, and a plan that is carried out forgets them all.
+const MAX_UNFINISHED: usize = 64;
+
+/// The trees applied in part or published, of which `root` is now one; `None`: they are as they were.
+pub(crate) fn with_one_more(
+    unfinished: Option<&[ObjectId]>,
+    root: ObjectId,
+) -> Option<Vec<ObjectId>> {
+    match unfinished {
+        None => Some(vec![root]),
+        // It is not known which: all the same.
+        Some([]) => None,
+        Some(roots) if roots.contains(&root) => None,
+        Some(roots) if roots.len() < MAX_UNFINISHED => Some([roots, &[root]].concat()),
+        Some(_) => Some(Vec::new()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_trees_applied_in_part_only_some_are_remembered() {
+        let root = |number: usize| ObjectId::of(&number.to_le_bytes());
+        let mut unfinished = with_one_more(None, root(0)).unwrap();
+        assert_eq!(with_one_more(Some(&unfinished), root(0)), None);
+        for number in 1..MAX_UNFINISHED {
+            unfinished = with_one_more(Some(&unfinished), root(number)).unwrap();
+        }
+        assert_eq!(unfinished.len(), MAX_UNFINISHED);
+        unfinished = with_one_more(Some(&unfinished), root(MAX_UNFINISHED)).unwrap();
+        assert!(unfinished.is_empty(), "not known");
+        assert_eq!(with_one_more(Some(&unfinished), root(0)), None, "and never known again");
+    }
 
     #[test]
     fn keys_are_in_the_order_of_paths() {
