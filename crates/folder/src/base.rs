@@ -20,7 +20,8 @@ pub(crate) use format::{
     decode, encode, encode_applied, encode_applying, encode_incarnations, encode_unfinished,
 };
 pub(crate) use view::{
-    APPLIED_META, APPLYING_META, Changes, INCARNATION_META, UNFINISHED_META, with_one_more,
+    APPLIED_META, APPLYING_META, Changes, INCARNATION_META, MetaChange, UNFINISHED_META,
+    with_one_more,
 };
 
 /// What base knows of one shown path.

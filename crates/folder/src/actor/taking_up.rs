@@ -8,8 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Actor, Home, Setback, Tries, blocking};
 use crate::base::{
-    APPLYING_META, BaseView, Changes, Hold, INCARNATION_META, Incarnations, Retry, UNFINISHED_META,
-    encode_incarnations, encode_unfinished, with_one_more,
+    APPLYING_META, BaseView, Changes, Hold, INCARNATION_META, Incarnations, MetaChange, Retry,
+    UNFINISHED_META, encode_incarnations, encode_unfinished, with_one_more,
 };
 use crate::durable;
 use crate::ignore::{Learned, RULES_FILE, RULES_META};
@@ -242,7 +242,7 @@ impl Actor {
 
     /// Records that base has of the tree with this `root` what is in none that was applied: if
     /// others delete it before the next plan is carried out, nothing else would tell.
-    fn published_meta(&self, root: ObjectId) -> Result<Option<(String, Option<Vec<u8>>)>, Setback> {
+    fn published_meta(&self, root: ObjectId) -> Result<Option<MetaChange>, Setback> {
         if self.interrupted.is_some() {
             return Ok(None);
         }

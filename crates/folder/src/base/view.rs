@@ -144,6 +144,9 @@ impl BaseRead for BaseView {
     }
 }
 
+/// A small named record that is set or removed.
+pub(crate) type MetaChange = (String, Option<Vec<u8>>);
+
 /// Changes of base that belong together.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Changes {
