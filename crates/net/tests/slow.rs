@@ -113,6 +113,38 @@ async fn a_peer_that_drips_holds_up_nobody_else() {
     provider.home.stop().await;
 }
 
+/// On a line so slow that requests beside each other take longer than anybody waits, one alone
+/// may get through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_whose_answers_break_is_asked_less_at_once() {
+    const FILES: usize = 100;
+    log();
+    let (mut a, other) = (Device::new("a"), Device::new("other"));
+    a.share("repo", &[&other]);
+    let running = a.start().await;
+    let provider = Provider::offer(other, &a, &files(1, FILES, 10)).await;
+    let (mut send, links) = provider.asked_for_content().await;
+    assert!(links.len() < FILES, "several requests share the work");
+    send.reset(8_u8.into()).unwrap();
+    let alone = async {
+        loop {
+            let (mut send, links) = provider.asked_for_content().await;
+            if links.len() == FILES {
+                return (send, links);
+            }
+            send.reset(8_u8.into()).unwrap();
+        }
+    };
+    let (mut send, links) = guarded("one request for all", alone).await;
+    for link in links {
+        send.write_all(&provider.item(link).await).await.unwrap();
+    }
+    send.finish().unwrap();
+    running.until("all of it", |status| status.repos[0].received.objects > FILES as u64).await;
+    running.stop().await;
+    provider.home.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_read_is_kept_when_its_peer_goes() {
     log();

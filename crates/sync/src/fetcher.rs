@@ -29,7 +29,8 @@ pub const MAX_WANTED: usize = 1 << 18;
 /// How many of the objects stored last are remembered at least: more than can be on their way
 /// through the store while it works out what else is missing.
 const REMEMBERED: usize = 1 << 16;
-/// Requests to one peer at once. One streams while others are being looked up, verified, stored.
+/// The most requests to one peer at once. One streams while others are being looked up, verified,
+/// stored.
 const MAX_REQUESTS_PER_PEER: usize = 8;
 /// Links in a request: below the protocol's limit, so that a lost stream loses little and several
 /// peers get their share.
@@ -131,13 +132,30 @@ struct Request {
     links: Vec<Link>,
     asked: usize,
     ahead: bool,
+    /// Whether anything that it brought was stored.
+    brought: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peer {
     flying: usize,
+    /// Requests that it may have at once, from 1 to [`MAX_REQUESTS_PER_PEER`]: fewer after some
+    /// broke before a whole object came. On a slow line they take each other's share, and none
+    /// would ever bring one.
+    allowed: usize,
     failures: u32,
     paused_until_ms: u64,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self { flying: 0, allowed: MAX_REQUESTS_PER_PEER, failures: 0, paused_until_ms: 0 }
+    }
+
+    /// How many more requests it may have.
+    fn free(&self) -> usize {
+        self.allowed.saturating_sub(self.flying)
+    }
 }
 
 /// The machine.
@@ -175,7 +193,7 @@ impl Fetcher {
 
     /// A peer can be asked.
     pub(crate) fn connected(&mut self, peer: DeviceId) {
-        self.peers.entry(peer).or_default();
+        self.peers.entry(peer).or_insert_with(Peer::new);
         self.lanes.forgive(Some(peer));
     }
 
@@ -284,9 +302,11 @@ impl Fetcher {
                 arrival.broken.extend(self.lanes.of(wanted.lanes));
             }
         }
-        if let Some(request) = self.requests.get(&id) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.brought = true;
             if let Some(peer) = self.peers.get_mut(&request.peer) {
                 peer.failures = 0;
+                peer.allowed = MAX_REQUESTS_PER_PEER.min(peer.allowed + 1);
             }
             let lane = request.lane;
             if self.lanes.is_open(lane) {
@@ -331,8 +351,10 @@ impl Fetcher {
         );
     }
 
-    /// A request broke: its peer is left alone for a while.
+    /// A request broke: its peer is left alone for a while, and asked less at once if not even
+    /// one object came.
     pub(crate) fn failed(&mut self, id: RequestId, now_ms: u64) -> Option<DeviceId> {
+        let brought = self.requests.get(&id).is_some_and(|request| request.brought);
         let peer = self.release(id, |_, _| Released::Again)?;
         let state = self.peers.get_mut(&peer)?;
         let pause_ms = FIRST_PAUSE_MS.saturating_mul(1 << state.failures.min(16));
@@ -340,6 +362,9 @@ impl Fetcher {
         if state.paused_until_ms <= now_ms {
             state.failures = state.failures.saturating_add(1);
             state.paused_until_ms = now_ms.saturating_add(pause_ms.min(LONGEST_PAUSE_MS));
+            if !brought {
+                state.allowed = (state.allowed / 2).max(1);
+            }
         }
         Some(peer)
     }
@@ -431,9 +456,7 @@ impl Fetcher {
 
     /// How many links one request of each lane takes, so that all free slots get some.
     fn shares(&self, providers: &Providers) -> HashMap<LaneId, usize> {
-        let free = |peer: &DeviceId| {
-            self.peers.get(peer).map_or(0, |peer| MAX_REQUESTS_PER_PEER - peer.flying)
-        };
+        let free = |peer: &DeviceId| self.peers.get(peer).map_or(0, Peer::free);
         let share = |(&lane, peers): (&LaneId, &Vec<DeviceId>)| {
             let slots = peers.iter().map(free).sum::<usize>().max(1);
             let each = self.lanes.queued(lane).div_ceil(slots);
@@ -453,10 +476,10 @@ impl Fetcher {
         now_ms: u64,
     ) -> Option<Dispatch> {
         let state = self.peers.get(&peer)?;
-        if state.flying >= MAX_REQUESTS_PER_PEER || state.paused_until_ms > now_ms {
+        if state.free() == 0 || state.paused_until_ms > now_ms {
             return None;
         }
-        let last_slot = state.flying + 1 == MAX_REQUESTS_PER_PEER;
+        let last_slot = state.free() == 1 && state.allowed > 1;
         let mut lanes: Vec<_> = providers
             .iter()
             .filter(|(_, peers)| peers.contains(&peer))
@@ -482,9 +505,10 @@ impl Fetcher {
                 self.streaming = Some(id);
             }
             self.next_id += 1;
-            self.peers.entry(peer).or_default().flying += 1;
+            self.peers.entry(peer).or_insert_with(Peer::new).flying += 1;
             let asked = links.len();
-            let request = Request { peer, lane, links: links.clone(), asked, ahead };
+            let request =
+                Request { peer, lane, links: links.clone(), asked, ahead, brought: false };
             self.requests.insert(id, request);
             return Some(Dispatch { id, peer, links, ahead, lane });
         }
