@@ -47,9 +47,13 @@ impl Wishes {
         }
     }
 
-    /// A state of `writer` came.
-    pub(crate) fn came(&mut self, writer: Writer) {
-        self.by_writer.remove(&writer);
+    /// A state of `writer` came: perhaps an older one than that which a peer has. If nobody has a
+    /// newer one the wish is dropped when it is due.
+    pub(crate) fn came(&mut self, writer: Writer, now_ms: u64) {
+        if let Some(wish) = self.by_writer.get_mut(&writer) {
+            let due_ms = now_ms.saturating_add(GRACE_MS);
+            *wish = Wish { due_ms, asked: None, named: None };
+        }
     }
 
     /// Whoever was asked is gone: its answers are not waited for.
@@ -94,6 +98,21 @@ mod tests {
     use ark_core::Incarnation;
 
     use super::*;
+
+    #[test]
+    fn an_older_state_does_not_end_the_wish_for_a_newer_one() {
+        let device = |n| DeviceId::from_bytes([n; 32]);
+        let writer = Writer { device: device(9), incarnation: Incarnation::new(1) };
+        let mut wishes = Wishes::default();
+        wishes.heard(writer, 1_000);
+        wishes.came(writer, 1_010);
+        let due_ms = wishes.due_at().unwrap();
+        let asked = wishes.due(due_ms, |_, _| vec![device(1)]);
+        assert_eq!(asked, BTreeMap::from([(device(1), vec![writer])]));
+        wishes.came(writer, 2_000);
+        assert!(wishes.due(2_000 + GRACE_MS, |_, _| Vec::new()).is_empty());
+        assert_eq!(wishes.due_at(), None, "it was the newest");
+    }
 
     #[test]
     fn waits_for_gossip_then_asks_one_after_the_other() {

@@ -17,7 +17,7 @@ impl Engine {
     /// Takes in a state that is news: it is staged, or waits for the one before it.
     pub(super) fn admit(&mut self, arrived: Arrived) {
         let writer = arrived.state.state().writer;
-        self.wishes.came(writer);
+        self.wishes.came(writer, self.now_ms);
         match self.pulls.get_mut(&writer) {
             Some(pull) => pull.succeed(arrived),
             None => self.begin(Pull::new(arrived)),
