@@ -21,12 +21,14 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use crate::base::{Applied, BaseView, Hold, Incarnations, Retry};
+use crate::durable::Unsyncable;
 use crate::folder::{Command, FenceError, FolderState, Options, StartError};
+use crate::fs::Gate;
 use crate::ignore::{FormerRules, Rules};
 use crate::opening::{self, History, MARKER_META, Opened};
 use crate::scan::{Extent, Hashers, Kept};
 use crate::status::{MAX_PROBLEMS_LISTED, Shared};
-use crate::watch::Watch;
+use crate::watch::{Touch, Watch};
 use crate::words::in_words;
 use applying::UnderWay;
 use due::Due;
@@ -43,6 +45,7 @@ const MAX_FUTILE_ROUNDS: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Actor {
     options: Options,
+    gate: Option<Gate>,
     repo: Repo,
     rules: Arc<Rules>,
     /// By which rules the folder was last looked at, as it is recorded.
@@ -66,6 +69,9 @@ pub(crate) struct Actor {
     in_flux: BTreeSet<RelPath>,
     /// Paths that the scan leaves alone.
     kept: BTreeMap<RelPath, Kept>,
+    /// Files that could not be made durable: left out of what is taken up until they are tried
+    /// again.
+    unsyncable: Unsyncable,
     notes: Vec<String>,
     equivocations: Vec<String>,
     fences: Vec<Fence>,
@@ -126,6 +132,7 @@ impl Setback {
 impl Actor {
     pub(crate) async fn new(
         options: Options,
+        gate: Option<Gate>,
         repo: Repo,
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
@@ -147,6 +154,7 @@ impl Actor {
         let pauses = Pauses::new(options.rescan_interval);
         Ok(Self {
             options,
+            gate,
             repo,
             rules: Arc::new(rules),
             recorded_rules,
@@ -162,6 +170,7 @@ impl Actor {
             due: Due::Everything,
             in_flux: BTreeSet::new(),
             kept: BTreeMap::new(),
+            unsyncable: Unsyncable::new(),
             notes: Vec::new(),
             equivocations: Vec::new(),
             fences: Vec::new(),
@@ -317,6 +326,7 @@ impl Actor {
         let is_waiting = self.trouble.is_some()
             || !self.due.is_nothing()
             || !self.in_flux.is_empty()
+            || !self.unsyncable.is_empty()
             || self.retries.values().any(|retry| retry.hold != Hold::Skipped);
         let state = match &self.halted {
             Some(why) => FolderState::Halted(why.clone()),
@@ -378,8 +388,12 @@ impl Actor {
         }
         if over.retry {
             self.futile_rounds = 0;
-            self.try_again(Tries::Failed);
+            let unsyncable = std::mem::take(&mut self.unsyncable);
+            let tries = if unsyncable.is_empty() { Tries::Failed } else { Tries::All };
+            self.try_again(tries);
             self.stale = true;
+            let touched = unsyncable.into_keys().map(|path| (path, Touch::Changed));
+            self.due.add(Extent::Paths(touched.collect()));
         }
     }
 
@@ -409,10 +423,12 @@ impl Actor {
     /// Opens the folder, and begins anew with a scan of everything.
     async fn open(&mut self) -> Result<(), Setback> {
         let (path, topic) = (self.options.path.clone(), self.repo.topic());
+        let gate = self.gate.clone();
         let base = self.repo.base();
         let opened = blocking(move || {
             let snapshot = base.snapshot().map_err(|error| in_words(&error))?;
-            opening::open(&path, topic, &BaseView::new(snapshot)).map_err(|error| in_words(&error))
+            opening::open(&path, gate, topic, &BaseView::new(snapshot))
+                .map_err(|error| in_words(&error))
         });
         let opened = opened.await?.map_err(Setback::Halt)?;
         self.take_down(&opened).await?;

@@ -3,12 +3,12 @@
 //! Programs seldom sync what they write. If base were durable and the file not, a power cut would
 //! make of it a deletion, or an edit back to nothing, that nobody made; of a deletion a new file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::RelPath;
 
 use crate::fs::{FsError, FsErrorKind, Root};
-use crate::scan::{FoundNode, ScanResult};
+use crate::scan::{FoundNode, Kept, ScanResult};
 
 /// Up to this many files and directories are synced one by one; more by one sync of the whole
 /// file system, which also waits for what others wrote there.
@@ -46,20 +46,53 @@ impl Unsynced {
     /// # Errors
     /// The device failed: base must not be told.
     pub(crate) fn sync(&self, root: &Root) -> Result<(), FsError> {
+        let failed = self.sync_each(root)?;
+        failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Syncs all but the files that are returned, with why they could not be. Blocking.
+    ///
+    /// # Errors
+    /// It failed for more than single files.
+    fn sync_each(&self, root: &Root) -> Result<Vec<(RelPath, FsError)>, FsError> {
         if self.is_many() {
-            return root.sync_file_system();
+            return root.sync_file_system().map(|()| Vec::new());
         }
-        self.files.iter().try_for_each(|path| sync_file(root, path))?;
-        self.directories.iter().try_for_each(|path| sync_nearest(root, path))
+        let mut failed = Vec::new();
+        for path in &self.files {
+            match sync_file(root, path) {
+                Err(error) if error.kind() == FsErrorKind::Exhausted => return Err(error),
+                Err(error) => failed.push((path.clone(), error)),
+                Ok(()) => {}
+            }
+        }
+        self.directories.iter().try_for_each(|path| sync_nearest(root, path))?;
+        Ok(failed)
     }
 }
 
-/// Syncs what `result` says of the folder at `root`. Blocking.
+/// Files that cannot be made durable, and why: they alone are not taken up.
+pub(crate) type Unsyncable = BTreeMap<RelPath, String>;
+
+/// Syncs what `result` says of the folder at `root`, all but the files that are returned.
+/// Blocking.
 ///
 /// # Errors
-/// As [`Unsynced::sync`].
-pub(crate) fn sync(root: &Root, result: &ScanResult) -> Result<(), FsError> {
-    unsynced(result).sync(root)
+/// It failed for more than single files: base must not be told anything.
+pub(crate) fn sync(root: &Root, result: &ScanResult) -> Result<Unsyncable, FsError> {
+    let failed = unsynced(result).sync_each(root)?;
+    Ok(failed.into_iter().map(|(path, error)| (path, error.source.to_string())).collect())
+}
+
+/// Takes `unsyncable` out of what was found: for them base and the others keep what they have.
+pub(crate) fn leave_out(unsyncable: &Unsyncable, result: &mut ScanResult) {
+    for (path, why) in unsyncable {
+        if result.found.remove(path).is_some() {
+            // Nor is the directory removed that was there before.
+            result.gone.retain(|gone| !gone.starts_with(path));
+            result.kept.insert(path.clone(), Kept::Unsyncable(why.clone()));
+        }
+    }
 }
 
 fn unsynced(result: &ScanResult) -> Unsynced {
@@ -115,10 +148,13 @@ fn sync_nearest(root: &Root, path: &RelPath) -> Result<(), FsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use ark_core::{Content, Mtime, ObjectId, Permissions};
+    use rustix::io::Errno;
 
     use super::*;
-    use crate::fs::{Stat, StatKind};
+    use crate::fs::{Gate, Stat, StatKind};
     use crate::scan::Found;
 
     fn path(text: &str) -> RelPath {
@@ -184,6 +220,55 @@ mod tests {
             gone: vec![path("b/c/d")],
             ..ScanResult::default()
         };
-        sync(&root, &result).expect("synced");
+        assert_eq!(sync(&root, &result).expect("synced"), Unsyncable::new());
+    }
+
+    /// A folder with the file `a/f`, its root behind a gate that answers a sync of it by `errno`,
+    /// and the names of all that was synced.
+    fn refusing(errno: Errno) -> (tempfile::TempDir, Root, Arc<Mutex<Vec<String>>>) {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(directory.path().join("a")).expect("made");
+        std::fs::write(directory.path().join("a/f"), "x").expect("written");
+        std::fs::write(directory.path().join("a/g"), "x").expect("written");
+        let synced = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&synced);
+        let gate = Gate::new(move |operation, directory, name| {
+            let name = String::from_utf8_lossy(name);
+            log.lock().expect("whole").push(format!("{operation} {directory}/{name}"));
+            if operation == "sync" && name == "f" { Err(errno) } else { Ok(()) }
+        });
+        let root = Root::open_behind(directory.path(), gate).expect("a root");
+        (directory, root, synced)
+    }
+
+    fn two_files() -> ScanResult {
+        let found = [(path("a/f"), file()), (path("a/g"), file())].into();
+        ScanResult { found, ..ScanResult::default() }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_synced_is_left_out_alone() {
+        let (_directory, root, synced) = refusing(Errno::IO);
+        let mut result = two_files();
+        result.gone = vec![path("a/f/was/a/directory"), path("a/other")];
+        let unsyncable = sync(&root, &result).expect("all the rest is synced");
+        assert_eq!(unsyncable.keys().collect::<Vec<_>>(), [&path("a/f")]);
+        let synced: BTreeSet<String> = synced.lock().expect("whole").iter().cloned().collect();
+        assert_eq!(synced, ["sync a/", "sync a/f", "sync a/g"].map(str::to_owned).into());
+        unsynced(&result).sync(&root).expect_err("whoever cannot leave it out hears of it");
+        leave_out(&unsyncable, &mut result);
+        assert_eq!(result.found.keys().collect::<Vec<_>>(), [&path("a/g")]);
+        assert_eq!(result.gone, [path("a/other")]);
+        assert_eq!(result.kept.keys().collect::<Vec<_>>(), [&path("a/f")]);
+    }
+
+    #[test]
+    fn where_files_cannot_be_synced_the_file_system_is() {
+        for errno in [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP] {
+            let (_directory, root, synced) = refusing(errno);
+            assert_eq!(sync(&root, &two_files()).expect("synced"), Unsyncable::new());
+            let synced = synced.lock().expect("whole");
+            assert!(synced.iter().any(|one| one.starts_with("sync file system")), "{synced:?}");
+        }
     }
 }

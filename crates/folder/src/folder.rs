@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::actor::Actor;
+use crate::fs::Gate;
 use crate::status::Shared;
 
 /// What a folder is told when it starts.
@@ -161,9 +162,29 @@ impl Folder {
     /// # Errors
     /// See [`StartError`]; a missing folder is none.
     pub async fn start(options: Options, repo: Repo) -> Result<Self, StartError> {
+        Self::start_with(options, repo, None).await
+    }
+
+    /// As [`Folder::start`], for tests: every change of the folder passes `gate` first.
+    ///
+    /// # Errors
+    /// As [`Folder::start`].
+    pub async fn start_behind(
+        options: Options,
+        repo: Repo,
+        gate: Gate,
+    ) -> Result<Self, StartError> {
+        Self::start_with(options, repo, Some(gate)).await
+    }
+
+    async fn start_with(
+        options: Options,
+        repo: Repo,
+        gate: Option<Gate>,
+    ) -> Result<Self, StartError> {
         let shared = Arc::new(Shared::new());
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
-        let actor = Actor::new(options, repo, Arc::clone(&shared), queue).await?;
+        let actor = Actor::new(options, gate, repo, Arc::clone(&shared), queue).await?;
         let actor = Some(tokio::spawn(actor.run()));
         Ok(Self { shared, commands, actor })
     }

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::Path;
 
-use ark_core::{RelPath, TopicId};
+use ark_core::TopicId;
 
 use crate::base::{APPLIED_META, APPLYING_META, BaseError, BaseView, Changes};
-use crate::fs::{FsErrorKind, Granularity, Root};
+use crate::fs::{FsErrorKind, Gate, Granularity, Root};
 use crate::marker::{Halt, Marker, Sign};
 
 /// The name of the record that holds the token of the folder's marker.
@@ -56,22 +56,31 @@ pub(crate) enum OpenFailed {
 }
 
 /// Opens the folder at `path`, which is made if it was never synced and its parent is there.
-/// Blocking.
+/// With a `gate`, for tests, every change of it passes that. Blocking.
 ///
 /// # Errors
 /// It must not be touched; the text says why and what to do.
-pub(crate) fn open(path: &Path, topic: TopicId, base: &BaseView) -> Result<Opened, OpenFailed> {
+pub(crate) fn open(
+    path: &Path,
+    gate: Option<Gate>,
+    topic: TopicId,
+    base: &BaseView,
+) -> Result<Opened, OpenFailed> {
+    let open_root = || match gate.clone() {
+        None => Root::open(path),
+        Some(gate) => Root::open_behind(path, gate),
+    };
     let token = base.meta(MARKER_META)?.map(<[u8; TOKEN_BYTES]>::try_from);
     let was_synced = token.is_some() || !base.is_empty()?;
     let shown = || path.display().to_string();
-    let root = match Root::open(path) {
+    let root = match open_root() {
         Err(error) if error.kind() == FsErrorKind::NotFound && was_synced => {
             return Err(OpenFailed::Vanished { path: shown() });
         }
         Err(error) if error.kind() == FsErrorKind::NotFound => {
             std::fs::create_dir(path)
                 .map_err(|source| OpenFailed::Make { path: shown(), source })?;
-            Root::open(path)
+            open_root()
         }
         other => other,
     };
@@ -110,17 +119,4 @@ pub(crate) fn anew(base: &BaseView, marker: &Marker) -> Result<(Changes, Meta), 
         (APPLYING_META.to_owned(), None),
     ];
     Ok((changes, meta))
-}
-
-/// Removes temporaries that a crash left: a directory and a name in it each. Blocking. What
-/// cannot be removed now is found by the next scan of everything.
-pub(crate) fn sweep(root: &Root, leftovers: &[(RelPath, Vec<u8>)]) {
-    for (directory, name) in leftovers {
-        match root.dir(directory).and_then(|dir| dir.unlink(name)) {
-            Err(error) if !error.is_absent() => {
-                tracing::warn!(error = %error.in_words(), "a temporary cannot be removed");
-            }
-            _ => {}
-        }
-    }
 }

@@ -154,7 +154,7 @@ impl Actor {
         let UnderWay { totals, conflicts, retries, revisions, .. } = under_way;
         let is_applied = retries.values().all(|retry| retry.hold == Hold::Skipped);
         self.retries = retries;
-        if is_applied {
+        if is_applied && self.unsyncable.is_empty() {
             self.pauses.retrying.reset();
         } else if self.pauses.retrying.until.is_none() {
             self.pauses.retrying.lengthen();

@@ -7,13 +7,13 @@ use ark_store::{AddError, Batch, PublishError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Actor, Home, Setback, Tries, blocking};
+use crate::apply::aside::sweep;
 use crate::base::{
     APPLYING_META, BaseView, Changes, Hold, INCARNATION_META, Incarnations, MetaChange, Retry,
     UNFINISHED_META, encode_incarnations, encode_unfinished, with_one_more,
 };
-use crate::durable;
+use crate::durable::{self, Unsyncable};
 use crate::ignore::{Learned, RULES_FILE, RULES_META};
-use crate::opening::sweep;
 use crate::publish::{Prepared, Prospect, prepare};
 use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
 use crate::status::Work;
@@ -31,7 +31,8 @@ impl Actor {
     pub(super) async fn take_up(&mut self, extent: Extent) -> Result<(), Setback> {
         let home = self.home()?;
         self.check_marker(&home).await?;
-        let (result, batch) = self.scan(&home, extent.clone()).await?;
+        let (mut result, batch) = self.scan(&home, extent.clone()).await?;
+        durable::leave_out(&self.unsyncable, &mut result);
         // A folder that went away while it was looked at looks empty.
         self.check_marker(&home).await?;
         tracing::debug!(
@@ -178,7 +179,10 @@ impl Actor {
             return Err(Setback::Again);
         }
         let (prepared, synced) = tokio::join!(self.prepare(result, dot), sync(home, result));
-        synced?;
+        let unsyncable = synced?;
+        if !unsyncable.is_empty() {
+            return Err(self.leave_out(unsyncable));
+        }
         let Prepared { snapshot, records, revisit } = prepared?;
         let mut changes = Changes::default();
         for (path, record) in &records {
@@ -222,6 +226,18 @@ impl Actor {
         self.incarnations.disowned.clear();
         self.interrupted = None;
         Ok(())
+    }
+
+    /// These files are left out from now on; later they are tried again.
+    fn leave_out(&mut self, unsyncable: Unsyncable) -> Setback {
+        for (path, why) in &unsyncable {
+            tracing::warn!("{path:?} cannot be made durable: {why}");
+        }
+        self.unsyncable.extend(unsyncable);
+        if self.pauses.retrying.until.is_none() {
+            self.pauses.retrying.lengthen();
+        }
+        Setback::Again
     }
 
     /// What is recorded once everything is compared: nothing is left to be published anew, and
@@ -280,7 +296,7 @@ impl Actor {
 }
 
 /// Makes durable what was found, as base is about to say that it is there.
-async fn sync(home: &Home, result: &Arc<ScanResult>) -> Result<(), Setback> {
+async fn sync(home: &Home, result: &Arc<ScanResult>) -> Result<Unsyncable, Setback> {
     let (root, result) = (home.opened.root.clone(), Arc::clone(result));
     let synced = blocking(move || durable::sync(&root, &result)).await?;
     synced.map_err(|error| Setback::failed("cannot make durable what was found", &error))

@@ -40,16 +40,7 @@ impl Temporary {
     /// # Errors
     /// The device failed.
     pub fn sync(&self) -> Result<(), FsError> {
-        self.dir.allowed("sync", &self.name)?;
-        sync(&self.file).map_err(|errno| self.dir.failed("sync", &self.name, errno))
-    }
-}
-
-/// Syncs a file; one on a file system that cannot is left as it is.
-fn sync(file: &File) -> rustix::io::Result<()> {
-    match rustix::fs::fsync(file) {
-        Err(Errno::INVAL) => Ok(()),
-        other => other,
+        self.dir.sync_open(&self.file, &self.name)
     }
 }
 
@@ -122,8 +113,7 @@ impl Dir {
     /// As [`Dir::open_file`]; the device failed.
     pub fn sync_file(&self, name: &[u8]) -> Result<(), FsError> {
         let (file, _) = self.open_file(name)?;
-        self.allowed("sync", name)?;
-        sync(&file).map_err(|errno| self.failed("sync", name, errno))
+        self.sync_open(&file, name)
     }
 
     /// Makes the symlink `name` pointing to `target`.

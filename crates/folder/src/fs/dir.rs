@@ -249,18 +249,34 @@ impl Dir {
     /// Makes the names in this directory durable.
     ///
     /// # Errors
-    /// The device failed. A file system that cannot sync a directory is no error.
+    /// The device failed. A file system that cannot sync a directory is no error: it is synced as
+    /// a whole.
     pub fn sync(&self) -> Result<(), FsError> {
-        self.allowed("sync", b"")?;
         let failed = |errno| self.below("sync", &RelPath::root(), errno);
         let readable = self.readable().map_err(failed)?;
-        match rustix::fs::fsync(&readable) {
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(errno) => Err(failed(errno)),
+        self.sync_open(readable, b"")
+    }
+
+    /// Syncs what is open: the file `name`, or this directory where there is no name.
+    pub(super) fn sync_open(&self, open: impl AsFd, name: &[u8]) -> Result<(), FsError> {
+        let synced = self.allowed("sync", name).and_then(|()| {
+            rustix::fs::fsync(open).map_err(|errno| self.failed("sync", name, errno))
+        });
+        match synced {
+            Err(error) if error.is_no_sync() => self.sync_file_system(),
+            synced => synced,
         }
     }
 
+    /// Syncs the file system; one that cannot be synced is left as it is.
     pub(super) fn sync_file_system(&self) -> Result<(), FsError> {
+        match self.sync_whole() {
+            Err(error) if error.is_no_sync() => Ok(()),
+            synced => synced,
+        }
+    }
+
+    fn sync_whole(&self) -> Result<(), FsError> {
         self.allowed("sync file system of", b"")?;
         #[cfg(target_os = "linux")]
         {
@@ -271,7 +287,9 @@ impl Dir {
         #[cfg(not(target_os = "linux"))]
         {
             rustix::fs::sync();
-            self.sync()
+            let failed = |errno| self.below("sync file system of", &RelPath::root(), errno);
+            let readable = self.readable().map_err(failed)?;
+            rustix::fs::fsync(&readable).map_err(failed)
         }
     }
 

@@ -94,6 +94,12 @@ impl FsError {
         matches!(self.kind(), FsErrorKind::NotFound | FsErrorKind::NotADirectory)
     }
 
+    /// Whether a sync failed because there is none of that kind here.
+    pub(crate) fn is_no_sync(&self) -> bool {
+        let errno = self.source.raw_os_error().map(Errno::from_raw_os_error);
+        matches!(errno, Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS))
+    }
+
     /// Operation, path and cause in one line, as a person should read it.
     pub fn in_words(&self) -> String {
         format!("{self}: {}", self.source)

@@ -75,6 +75,8 @@ pub enum Kept {
     MountPoint,
     /// It cannot be read: in words, why. For a directory: its listing or its ignore rules.
     Unreadable(String),
+    /// It cannot be made durable: in words, why.
+    Unsyncable(String),
     /// More than [`MAX_PATH_DEPTH`](ark_core::MAX_PATH_DEPTH) names in its path.
     TooDeep,
     /// A symlink whose target has more than [`MAX_SYMLINK_TARGET`](ark_core::MAX_SYMLINK_TARGET) bytes.
@@ -87,6 +89,7 @@ impl fmt::Display for Kept {
             Self::Special(what) => write!(f, "a {what} is not synced"),
             Self::MountPoint => f.write_str("another file system is mounted here; not synced"),
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
+            Self::Unsyncable(why) => write!(f, "cannot be made durable, so not synced: {why}"),
             Self::TooDeep => f.write_str("nested too deeply; not synced"),
             Self::TargetTooLong => f.write_str("the symlink's target is too long; not synced"),
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ark_core::{Object, RelPath, RepoKind, TopicId, Writer};
+use ark_folder::fs::Gate;
 use ark_folder::{Folder, FolderState, FolderStatus, Options};
 use ark_store::{DEFAULT_INDEX_CACHE_BYTES, Join, Repo, Staged, Store};
 use ed25519_dalek::SigningKey;
@@ -21,6 +22,8 @@ pub struct Device {
     pub home: TempDir,
     pub key: [u8; 32],
     pub ignore: Vec<String>,
+    /// Every change of the folder passes it.
+    pub gate: Option<Gate>,
     running: Option<Running>,
 }
 
@@ -37,7 +40,7 @@ impl Device {
     pub fn new(number: u8) -> Self {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("folder")).unwrap();
-        Self { home, key: [number; 32], ignore: Vec::new(), running: None }
+        Self { home, key: [number; 32], ignore: Vec::new(), gate: None, running: None }
     }
 
     pub async fn started(number: u8) -> Self {
@@ -84,7 +87,13 @@ impl Device {
         let mut runtime = Builder::new_multi_thread();
         runtime.thread_name(format!("device-{}", self.key[0]));
         let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
-        let start = Folder::start(options, repo.clone());
+        let (gate, of_folder) = (self.gate.clone(), repo.clone());
+        let start = async move {
+            match gate {
+                None => Folder::start(options, of_folder).await,
+                Some(gate) => Folder::start_behind(options, of_folder, gate).await,
+            }
+        };
         let folder = runtime.spawn(start).await.unwrap().unwrap();
         self.running = Some(Running { store, repo, folder, runtime });
     }
