@@ -1,13 +1,16 @@
 //! Whether a state that arrived is news, and from one whose word counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{DeviceId, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer};
 
 /// The incarnations of one device that a repo takes. A device takes one where its store was put
-/// back or lost, a few in its life. Vectors never shrink, so without this bound one device could
-/// use up all the writers that a repo may have.
+/// back or lost, a few in its life. Vectors never shrink, so without these bounds, on states and
+/// on what their vectors name, one device could use up all the writers that a repo may have.
 pub(crate) const MAX_INCARNATIONS: usize = 64;
+/// The writers of devices that are not listed here that vectors may name in all: of devices that
+/// were dropped from the config.
+const MAX_UNLISTED: usize = 256;
 
 /// What to do with a state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +68,23 @@ impl Admitting<'_> {
     pub(crate) fn takes(&self, writer: Writer) -> bool {
         let has_place = self.writers + 1 < MAX_WRITERS && self.incarnations < MAX_INCARNATIONS;
         self.lists(writer) && (has_place || self.known.is_some())
+    }
+
+    /// Whether a state names more writers in its vector than can be taken in, beside those that
+    /// `named` has: those that states taken before name.
+    pub(crate) fn names_too_many(&self, signed: &SignedState, named: &BTreeSet<Writer>) -> bool {
+        let vector = &signed.state().vector;
+        let new: Vec<Writer> =
+            vector.iter().map(|(writer, _)| writer).filter(|it| !named.contains(it)).collect();
+        if new.is_empty() {
+            return false;
+        }
+        let all = || named.iter().chain(&new);
+        let of_one = |device: DeviceId| all().filter(|it| it.device == device).count();
+        // One place is kept for this device's own next incarnation.
+        all().count() + 1 > MAX_WRITERS
+            || all().filter(|it| !self.lists(**it)).count() > MAX_UNLISTED
+            || new.iter().any(|it| self.lists(*it) && of_one(it.device) > MAX_INCARNATIONS)
     }
 
     /// Decides about `signed`.

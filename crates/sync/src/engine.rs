@@ -9,7 +9,7 @@ mod peers;
 mod pulls;
 mod show;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ark_core::{DeviceId, Link, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer};
 
@@ -164,7 +164,8 @@ impl Engine {
         let haves = self.peers.values().filter_map(Peer::have_due_at).min();
         let fetcher = self.fetcher.wake_at(self.now_ms);
         let scan = self.scan_awaited_ms.filter(|_| self.awaits_scan());
-        let all = [store, haves, fetcher, scan, self.wishes.due_at(), self.safety_ms];
+        let stalls = self.stalls_at();
+        let all = [store, haves, fetcher, scan, stalls, self.wishes.due_at(), self.safety_ms];
         all.into_iter().flatten().min()
     }
 
@@ -269,6 +270,22 @@ impl Engine {
             writers: known().count(),
             incarnations: known().filter(|other| other.device == writer.device).count(),
         }
+    }
+
+    /// The writers that this device's vector names, or will once what is pulled is joined.
+    fn named(&self) -> BTreeSet<Writer> {
+        let next = |pull: &Pull| pull.next.as_ref().map(|next| next.state.clone());
+        let pulled = self
+            .pulls
+            .values()
+            .flat_map(|pull| std::iter::once(pull.current.state.clone()).chain(next(pull)));
+        let states = self.joined.values().cloned().chain(pulled);
+        let own = std::iter::once(self.options.writer);
+        let names = |state: SignedState| {
+            let vector = state.state().vector.iter().map(|(writer, _)| writer);
+            vector.chain([state.state().writer]).collect::<Vec<_>>()
+        };
+        states.flat_map(names).chain(own).collect()
     }
 
     /// Shows a problem, once.

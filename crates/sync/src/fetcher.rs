@@ -50,6 +50,9 @@ const FIRST_PAUSE_MS: u64 = 250;
 /// The longest such pause.
 const LONGEST_PAUSE_MS: u64 = 30_000;
 
+/// What nothing came for in so long is not waited for by others.
+pub(crate) const STALL_MS: u64 = 10_000;
+
 /// A point in the order in which objects were stored, to tell what the store may have overlooked.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct Moment(u64);
@@ -158,6 +161,23 @@ impl Peer {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    id: RequestId,
+    /// How often it brought something, and how often that had been when it was last looked at.
+    arrivals: u64,
+    seen: u64,
+    /// When it last moved.
+    moved_ms: u64,
+}
+
+impl Stream {
+    /// From when on it is not waited for, unless something comes.
+    fn stalls_at(&self) -> u64 {
+        self.moved_ms.saturating_add(STALL_MS)
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
@@ -168,8 +188,9 @@ pub(crate) struct Fetcher {
     /// Counts the answers of the store.
     moment: u64,
     next_id: u64,
-    /// The request whose answer streams a closure: structured objects are left to it.
-    streaming: Option<RequestId>,
+    /// The request whose answer streams a closure: structured objects are left to it while it
+    /// moves.
+    streaming: Option<Stream>,
     raw_estimate: u64,
     /// Objects that providers did not have.
     pub(crate) refused: u64,
@@ -302,6 +323,9 @@ impl Fetcher {
                 arrival.broken.extend(self.lanes.of(wanted.lanes));
             }
         }
+        if let Some(stream) = self.streaming.as_mut().filter(|stream| stream.id == id) {
+            stream.arrivals += u64::from(!received.is_empty());
+        }
         if let Some(request) = self.requests.get_mut(&id) {
             request.brought = true;
             if let Some(peer) = self.peers.get_mut(&request.peer) {
@@ -386,9 +410,7 @@ impl Fetcher {
         fate: impl Fn(usize, &Request) -> Released,
     ) -> Option<DeviceId> {
         let request = self.requests.remove(&id)?;
-        if self.streaming == Some(id) {
-            self.streaming = None;
-        }
+        self.streaming = self.streaming.filter(|stream| stream.id != id);
         if let Some(peer) = self.peers.get_mut(&request.peer) {
             peer.flying = peer.flying.saturating_sub(1);
         }
@@ -430,7 +452,9 @@ impl Fetcher {
         if self.lanes.is_empty() {
             return None;
         }
-        self.peers.values().map(|peer| peer.paused_until_ms).filter(|&at| at > now_ms).min()
+        let stalls = self.streaming.as_ref().map(Stream::stalls_at);
+        let pauses = self.peers.values().map(|peer| peer.paused_until_ms);
+        pauses.chain(stalls).filter(|&at| at > now_ms).min()
     }
 
     /// Makes as many requests as there is work and room for.
@@ -440,6 +464,10 @@ impl Fetcher {
         mode: Mode,
         now_ms: u64,
     ) -> Vec<Dispatch> {
+        if let Some(stream) = self.streaming.as_mut().filter(|it| it.seen != it.arrivals) {
+            stream.seen = stream.arrivals;
+            stream.moved_ms = now_ms;
+        }
         let mut dispatches = Vec::new();
         let shares = self.shares(providers);
         loop {
@@ -493,16 +521,16 @@ impl Fetcher {
             let share = shares.get(&lane).copied().unwrap_or(UNDIVIDED_LINKS);
             let id = RequestId(self.next_id);
             let first = mode.cold && self.requests.is_empty();
-            let mut links = self.take(id, lane, peer, share, reserved || first);
+            let mut links = self.take(id, lane, peer, share, reserved || first, now_ms);
             let ahead = first && !links.is_empty();
             if links.is_empty() && first {
-                links = self.take(id, lane, peer, share, reserved);
+                links = self.take(id, lane, peer, share, reserved, now_ms);
             }
             if links.is_empty() {
                 continue;
             }
             if ahead {
-                self.streaming = Some(id);
+                self.streaming = Some(Stream { id, arrivals: 0, seen: 0, moved_ms: now_ms });
             }
             self.next_id += 1;
             self.peers.entry(peer).or_insert_with(Peer::new).flying += 1;
@@ -523,11 +551,12 @@ impl Fetcher {
         peer: DeviceId,
         share: usize,
         structured_only: bool,
+        now_ms: u64,
     ) -> Vec<Link> {
         let mut links = Vec::new();
         let mut bytes = 0;
         while links.len() < share && bytes < BYTES_PER_REQUEST {
-            let structured = self.streaming.is_none();
+            let structured = self.streaming.is_none_or(|stream| stream.stalls_at() <= now_ms);
             let Some(link) = self.lanes.pop(lane, peer, structured, !structured_only) else {
                 break;
             };

@@ -79,6 +79,8 @@ pub(crate) struct Pull {
     pub(crate) next: Option<Arrived>,
     /// What was received for it.
     pub(crate) received: Amount,
+    /// When it was begun, or something was last received for it.
+    pub(crate) progressed_ms: u64,
 }
 
 impl Pull {
@@ -93,6 +95,7 @@ impl Pull {
             vain: None,
             next: None,
             received: Amount::default(),
+            progressed_ms: 0,
         }
     }
 

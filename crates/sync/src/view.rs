@@ -176,6 +176,11 @@ pub enum Problem {
     },
     /// More writers than a repo may have; the ones beyond are refused.
     TooManyWriters,
+    /// A state names more writers than can be taken in, and is refused.
+    TooManyNamed {
+        /// The device whose state it is.
+        device: DeviceId,
+    },
     /// More incarnations of one device than a repo takes; the ones beyond are refused.
     TooManyIncarnations {
         /// The device.
@@ -235,6 +240,10 @@ impl fmt::Display for Problem {
             Self::TooManyWriters => {
                 f.write_str("more writers than a repo may have: those beyond are refused")
             }
+            Self::TooManyNamed { device } => write!(
+                f,
+                "a state of device {device} names more writers than a repo takes in: it is refused"
+            ),
             Self::TooManyIncarnations { device } => write!(
                 f,
                 "device {device} has begun anew more often than a repo takes: what it writes is \

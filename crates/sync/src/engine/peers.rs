@@ -159,7 +159,13 @@ impl Engine {
         debug_assert!(arrived.state.bytes().len() <= MAX_STATE_BYTES);
         let state = arrived.state.state();
         let (writer, revision) = (state.writer, state.revision);
-        match self.admitting(writer).decide(&arrived.state) {
+        let admission = self.admitting(writer).decide(&arrived.state);
+        let is_news =
+            matches!(admission, Admission::Newer | Admission::Equivocating | Admission::OwnUnknown);
+        if is_news && self.admitting(writer).names_too_many(&arrived.state, &self.named()) {
+            return self.problem(Problem::TooManyNamed { device: writer.device });
+        }
+        match admission {
             Admission::Newer => self.admit(arrived),
             Admission::Equivocating => {
                 self.problem(Problem::Equivocation { writer, revision });

@@ -6,7 +6,7 @@ use ark_core::{DeviceId, Link, SignedState, Writer};
 
 use super::Engine;
 use crate::effect::{Effect, RequestId};
-use crate::fetcher::{LaneId, LaneStatus, Mode, Need, Providers};
+use crate::fetcher::{LaneId, LaneStatus, Mode, Need, Providers, STALL_MS};
 use crate::input::{Failure, JoinOutcome, StageOutcome, StoreStep};
 use crate::objects::ObjectsRequest;
 use crate::pull::{Arrived, Phase, Pull, Step, Succession};
@@ -45,6 +45,7 @@ impl Engine {
 
     fn begin(&mut self, mut pull: Pull) {
         pull.asked = self.fetcher.moment();
+        pull.progressed_ms = self.now_ms;
         let writer = pull.current.state.state().writer;
         let state = pull.current.state.clone();
         let replacing = pull.phase == Phase::Staging { replacing: true };
@@ -144,6 +145,7 @@ impl Engine {
             let Some(lane) = pull.lane else { continue };
             if arrival.lane == Some(lane) {
                 pull.received = pull.received.plus(arrival.amount);
+                pull.progressed_ms = self.now_ms;
             }
             if arrival.broken.contains(&lane) {
                 self.fetcher.close(lane);
@@ -385,6 +387,7 @@ impl Engine {
             let missing = missing.take();
             if lane.is_some() {
                 pull.lane = lane;
+                pull.progressed_ms = self.now_ms;
             }
             match (pull.lane, missing) {
                 (Some(lane), Some(missing)) => {
@@ -398,12 +401,26 @@ impl Engine {
         }
     }
 
-    /// The states that are being pulled, or may be at once.
+    /// When a state that waits for another's pull is to be looked at again, because nothing came
+    /// for that one.
+    pub(super) fn stalls_at(&self) -> Option<u64> {
+        let waits = |pull: &Pull| matches!(pull.phase, Phase::Waiting(_));
+        if !self.pulls.values().any(waits) {
+            return None;
+        }
+        let pulling = self.pulls.values().filter(|pull| pull.lane.is_some());
+        let stalls = pulling.map(|pull| pull.progressed_ms.saturating_add(STALL_MS));
+        stalls.filter(|&at_ms| at_ms > self.now_ms).min()
+    }
+
+    /// The states that are being pulled, or may be at once: nothing that they make needless is
+    /// pulled beside them. Those for which nothing comes hold up nobody.
     fn under_way(&self, providers: &BTreeMap<Writer, Vec<DeviceId>>) -> Vec<Writer> {
         let is_under_way = |pull: &Pull| {
             let undecided =
                 matches!(pull.phase, Phase::Staging { .. } | Phase::Unchecked | Phase::Joining);
-            pull.lane.is_some() || undecided
+            let moves = self.now_ms < pull.progressed_ms.saturating_add(STALL_MS);
+            (pull.lane.is_some() && moves) || undecided
         };
         self.pulls
             .iter()

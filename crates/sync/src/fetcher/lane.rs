@@ -146,11 +146,13 @@ impl Lanes {
         }
     }
 
-    /// Whether a lane awaits so little that it is time to ask what else is missing for it.
+    /// Whether a lane awaits so little that it is time to ask what else is missing for it. What
+    /// there is no room for need not be asked for.
     pub(super) fn is_low(&self, id: LaneId) -> bool {
-        self.open
-            .get(&id)
-            .is_none_or(|lane| lane.awaited == 0 || (lane.more && lane.awaited < LOW_WATER))
+        let has_room = self.wanted.len() + LOW_WATER <= MAX_WANTED;
+        self.open.get(&id).is_none_or(|lane| {
+            lane.awaited == 0 || (lane.more && has_room && lane.awaited < LOW_WATER)
+        })
     }
 
     /// Lets a lane wait for an object. Whether it does: no if too many are wanted already.

@@ -235,3 +235,19 @@ fn content_waits_while_only_structured_objects_may_be_asked_for() {
     arrive(&mut fetcher, &made[0], &[]);
     assert_eq!(fetcher.status(lane, &[]), LaneStatus::Drained);
 }
+
+#[test]
+fn what_there_is_no_room_for_is_not_asked_for_again_and_again() {
+    let (mut fetcher, first, _) = fetcher(&[1]);
+    let second = fetcher.open().unwrap();
+    let links = raw(MAX_WANTED + 100);
+    let (all, few) = links.split_at(MAX_WANTED);
+    fetcher.want(first, all, Need::Linked);
+    assert_eq!(fetcher.want(second, few, Need::Linked).awaited, 64);
+    assert!(!fetcher.ask_more(second));
+    fetcher.found(&all[..8_000]);
+    assert!(!fetcher.ask_more(second));
+    fetcher.found(&all[8_000..9_000]);
+    assert!(fetcher.ask_more(second));
+    assert!(!fetcher.ask_more(second), "it is asked");
+}

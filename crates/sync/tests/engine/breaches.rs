@@ -371,8 +371,12 @@ fn a_peer_is_not_told_more_than_fits_a_frame() {
         let at = usize::try_from(number % 8).unwrap();
         let (key, device) = (world.devices[at].key.clone(), world.id(at));
         let writer = Writer { device, incarnation: Incarnation::new(2 + number / 8) };
+        let other = world.id((at + 1) % 8);
         let padding = (0..100).map(|n| Dot {
-            writer: Writer { incarnation: Incarnation::new(n), ..writer },
+            writer: Writer {
+                device: if n % 2 == 0 { device } else { other },
+                incarnation: Incarnation::new(2 + n / 2),
+            },
             sequence: 1,
         });
         let mut vector: Vector = padding.map(|dot| (dot.writer, dot.sequence)).collect();

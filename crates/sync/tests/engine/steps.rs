@@ -25,21 +25,27 @@ impl Alone {
     fn new() -> Self {
         let (own, key) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
         let peer = writer(&key, 1).device;
+        let other = writer(&SigningKey::from_bytes(&[3; 32]), 1).device;
         let options = EngineOptions {
             topic: topic(),
             kind: RepoKind::Folder,
             writer: writer(&own, 1),
             folder: true,
-            remotes: [(peer, "puppet".to_owned())].into(),
+            remotes: [(peer, "puppet".to_owned()), (other, "another".to_owned())].into(),
             seed: 1,
         };
         let engine = Engine::new(options, Known { scanned: true, ..Known::default() });
         let mut alone = Self { engine, key, now_ms: 0 };
         alone.feed(Input::PeerConnected { peer });
+        let hello = Alone::hello();
+        alone.say(hello);
+        alone
+    }
+
+    fn hello() -> Message {
         let (protocol, topic, kind) = (PROTOCOL, topic(), RepoKind::Folder);
         let hello = Hello { protocol, topic, kind, role: Role::Peer, folder: true, listed: vec![] };
-        alone.say(Message::Hello(hello));
-        alone
+        Message::Hello(hello)
     }
 
     fn feed(&mut self, input: Input) -> Vec<Effect> {
@@ -185,4 +191,68 @@ fn one_device_does_not_use_up_the_writers_of_a_repo() {
     );
     let newer = alone.state(7, 2);
     assert_eq!(alone.send(&newer), [Effect::Stage { state: newer, replacing: false }]);
+}
+
+#[test]
+fn a_pull_that_stands_still_holds_up_no_other() {
+    let (mut alone, idle) = (Alone::new(), SigningKey::from_bytes(&[3; 32]));
+    let theirs = alone.state(1, 1);
+    let a = theirs.state().writer;
+    let h = writer(&idle, 1);
+    // What it makes has taken in the other's state, and it never delivers it.
+    let mut covering = theirs.state().clone();
+    covering.writer = h;
+    covering.heads[0].id = ObjectId::of(b"never delivered");
+    covering.vector = [(a, 1), (h, 1)].into_iter().collect();
+    let covering = SignedState::sign(covering, &idle).unwrap();
+    alone.feed(Input::PeerConnected { peer: h.device });
+    let message = Alone::hello();
+    alone.feed(Input::Message { peer: h.device, message });
+    let message = Message::States(vec![covering.bytes().to_vec()]);
+    alone.feed(Input::Message { peer: h.device, message });
+    let missing = covering.state().head_links();
+    let outcome = StageOutcome::Staged { missing };
+    let effects = alone.feed(Input::Staged { writer: h, outcome });
+    assert!(matches!(effects[..], [Effect::Request { peer, .. }] if peer == h.device));
+
+    alone.send(&theirs);
+    let outcome = StageOutcome::Staged { missing: theirs.state().head_links() };
+    assert_eq!(alone.feed(Input::Staged { writer: a, outcome }), []);
+    let wake_ms = alone.engine.wake_at().unwrap();
+    assert!(wake_ms <= 11_000, "{wake_ms}");
+    alone.now_ms = 11_000;
+    let effects = alone.feed(Input::Timer);
+    assert!(effects.contains(&Effect::Join { writer: a }), "{effects:?}");
+    let outcome = JoinOutcome::Missing(theirs.state().head_links());
+    let effects = alone.feed(Input::JoinResult { writer: a, outcome });
+    assert!(matches!(effects[..], [Effect::Request { peer, .. }] if peer == a.device), "{effects:?}");
+}
+
+#[test]
+fn a_state_that_names_invented_writers_is_refused() {
+    let mut alone = Alone::new();
+    let key = alone.key.clone();
+    let with = |revision: u64, count: u16, of_own: bool| {
+        let own = writer(&key, 1);
+        let invented = |n: u16| {
+            let mut device = [7; 32];
+            device[..2].copy_from_slice(&n.to_le_bytes());
+            let device = if of_own { own.device } else { DeviceId::from_bytes(device) };
+            (Writer { device, incarnation: Incarnation::new(100 + u64::from(n)) }, 1)
+        };
+        let vector = (0..count).map(invented).chain([(own, revision)]).collect();
+        let heads = vec![Head { id: ObjectId::of(&[]), sequence: revision }];
+        let (topic, kind, held) = (topic(), RepoKind::Folder, Vec::new());
+        let state = State { topic, kind, writer: own, revision, heads, vector, held };
+        SignedState::sign(state, &key).unwrap()
+    };
+    for (revision, count, of_own) in [(1, 1_023, false), (2, 300, false), (3, 64, true)] {
+        let effects = alone.send(&with(revision, count, of_own));
+        assert!(effects.iter().all(|it| matches!(it, Effect::Problem(_))), "{effects:?}");
+    }
+    let [problem] = &alone.engine.view().problems[..] else { panic!() };
+    assert!(problem.to_string().contains("names more writers"), "{problem}");
+    // A few are of devices that were dropped.
+    let state = with(4, 200, false);
+    assert_eq!(alone.send(&state), [Effect::Stage { state, replacing: false }]);
 }
