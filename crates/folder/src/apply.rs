@@ -8,6 +8,7 @@
 //!
 //! What fails, fails by itself: its base stays, it is to be tried again, and the rest goes on.
 
+pub(crate) mod aside;
 mod change;
 mod content;
 mod place;

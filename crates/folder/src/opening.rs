@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use ark_core::{RelPath, TopicId};
+use ark_core::TopicId;
 
 use crate::base::{APPLIED_META, APPLYING_META, BaseError, BaseView, Changes};
 use crate::fs::{FsErrorKind, Gate, Granularity, Root};
@@ -119,17 +119,4 @@ pub(crate) fn anew(base: &BaseView, marker: &Marker) -> Result<(Changes, Meta), 
         (APPLYING_META.to_owned(), None),
     ];
     Ok((changes, meta))
-}
-
-/// Removes temporaries that a crash left: a directory and a name in it each. Blocking. What
-/// cannot be removed now is found by the next scan of everything.
-pub(crate) fn sweep(root: &Root, leftovers: &[(RelPath, Vec<u8>)]) {
-    for (directory, name) in leftovers {
-        match root.dir(directory).and_then(|dir| dir.unlink(name)) {
-            Err(error) if !error.is_absent() => {
-                tracing::warn!(error = %error.in_words(), "a temporary cannot be removed");
-            }
-            _ => {}
-        }
-    }
 }

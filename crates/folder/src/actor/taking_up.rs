@@ -7,13 +7,13 @@ use ark_store::{AddError, Batch, PublishError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Actor, Home, Setback, Tries, blocking};
+use crate::apply::aside::sweep;
 use crate::base::{
     APPLYING_META, BaseView, Changes, Hold, INCARNATION_META, Incarnations, MetaChange, Retry,
     UNFINISHED_META, encode_incarnations, encode_unfinished, with_one_more,
 };
 use crate::durable::{self, Unsyncable};
 use crate::ignore::{Learned, RULES_FILE, RULES_META};
-use crate::opening::sweep;
 use crate::publish::{Prepared, Prospect, prepare};
 use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
 use crate::status::Work;

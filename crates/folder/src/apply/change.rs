@@ -2,10 +2,11 @@
 
 use ark_core::RelPath;
 
+use super::aside::aside_name;
 use super::place::{discard, give_back, last_name, move_to_free, taken, unchanged};
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
-use crate::fs::{Dir, FsErrorKind, Stat, StatKind, temporary_name};
+use crate::fs::{Dir, FsErrorKind, Stat, StatKind};
 use crate::plan::{Action, working_bits};
 use crate::scan::FoundNode;
 use crate::wants::Want;
@@ -148,11 +149,11 @@ impl<B: BaseRead> Batch<'_, B> {
         let ((from_dir, from_name), (to_dir, to_name)) = (self.parent(from)?, self.parent(to)?);
         unchanged(&from_dir, from_name, &a, from)?;
         unchanged(&to_dir, to_name, &b, to)?;
-        swap((&from_dir, from), (&to_dir, to))?;
+        swap((&from_dir, from), (&to_dir, to), &a)?;
         let (at_to, at_from) = (to_dir.stat(to_name)?, from_dir.stat(from_name)?);
         if !same_content(&at_to, &a) || !same_content(&at_from, &b) {
             // If this fails, edited files stand under each other's names: as good.
-            let _ = swap((&from_dir, from), (&to_dir, to));
+            let _ = swap((&from_dir, from), (&to_dir, to), &b);
             return Err(Stopped::Dirty(vec![from.clone(), to.clone()]));
         }
         self.touch(from, &from_dir);
@@ -247,14 +248,19 @@ impl<B: BaseRead> Batch<'_, B> {
 }
 
 /// Swaps two files. Without a way to do it in one step, a crash in between leaves one of them
-/// under a temporary's name: its content is in the store, and its absence is no deletion.
-fn swap((a_dir, a): (&Dir, &RelPath), (b_dir, b): (&Dir, &RelPath)) -> Result<(), Stopped> {
+/// under a temporary's name: if it is as `expected` its content is in the store, and its absence
+/// is no deletion.
+fn swap(
+    (a_dir, a): (&Dir, &RelPath),
+    (b_dir, b): (&Dir, &RelPath),
+    expected: &Stat,
+) -> Result<(), Stopped> {
     let (a_name, b_name) = (last_name(a), last_name(b));
     match a_dir.exchange(a_name, b_dir, b_name) {
         Err(error) if error.kind() == FsErrorKind::Unsupported => {}
         other => return Ok(other?),
     }
-    let aside = temporary_name();
+    let aside = aside_name(expected, None, a_name);
     a_dir.rename(a_name, a_dir, &aside)?;
     let moved =
         move_to_free(b_dir, b_name, a_dir, a).and_then(|()| move_to_free(a_dir, &aside, b_dir, b));

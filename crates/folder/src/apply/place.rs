@@ -2,10 +2,11 @@
 
 use ark_core::RelPath;
 
+use super::aside::aside_name;
 use super::content::{self, Made};
 use super::{Batch, Outcome, Stopped, Touched, has_permissions, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
-use crate::fs::{Dir, FsError, FsErrorKind, Stat, StatKind, temporary_name};
+use crate::fs::{Dir, FsError, FsErrorKind, Stat, StatKind};
 use crate::plan::Action;
 use crate::scan::FoundNode;
 use crate::wants::Want;
@@ -214,19 +215,27 @@ fn replace(
     expected: &Stat,
     path: &RelPath,
 ) -> Result<(), Stopped> {
-    match dir.exchange(temporary, dir, name) {
+    let aside = aside_name(expected, Some(made), name);
+    dir.rename(temporary, dir, &aside)?;
+    match dir.exchange(&aside, dir, name) {
         Ok(()) => {}
         // Between the look and this rename an edit may be lost: these file systems give no means.
         Err(error) if error.kind() == FsErrorKind::Unsupported => {
-            return Ok(dir.rename(temporary, dir, name)?);
+            return Ok(dir.rename(&aside, dir, name)?);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            dir.rename(&aside, dir, temporary)?;
+            return Err(error.into());
+        }
     }
-    if dir.stat(temporary).is_ok_and(|displaced| same_content(&displaced, expected)) {
-        content::remove(dir, temporary);
+    if dir.stat(&aside).is_ok_and(|displaced| same_content(&displaced, expected)) {
+        content::remove(dir, &aside);
         return Ok(());
     }
-    put_back(dir, temporary, made, name)?;
+    put_back(dir, &aside, made, name)?;
+    if dir.stat(&aside).is_ok_and(|stat| stat.same_object(made)) {
+        dir.rename(&aside, dir, temporary)?;
+    }
     Err(Stopped::Dirty(vec![path.clone()]))
 }
 
@@ -277,7 +286,7 @@ pub(super) fn discard(
     expected: &Stat,
     path: &RelPath,
 ) -> Result<(), Stopped> {
-    let aside = temporary_name();
+    let aside = aside_name(expected, None, name);
     dir.rename(name, dir, &aside)?;
     if dir.stat(&aside).is_ok_and(|stat| same_content(&stat, expected)) {
         return Ok(dir.unlink(&aside)?);
