@@ -334,7 +334,12 @@ fn units_name_this_binary_and_config_by_absolute_paths() {
     let unit = home.ark(&["service", "systemd", "--config", relative]).ended(0).stdout;
     let binary = Path::new(BINARY).canonicalize().expect("the binary");
     assert!(unit.contains(&format!("ExecStart=\"{}\" --config \"", binary.display())), "{unit}");
-    for line in ["Type=notify", "Restart=on-failure", "StartLimitBurst=10"] {
+    for line in [
+        "Type=notify",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "Restart=on-failure",
+        "StartLimitBurst=10",
+    ] {
         assert!(unit.lines().any(|found| found == line), "{line}: {unit}");
     }
     verify_unit(&home, &unit);

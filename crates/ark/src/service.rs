@@ -49,6 +49,7 @@ StartLimitBurst=10
 [Service]
 Type=notify
 ExecStart={program} --config {config_argument}
+ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=5s
 # A wrong config does not mend itself.
