@@ -1,7 +1,8 @@
 //! The command line: what is asked for, on which config, and the code it ends with.
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -172,10 +173,7 @@ fn run_daemon(config: Config) -> Result<(), CommandError> {
 
 fn load(named: Option<PathBuf>) -> Result<Config, CommandError> {
     let file = locate::config_file(named)?;
-    let device_at =
-        |store_path: &Path| Key::read(store_path).ok().flatten().map(|key| key.device());
-    let surroundings = Surroundings { home: std::env::home_dir(), device_at: Some(device_at) };
-    Ok(config::load(&file, &surroundings)?)
+    Ok(config::load(&file, &Surroundings::found())?)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
@@ -205,12 +203,32 @@ async fn status(config: &Config, json: bool) -> Result<(), CommandError> {
 async fn watch(config: &Config, json: bool) -> Result<(), CommandError> {
     // On a terminal each picture replaces the last; in a pipe they follow each other.
     let clear = if io::stdout().is_terminal() && !json { "\x1b[H\x1b[J" } else { "" };
-    let mut client = Client::connect(&config.store_path).await?;
+    loop {
+        let mut client = Client::connect(&config.store_path).await?;
+        let shown = watch_one(&mut client, |status| {
+            let text = if json { json_text(status, false) } else { report::text(status) };
+            print(&format!("{clear}{text}"))
+        });
+        let Err(error) = shown.await;
+        match error {
+            // A daemon that takes up its config anew lets go of whoever asks; one that ends is not
+            // there the next time.
+            CommandError::Client(error) if error.is_absent() => {
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+            error => return Err(error),
+        }
+    }
+}
+
+/// Shows what comes until that fails.
+async fn watch_one(
+    client: &mut Client,
+    show: impl Fn(&Status) -> Result<(), CommandError>,
+) -> Result<Infallible, CommandError> {
     client.watch(WATCH_INTERVAL_MS).await?;
     loop {
-        let status = client.next_status().await?;
-        let text = if json { json_text(&status, false) } else { report::text(&status) };
-        print(&format!("{clear}{text}"))?;
+        show(&client.next_status().await?)?;
     }
 }
 
@@ -238,7 +256,7 @@ async fn wait(
             Ok(Ok(WaitOutcome::InStep)) => return Ok(()),
             Ok(Ok(WaitOutcome::Missing(missing))) => return Err(CommandError::NotInStep(missing)),
             Ok(Ok(WaitOutcome::UnknownRepo)) => {
-                let text = "the daemon runs on an older config: restart it".to_owned();
+                let text = "the daemon runs on an older config: send it SIGHUP".to_owned();
                 return Err(CommandError::NotInStep(vec![text]));
             }
             Ok(Err(error)) if error.is_absent() => error.to_string(),

@@ -20,6 +20,7 @@ use std::time::Duration;
 use ark_core::DeviceId;
 use ark_net::{Discovery, Relay, Remote};
 
+use crate::key::Key;
 pub use problem::Problems;
 
 /// More than any config has: whoever names another file by mistake hears so at once.
@@ -131,6 +132,15 @@ pub struct Surroundings {
     pub home: Option<PathBuf>,
     /// The device whose key lies at a store path, where there is one.
     pub device_at: Option<fn(&Path) -> Option<DeviceId>>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn found() -> Self {
+        let device_at =
+            |store_path: &Path| Key::read(store_path).ok().flatten().map(|key| key.device());
+        Self { home: std::env::home_dir(), device_at: Some(device_at) }
+    }
 }
 
 /// Reads and checks the config in `file`. Reads file metadata, writes nothing.
