@@ -5,12 +5,12 @@ use std::io::{BufRead as _, BufReader};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use ark_testkit::daemon::{Daemon, Machine, REPO, Setup, pair};
 use ark_testkit::tree::await_condition;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ark");
@@ -158,7 +158,7 @@ fn a_second_daemon_on_the_store_is_refused() {
 }
 
 #[test]
-fn a_busy_port_is_refused_and_nothing_is_written() {
+fn an_address_that_cannot_be_had_is_refused_and_nothing_is_written() {
     let machine = alone();
     let _taken = UdpSocket::bind(("127.0.0.1", machine.port())).expect("the port");
     let listing = || {
@@ -173,6 +173,12 @@ fn a_busy_port_is_refused_and_nothing_is_written() {
     let (_, stderr) = ended(&machine.run(&[]), 1);
     let address = format!("127.0.0.1:{}", machine.port());
     assert!(stderr.contains(&address) && stderr.contains("in use"), "{stderr}");
+    assert_eq!(listing(), before);
+    // Nor can it listen on an address that is another machine's.
+    let text = machine.config_text(&[], &Setup::default());
+    fs::write(machine.config(), text.replace(&address, "192.0.2.1:0")).expect("the config");
+    let (_, stderr) = ended(&machine.run(&[]), 1);
+    assert!(stderr.contains("192.0.2.1:0"), "{stderr}");
     assert_eq!(listing(), before);
     assert!(!machine.folder().exists());
 }
@@ -251,12 +257,16 @@ fn status_is_watched() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("ark runs");
-    let lines = BufReader::new(watching.stdout.take().expect("a pipe")).lines();
+    let mut seen = BufReader::new(watching.stdout.take().expect("a pipe"))
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
     machine.write("file", "one");
-    let seen = lines
-        .map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"))
-        .find(|status| status["repos"][0]["files"] == 1);
-    assert!(seen.is_some(), "{}", machine.log());
+    assert!(seen.any(|status| status["repos"][0]["files"] == 1), "{}", machine.log());
+    let text = fs::read_to_string(machine.config()).expect("the config");
+    let more = "[[repos]]\nid = \"second\"\nremotes = []\n";
+    fs::write(machine.config(), text + more).expect("the config");
+    daemon.signal(Signal::HUP);
+    assert!(seen.any(|status| status["repos"][1]["id"] == "second"), "a new config ends no watch");
     assert_eq!(daemon.stop().code(), Some(0), "a watcher holds nothing up");
     assert!(!watching.wait().expect("it ends").success(), "the daemon ended under it");
 }
@@ -342,43 +352,177 @@ fn repos_and_remotes_come_and_go_without_a_restart() {
     for daemon in [on_a, on_b] {
         assert_eq!(daemon.stop().code(), Some(0));
     }
-    assert!(!a.log().contains("ERROR"), "{}", a.log());
+    for machine in [&a, &b] {
+        assert!(!machine.log().contains("ERROR"), "{}", machine.log());
+    }
 }
 
 #[test]
-fn the_service_manager_is_told() {
+fn a_config_that_cannot_work_does_not_end_a_running_daemon() {
     let machine = alone();
-    let path = machine.directory().join("notify");
-    let manager = UnixDatagram::bind(&path).expect("a socket");
-    manager.set_read_timeout(Some(LIMIT)).expect("a timeout");
-    let mut daemon = machine
-        .command(&[])
-        .env("NOTIFY_SOCKET", &path)
-        .env("WATCHDOG_USEC", "200000")
-        .env_remove("WATCHDOG_PID")
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("ark runs");
-    let told = |expected: &str| {
+    let daemon = machine.start();
+    let good = fs::read_to_string(machine.config()).expect("the config");
+    let address = format!("127.0.0.1:{}", machine.port());
+    let own = format!("remotes = [\n  {{ name = \"me\", node_id = \"{}\" }},", machine.id());
+    // Not an address of any machine: it is one of those that documents use.
+    let absent = format!("192.0.2.1:{}", machine.port());
+    for (text, complaint) in [
+        (good.replace("remotes = [", &own), "is this device itself"),
+        (good.replace(&address, &absent), absent.as_str()),
+    ] {
+        fs::write(machine.config(), text).expect("the config");
+        daemon.signal(Signal::HUP);
+        await_condition("the log names the error", LIMIT, || {
+            let log = machine.log();
+            log.contains(complaint).then(|| assert!(log.contains("going on with the old"), "{log}"))
+        });
+        assert!(!machine.log().contains("the config has changed"), "{}", machine.log());
+    }
+    fs::write(machine.config(), &good).expect("the config");
+    assert!(machine.try_status().is_some(), "{}", machine.log());
+    // The port is the daemon's own, so that this can be told only when that is given up.
+    let any = format!("0.0.0.0:{}", machine.port());
+    let taken = UdpSocket::bind(("127.0.0.2", machine.port())).expect("the port");
+    fs::write(machine.config(), good.replace(&address, &any)).expect("the config");
+    daemon.signal(Signal::HUP);
+    await_condition("the old config is in use again", LIMIT, || {
+        machine.log().contains("the old config is in use again").then_some(())
+    });
+    let listening = |address: &str| {
+        await_condition("it listens there", LIMIT, || {
+            let status = machine.try_status()?;
+            (status["listening"].as_array()?.iter().any(|it| it == address)).then_some(())
+        });
+    };
+    listening(&address);
+    machine.write("file", "one");
+    await_condition("the folder goes on", LIMIT, || {
+        (machine.status()["repos"][0]["files"] == 1).then_some(())
+    });
+    drop(taken);
+    daemon.signal(Signal::HUP);
+    listening(&any);
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[test]
+fn a_config_that_is_changed_during_the_start_is_taken_up_after_it() {
+    let machine = alone();
+    let daemon = machine.start_unawaited();
+    await_condition("it has read its config", LIMIT, || {
+        assert!(daemon.is_running(), "{}", machine.log());
+        machine.log().contains("opening").then_some(())
+    });
+    let text = fs::read_to_string(machine.config()).expect("the config");
+    let more = "[[repos]]\nid = \"second\"\nremotes = []\n";
+    fs::write(machine.config(), text + more).expect("the config");
+    daemon.signal(Signal::HUP);
+    await_condition("the config is in use", LIMIT, || {
+        (machine.try_status()?["repos"].as_array()?.len() == 2).then_some(())
+    });
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+/// A service manager that listens to what a daemon tells it.
+struct Manager {
+    path: PathBuf,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new(machine: &Machine) -> Self {
+        let path = machine.directory().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        Self { path, socket }
+    }
+
+    fn start(&self, machine: &Machine) -> Managed {
+        let child = machine
+            .command(&[])
+            .env("NOTIFY_SOCKET", &self.path)
+            .env("WATCHDOG_USEC", "200000")
+            .env_remove("WATCHDOG_PID")
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ark runs");
+        Managed(child)
+    }
+
+    fn is_told(&self, expected: &str) {
         let start = Instant::now();
         let mut buffer = [0; 1024];
         while start.elapsed() < LIMIT {
-            let length = manager.recv(&mut buffer).expect("a message");
+            let length = self.socket.recv(&mut buffer).expect("a message");
             let text = String::from_utf8_lossy(&buffer[..length]);
             if text.lines().any(|line| line == expected) {
                 return;
             }
         }
         panic!("{expected} was not told");
-    };
-    told("READY=1");
+    }
+
+    /// Forgets what was told so far.
+    fn forget(&self) {
+        self.socket.set_nonblocking(true).expect("a socket");
+        while self.socket.recv(&mut [0; 1024]).is_ok() {}
+        self.socket.set_nonblocking(false).expect("a socket");
+    }
+}
+
+/// A daemon that a manager started; killed when dropped.
+struct Managed(Child);
+
+impl Managed {
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.0), signal).expect("a signal");
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let machine = alone();
+    let manager = Manager::new(&machine);
+    let mut daemon = manager.start(&machine);
+    manager.is_told("READY=1");
     assert!(machine.try_status().is_some(), "ready means that it answers");
-    told("WATCHDOG=1");
-    told("WATCHDOG=1");
-    let id = rustix::process::Pid::from_child(&daemon);
-    rustix::process::kill_process(id, Signal::TERM).expect("a signal");
-    told("STOPPING=1");
-    assert!(daemon.wait().expect("it ends").success());
+    manager.is_told("WATCHDOG=1");
+    manager.is_told("WATCHDOG=1");
+    daemon.signal(Signal::TERM);
+    manager.is_told("STOPPING=1");
+    assert!(daemon.0.wait().expect("it ends").success());
+}
+
+#[test]
+fn it_ends_also_while_it_reads_its_config_anew() {
+    let machine = alone();
+    let manager = Manager::new(&machine);
+    let mut daemon = manager.start(&machine);
+    manager.is_told("READY=1");
+    // A pipe in place of the config: reading it takes as long as somebody holds its other end.
+    fs::remove_file(machine.config()).expect("the config goes");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, machine.config(), kind, mode, 0).expect("a pipe");
+    daemon.signal(Signal::HUP);
+    let _held = await_condition("it reads its config", LIMIT, || {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::open(machine.config(), flags, mode).ok()
+    });
+    manager.forget();
+    manager.is_told("WATCHDOG=1");
+    manager.is_told("WATCHDOG=1");
+    daemon.signal(Signal::TERM);
+    manager.is_told("STOPPING=1");
+    assert!(daemon.0.wait().expect("it ends").success());
 }
 
 #[test]

@@ -158,16 +158,20 @@ impl House {
             .repos
             .into_iter()
             .partition(|repo| repo.running_folder().is_some() && is_kept(repo));
-        let mut stopping = tokio::task::JoinSet::new();
-        for repo in rest {
-            if let RunningFolder::Running(folder, _) = repo.folder {
-                stopping.spawn(folder.stop());
-            }
-        }
-        while stopping.join_next().await.is_some() {}
+        stop_folders(rest.into_iter().map(|repo| repo.folder)).await;
         let folders = kept.into_iter().map(|repo| (repo.id, repo.folder)).collect();
         Kept { net: self.net.shutdown().await, folders }
     }
+}
+
+async fn stop_folders(folders: impl Iterator<Item = RunningFolder>) {
+    let mut stopping = tokio::task::JoinSet::new();
+    for folder in folders {
+        if let RunningFolder::Running(folder, _) = folder {
+            stopping.spawn(folder.stop());
+        }
+    }
+    while stopping.join_next().await.is_some() {}
 }
 
 /// What goes on from one house to the next.
@@ -176,4 +180,11 @@ pub(super) struct Kept {
     pub(super) net: ark_net::Past,
     /// By the repo's id.
     pub(super) folders: BTreeMap<String, RunningFolder>,
+}
+
+impl Kept {
+    /// Brings folders to rest that no house took.
+    pub(super) async fn stop(self) {
+        stop_folders(self.folders.into_values()).await;
+    }
 }

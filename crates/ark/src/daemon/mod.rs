@@ -7,11 +7,13 @@
 mod house;
 mod pace;
 mod ports;
+mod rereading;
 mod running;
 mod server;
 mod status;
 mod wait;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,9 +25,11 @@ use ark_store::Store;
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info, warn};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
-use crate::config::{self, Config, Surroundings};
+use crate::config::Config;
 use crate::key::{Key, KeyError};
 use house::Kept;
 use running::Running;
@@ -48,9 +52,9 @@ pub enum DaemonError {
         /// The store.
         path: PathBuf,
     },
-    /// A port of the config is taken.
-    #[error("cannot listen on {address}: the port is in use by another program")]
-    BusyPort {
+    /// An address of the config is taken, or none of this machine's.
+    #[error("cannot listen on {address}")]
+    Address {
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -104,35 +108,53 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     refuse_what_cannot_work(&config).await?;
     raise_open_file_limit();
-    let mut daemon = tokio::select! {
-        started = Daemon::start(config) => started?,
-        () = signals.end() => return Ok(()),
-    };
-    notify(&[NotifyState::Ready]);
-    let failed = loop {
-        tokio::select! {
-            asked = signals.next() => match asked {
-                Asked::ReRead => {
-                    if let Err(error) = daemon.re_read().await {
-                        break Some(error);
-                    }
-                }
-                Asked::End => break None,
-            },
-            why = daemon.store.lost() => break Some(DaemonError::StoreLost(why)),
-        }
-    };
+    let (ending, re_read) = (CancellationToken::new(), Notify::new());
+    let mut life = std::pin::pin!(live(config, &ending, &re_read));
+    tokio::select! {
+        ended = &mut life => return ended,
+        () = signals.end(&re_read) => ending.cancel(),
+        () = ending.cancelled() => {}
+        never = watchdog() => match never {},
+    }
     info!("ending");
     notify(&[NotifyState::Stopping]);
-    let stopped = tokio::select! {
-        stopped = tokio::time::timeout(STOP_TIMEOUT, daemon.stop()) => {
+    tokio::select! {
+        stopped = tokio::time::timeout(STOP_TIMEOUT, life) => {
             stopped.unwrap_or(Err(DaemonError::StopTimeout))
         }
-        () = signals.end() => {
+        () = signals.end(&re_read) => {
             warn!("asked to end again: not waiting any longer");
             Err(DaemonError::StopTimeout)
         }
+    }
+}
+
+/// Starts, goes on until `ending`, which it sets itself where it cannot go on, and stops. Reads the
+/// config anew when it is told to, also where that was before the start was done.
+async fn live(
+    config: Config,
+    ending: &CancellationToken,
+    re_read: &Notify,
+) -> Result<(), DaemonError> {
+    let Some(started) = ending.run_until_cancelled(Daemon::start(config)).await else {
+        return Ok(());
     };
+    let mut daemon = started?;
+    notify(&[NotifyState::Ready]);
+    let failed = loop {
+        tokio::select! {
+            () = ending.cancelled() => break None,
+            () = re_read.notified() => {
+                if let Err(error) = daemon.re_read(ending).await {
+                    break Some(error);
+                }
+            }
+            why = daemon.store.lost() => break Some(DaemonError::StoreLost(why)),
+        }
+    };
+    // From here on whoever waits for the end does so for a while only.
+    ending.cancel();
+    let stopped = daemon.stop().await;
     failed.map_or(stopped, Err)
 }
 
@@ -141,8 +163,8 @@ async fn refuse_what_cannot_work(config: &Config) -> Result<(), DaemonError> {
     if Client::connect(&config.store_path).await.is_ok() {
         return Err(DaemonError::AlreadyRunning { path: config.store_path.clone() });
     }
-    match ports::first_busy(&config.network.bind) {
-        Some((address, source)) => Err(DaemonError::BusyPort { address, source }),
+    match ports::first_refused(&config.network.bind, &[]) {
+        Some((address, source)) => Err(DaemonError::Address { address, source }),
         None => Ok(()),
     }
 }
@@ -174,25 +196,17 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.hang_up.recv() => Asked::ReRead,
+    /// Returns when the daemon is asked to end; until then passes on to `re_read` what else it is
+    /// asked.
+    async fn end(&mut self, re_read: &Notify) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => re_read.notify_one(),
+            }
         }
     }
-
-    /// Returns when the daemon is asked to end.
-    async fn end(&mut self) {
-        while self.next().await != Asked::End {}
-    }
-}
-
-/// What a signal asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Asked {
-    End,
-    ReRead,
 }
 
 /// Tells the service manager, where there is one.
@@ -242,44 +256,9 @@ impl Daemon {
         store: &Store,
     ) -> Result<(Arc<UnixListener>, Running), DaemonError> {
         let listener = Arc::new(ark_control::bind(&config.store_path)?);
-        let kept = Kept::default();
+        let kept = &mut Kept::default();
         let running = Running::start(config, key, store, Arc::clone(&listener), kept).await?;
         Ok((listener, running))
-    }
-
-    /// On SIGHUP: takes up the config as it is now, or says what is wrong with it. All that runs on
-    /// the store is taken apart and put together again, but for folders that stay as they are.
-    async fn re_read(&mut self) -> Result<(), DaemonError> {
-        let surroundings = Surroundings { home: std::env::home_dir(), device_at: None };
-        let config = match config::load(&self.config.file, &surroundings) {
-            Ok(config) => config,
-            Err(error) => {
-                error!("the config was changed and is wrong; going on with the old one\n{error}");
-                return Ok(());
-            }
-        };
-        if config == self.config {
-            info!("the config has not changed");
-            return Ok(());
-        }
-        if config.store_path != self.config.store_path {
-            warn!("the config names another store: restart ark to use it");
-            return Ok(());
-        }
-        let is_new = |address: &&SocketAddr| !self.config.network.bind.contains(address);
-        let new: Vec<SocketAddr> = config.network.bind.iter().filter(is_new).copied().collect();
-        if let Some((address, error)) = ports::first_busy(&new) {
-            let text = "cannot be used; going on with the old config";
-            error!("the config was changed, and {address} {text}: {error}");
-            return Ok(());
-        }
-        info!("the config has changed");
-        let old = std::mem::replace(&mut self.config, config);
-        let kept = self.running.stop(|id| self.config.keeps_folder(&old, id)).await;
-        let listener = Arc::clone(&self.listener);
-        self.running = Running::start(&self.config, &self.key, &self.store, listener, kept).await?;
-        info!("the config is in use");
-        Ok(())
     }
 
     /// Ends in order, from the outside in.
@@ -294,10 +273,11 @@ impl Daemon {
     }
 }
 
-/// Tells the service manager again and again that the daemon still turns.
-async fn watchdog(interval: Duration) {
+/// Tells the service manager, where it wants to know, again and again that the daemon still turns.
+async fn watchdog() -> Infallible {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(interval).await;
+        tokio::time::sleep(interval / 2).await;
         notify(&[NotifyState::Watchdog]);
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::house::{House, Kept, RunningFolder, RunningRepo};
-use super::{DaemonError, server, watchdog};
+use super::{DaemonError, server};
 use crate::config::{self, Config, Repo};
 use crate::key::Key;
 
@@ -24,13 +24,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts everything that `config` names, going on with what was kept.
+    /// Starts everything that `config` names, going on with what was kept. Where that fails,
+    /// or is cut short, `kept` is as it was.
     pub(super) async fn start(
         config: &Config,
         key: &Key,
         store: &Store,
         listener: Arc<UnixListener>,
-        mut kept: Kept,
+        kept: &mut Kept,
     ) -> Result<Self, DaemonError> {
         let mut opened = Vec::with_capacity(config.repos.len());
         for repo in &config.repos {
@@ -42,19 +43,24 @@ impl Running {
             opened.push((repo, held));
         }
         let net_repos = opened.iter().map(|(repo, held)| net_repo(repo, held.clone())).collect();
-        let net = Net::start(net_options(config, key), net_repos, kept.net).await?;
-        let mut repos = Vec::with_capacity(opened.len());
+        let net = Net::start(net_options(config, key), net_repos, kept.net.clone()).await?;
+        let mut started = Vec::with_capacity(opened.len());
         for (repo, held) in opened {
-            let folder = kept.folders.remove(&repo.id);
-            repos.push(running_repo(config, repo, held, folder).await);
+            let is_kept = kept.folders.contains_key(&repo.id);
+            let folder = if is_kept { None } else { Some(folder(config, repo, &held).await) };
+            started.push((repo, held, folder));
         }
+        // What was kept is taken last: nothing fails, or is cut short, from here on.
+        let repos = started.into_iter().map(|(repo, held, folder)| {
+            let folder = folder.or_else(|| kept.folders.remove(&repo.id));
+            let folder = folder.expect("a folder is started unless it was kept");
+            RunningRepo { id: repo.id.clone(), held, folder, remotes: repo.remotes.clone() }
+        });
+        let repos = repos.collect();
         let house = Arc::new(House::new(key.device(), net, repos));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         house.spawn(&tasks, &stop);
         tasks.spawn(server::serve(listener, Arc::clone(&house), tasks.clone(), stop.clone()));
-        if let Some(interval) = sd_notify::watchdog_enabled() {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(watchdog(interval / 2)));
-        }
         Ok(Self { house: Some(house), tasks, stop })
     }
 
@@ -97,33 +103,21 @@ fn net_repo(repo: &Repo, held: ark_store::Repo) -> RepoOptions {
     }
 }
 
-/// Starts the repo's folder, if it has one and it does not run already. One that does not start
-/// stops that repo only.
-async fn running_repo(
-    config: &Config,
-    repo: &Repo,
-    held: ark_store::Repo,
-    kept: Option<RunningFolder>,
-) -> RunningRepo {
-    let folder = match (kept, &repo.folder) {
-        (Some(kept), _) => kept,
-        (None, None) => RunningFolder::None,
-        (None, Some(folder)) => {
-            let options = ark_folder::Options {
-                path: folder.path.clone(),
-                ignore: folder.ignore.clone(),
-                quiet_period: config.quiet_period,
-                rescan_interval: config.rescan_interval,
-            };
-            match Folder::start(options, held.clone()).await {
-                Ok(running) => RunningFolder::Running(running, folder.path.clone()),
-                Err(start_error) => {
-                    let text = crate::report::chain(&start_error);
-                    error!(repo = repo.id, "the folder does not start: {text}");
-                    RunningFolder::Failed(text, folder.path.clone())
-                }
-            }
-        }
+/// Starts the repo's folder, if it has one. One that does not start stops that repo only.
+async fn folder(config: &Config, repo: &Repo, held: &ark_store::Repo) -> RunningFolder {
+    let Some(folder) = &repo.folder else { return RunningFolder::None };
+    let options = ark_folder::Options {
+        path: folder.path.clone(),
+        ignore: folder.ignore.clone(),
+        quiet_period: config.quiet_period,
+        rescan_interval: config.rescan_interval,
     };
-    RunningRepo { id: repo.id.clone(), held, folder, remotes: repo.remotes.clone() }
+    match Folder::start(options, held.clone()).await {
+        Ok(running) => RunningFolder::Running(running, folder.path.clone()),
+        Err(start_error) => {
+            let text = crate::report::chain(&start_error);
+            error!(repo = repo.id, "the folder does not start: {text}");
+            RunningFolder::Failed(text, folder.path.clone())
+        }
+    }
 }
