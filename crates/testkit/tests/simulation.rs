@@ -11,11 +11,13 @@ use ark_testkit::sim::{Fault, Finding, Report, Simulation};
 /// Seeds that are always run.
 const FIXED: u64 = 40;
 /// Seeds that once failed, each the first of its kind, and what they found.
-const ONCE_FAILED: [(u64, &str); 4] = [
+const ONCE_FAILED: [(u64, &str); 6] = [
     (26, "a file that a plan given up half-way had written stayed"),
     (1_795_277_240_093_800, "a file that a plan given up half-way had removed never came back"),
     (1_795_277_240_093_167, "what ark moved aside in a directory deleted meanwhile was lost"),
     (1_795_278_276_329_140, "the same of a file that ark had replaced by a directory"),
+    (1_795_278_760_046_241, "an older state that came ended the wish for a newer one"),
+    (1_795_278_760_048_692, "the same"),
 ];
 /// Fresh seeds that are run besides.
 const FRESH: u64 = 5;
@@ -81,18 +83,17 @@ fn devices_come_out_the_same_and_nothing_is_lost() {
 }
 
 /// Seeds of the first 10,000 that fail still, by what is seen of it.
-const OPEN: [(u64, &str); 7] = [
-    (1_795_278_760_045_972, "a directory is not made on one device; no trouble but partitions"),
-    (1_795_278_760_046_241, "a device is not known to have applied all; no trouble but partitions"),
-    (1_795_278_760_048_692, "the same, with devices that end"),
-    (1_795_278_760_049_763, "a state is not joined, with devices that end"),
-    (1_795_278_760_046_186, "a store put back: other trees where a state that is lost is staged"),
-    (1_795_278_760_051_079, "a store put back: a state is not joined"),
+const OPEN: [(u64, &str); 3] = [
+    (
+        1_795_278_760_049_763,
+        "a state whose heads became needless while it was pulled waits for the safety timer",
+    ),
+    (1_795_278_760_046_186, "a store put back: other trees, where a state that is lost is staged"),
     (1_795_278_760_047_545, "a store put back: content lost"),
 ];
 
 #[test]
-#[ignore = "what these seeds find is not understood, or not mended, yet"]
+#[ignore = "what these seeds find is not mended yet"]
 fn seeds_that_fail_still() {
     run_all(&OPEN.map(|(seed, _)| seed));
 }
