@@ -274,18 +274,14 @@ impl Engine {
 
     /// The writers that this device's vector names, or will once what is pulled is joined.
     fn named(&self) -> BTreeSet<Writer> {
-        let next = |pull: &Pull| pull.next.as_ref().map(|next| next.state.clone());
-        let pulled = self
-            .pulls
-            .values()
-            .flat_map(|pull| std::iter::once(pull.current.state.clone()).chain(next(pull)));
-        let states = self.joined.values().cloned().chain(pulled);
-        let own = std::iter::once(self.options.writer);
-        let names = |state: SignedState| {
-            let vector = state.state().vector.iter().map(|(writer, _)| writer);
-            vector.chain([state.state().writer]).collect::<Vec<_>>()
-        };
-        states.flat_map(names).chain(own).collect()
+        let pulled =
+            self.pulls.values().flat_map(|pull| std::iter::once(&pull.current).chain(&pull.next));
+        let pulled = pulled.map(|arrived| &arrived.state);
+        let names = self.joined.values().chain(pulled).flat_map(|state| {
+            let state = state.state();
+            state.vector.iter().map(|(writer, _)| writer).chain([state.writer])
+        });
+        names.chain([self.options.writer]).collect()
     }
 
     /// Shows a problem, once.
