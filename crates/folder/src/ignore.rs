@@ -220,6 +220,13 @@ impl Rules {
         ignored_by(config, &remembered.seen, path, is_dir)
     }
 
+    /// The directories of remembered rules that are not there any more.
+    pub(crate) fn lost(&self, root: &Root) -> Vec<RelPath> {
+        let mut lost: Vec<RelPath> = self.locked().seen.keys().cloned().collect();
+        lost.retain(|directory| root.dir(directory).is_err_and(|error| error.is_absent()));
+        lost
+    }
+
     /// What a scan is to know of the rules that the directory of `scope` has of its own. `None`
     /// where there are none and were none.
     pub(crate) fn used(&self, scope: &Scope<'_>) -> Option<Used> {
@@ -367,7 +374,9 @@ pub struct Lookup<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    /// Whether `path`, which need not exist, is ignored, or is in an ignored directory.
+    /// Whether `path`, which need not exist, is ignored, or is in an ignored directory; also if
+    /// only by the rules that the folder was last looked at by: while an editor saves a file of
+    /// rules they are gone for a moment.
     ///
     /// # Errors
     /// It cannot be told.
@@ -376,7 +385,8 @@ impl<'a> Lookup<'a> {
             None => Ok(false),
             Some((directory, _)) => {
                 let scope = self.scope(&directory)?;
-                Ok(scope.is_none_or(|scope| scope.ignored(path, is_dir)))
+                Ok(scope.is_none_or(|scope| scope.ignored(path, is_dir))
+                    || self.rules.was_ignored(path, is_dir))
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ark_core::{RelPath, TopicId};
 use ark_folder::fs::Root;
-use ark_folder::ignore::{Rules, RulesError};
+use ark_folder::ignore::{FormerRules, Rules, RulesError};
 use ark_folder::marker::{Halt, Marker, Sign};
 use tempfile::TempDir;
 
@@ -197,4 +197,19 @@ fn a_marker_behind_a_symlink_is_none() {
     std::os::unix::fs::symlink(elsewhere.join(".ark"), at.join(".ark")).unwrap();
     assert!(matches!(marker.check(&open(&at)), Err(Halt::Failed { .. })));
     assert!(matches!(marker.write(&open(&at)), Err(Halt::Failed { .. })));
+}
+
+#[test]
+fn a_plan_goes_by_rules_that_are_away_for_a_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::open(directory.path()).unwrap();
+    let files = [(RelPath::root(), b"photos/\n".to_vec())].into();
+    let former = FormerRules { config: Vec::new(), files };
+    let rules = Rules::with_former::<&str>(&[], former).unwrap();
+    let path = |text: &str| RelPath::parse(text.as_bytes()).unwrap();
+    let ignored = |at| rules.lookup(&root).ignored(&path(at), false).unwrap();
+    assert!(ignored("photos/1"), "the file of rules is not there, and was");
+    assert!(!ignored("other"));
+    std::fs::write(directory.path().join(".arkignore"), "other\n").unwrap();
+    assert!(ignored("photos/1") && ignored("other"), "until a scan has learned the new ones");
 }

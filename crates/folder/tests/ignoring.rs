@@ -144,6 +144,18 @@ async fn rules_that_keep_changing_put_a_scan_off_and_are_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rules_that_went_with_their_directory_hold_nothing_back() {
+    let (a, b) = (Device::started(1).await, Device::started(2).await);
+    a.write("d/.arkignore", "*.log\n");
+    settle(&[&a, &b]).await;
+    b.remove("d");
+    settle(&[&a, &b]).await;
+    b.write("d/x.log", "1");
+    settle(&[&a, &b]).await;
+    assert_eq!(a.read("d/x.log"), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_directory_renamed_away_under_whitelist_rules_goes_everywhere() {
     let (a, b) = (Device::started(1).await, Device::started(2).await);
     a.write(".arkignore", "*\n!*/\n!*.c\n!.arkignore\n");

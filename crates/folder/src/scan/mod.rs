@@ -243,6 +243,9 @@ where
         }
         let directories = gone.iter().filter(|gone| gone.node == FoundNode::Directory);
         absent.extend(directories.map(|gone| gone.path.clone()));
+        if is_all {
+            absent.extend(self.rules.lost(self.root));
+        }
         result.learned = Learned::new(governing, absent, is_all);
         result.gone = gone.into_iter().map(|gone| gone.path).collect();
         Ok(result)
