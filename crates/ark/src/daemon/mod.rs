@@ -136,7 +136,7 @@ async fn live(
     ending: &CancellationToken,
     re_read: &Notify,
 ) -> Result<(), DaemonError> {
-    let Some(started) = ending.run_until_cancelled(Daemon::start(config)).await else {
+    let Some(started) = ending.run_until_cancelled(Box::pin(Daemon::start(config))).await else {
         return Ok(());
     };
     let mut daemon = started?;

@@ -26,7 +26,8 @@ impl Daemon {
         let old = std::mem::replace(&mut self.config, config);
         // Not cut short: folders come to rest before the store is closed.
         let mut kept = self.running.stop(|id| self.config.keeps_folder(&old, id)).await;
-        let taken_up = ending.run_until_cancelled(self.run_on_either(old, &mut kept)).await;
+        let taking_up = Box::pin(self.run_on_either(old, &mut kept));
+        let taken_up = ending.run_until_cancelled(taking_up).await;
         kept.stop().await;
         taken_up.unwrap_or(Ok(()))
     }
