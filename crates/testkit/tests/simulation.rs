@@ -83,13 +83,12 @@ fn devices_come_out_the_same_and_nothing_is_lost() {
 }
 
 /// Seeds of the first 10,000 that fail still, by what is seen of it.
-const OPEN: [(u64, &str); 3] = [
+const OPEN: [(u64, &str); 2] = [
     (
         1_795_278_760_049_763,
         "a state whose heads became needless while it was pulled waits for the safety timer",
     ),
     (1_795_278_760_046_186, "a store put back: other trees, where a state that is lost is staged"),
-    (1_795_278_760_047_545, "a store put back: content lost"),
 ];
 
 #[test]

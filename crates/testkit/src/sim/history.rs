@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{
-    Entry, Node, NodeKind, ObjectId, Overlay, RelPath, SignedState, Version, Writer,
+    Entry, Link, Node, NodeKind, ObjectId, Overlay, RelPath, SignedState, Version, Writer,
     empty_directory, entries, heads, join, shown,
 };
 use ark_folder::scan::FoundNode;
@@ -157,6 +157,12 @@ impl History {
         world.end(at, false);
         world.devices[at].store.restore(copy);
         world.note(|| format!("the store of {at} is put back"));
+        // What a plan had removed, to write it elsewhere, only the lost store may have known.
+        let devices = &world.devices;
+        world.oracle.keep(|node| {
+            let on_disk = |disk: &Disk| disk.places().values().any(|place| place.node == node);
+            devices.iter().any(|it| on_disk(&it.disk) || holds(it.store.durable(), node))
+        });
         world.start_later(at, 3_000);
         self.restored = true;
     }
@@ -216,6 +222,16 @@ impl History {
             world.find(format!("not settled any more: {why}"));
         }
     }
+}
+
+/// Whether a store has a content.
+fn holds(durable: &Durable, node: FoundNode) -> bool {
+    let link = match node {
+        FoundNode::File { content, .. } => content.link(),
+        FoundNode::Symlink { target, .. } => Link::raw(target),
+        FoundNode::Directory => return true,
+    };
+    durable.serve(link).is_some()
 }
 
 /// The root of the merge of all heads.

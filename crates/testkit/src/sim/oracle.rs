@@ -60,6 +60,11 @@ impl Oracle {
         self.live.values()
     }
 
+    /// What is nowhere any more, as a store was put back, is not looked for.
+    pub(super) fn keep(&mut self, is_somewhere: impl Fn(FoundNode) -> bool) {
+        self.live.retain(|_, written| is_somewhere(written.node));
+    }
+
     /// A version of `node` was published under `dot` for the entry at `path`.
     pub(super) fn published(&mut self, dot: Dot, path: &RelPath, node: FoundNode, tokens: &Tokens) {
         let versions = self.by_dot.entry((dot, path.clone())).or_default();
