@@ -1,6 +1,7 @@
 //! The serving side: reads objects from the store and streams them.
 
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use ark_sync::{
 };
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -23,10 +25,11 @@ use crate::shared::{CODE_GAVE_UP, CODE_PROTOCOL, Shared, close};
 
 /// A request must be here, whole, this soon after its stream was opened.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// A reader that takes nothing for this long is given up: longer than a disk stalls.
+/// A reader that takes nothing for this long is given up: longer than a disk stalls. One that
+/// takes little is not: the line may be slow, and other answers may share it.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
-/// Bytes that are written under one timeout.
-const WRITE_SLICE: usize = 256 << 10;
+/// Objects of so many bytes are written together with their header.
+const SMALL_OBJECT: usize = 256 << 10;
 /// What a structured object is taken to have until it is read: nodes of search trees have some
 /// kilobytes, and hardly ever more than this.
 const STRUCTURED_BYTES: usize = 1 << 20;
@@ -41,7 +44,7 @@ enum ServeError {
     #[error("the request is not one: {0}")]
     Malformed(#[from] WireError),
     #[error("the peer went away")]
-    Write(#[from] iroh::endpoint::WriteError),
+    Write(#[from] io::Error),
     #[error("the peer does not read")]
     Stalled,
 }
@@ -212,7 +215,7 @@ impl Answer {
             self.queue_children(link, &bytes);
         }
         // Small ones in one write: the stream is locked for each.
-        if bytes.len() <= WRITE_SLICE {
+        if bytes.len() <= SMALL_OBJECT {
             let mut item = Vec::with_capacity(ITEM_HEADER_BYTES + bytes.len());
             item.extend_from_slice(&header);
             item.extend_from_slice(&bytes);
@@ -259,10 +262,49 @@ async fn read(store: &Repo, wanted: Wanted) -> Option<Bytes> {
     }
 }
 
-async fn write(send: &mut SendStream, bytes: &[u8], traffic: &Traffic) -> Result<(), ServeError> {
-    for slice in bytes.chunks(WRITE_SLICE + ITEM_HEADER_BYTES) {
-        timeout(WRITE_TIMEOUT, send.write_all(slice)).await.map_err(|_| ServeError::Stalled)??;
-        traffic.sent(slice.len());
+/// Writes all of `bytes`, however slowly they leave.
+async fn write(
+    send: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+    traffic: &Traffic,
+) -> Result<(), ServeError> {
+    while !bytes.is_empty() {
+        let written =
+            timeout(WRITE_TIMEOUT, send.write(bytes)).await.map_err(|_| ServeError::Stalled)??;
+        if written == 0 {
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+        }
+        traffic.sent(written);
+        bytes = &bytes[written..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_may_be_slow_but_not_still() {
+        const TAKEN: usize = 1 << 10;
+        const LENGTH: usize = 256 << 10;
+        let traffic = Traffic::default();
+        let (mut send, mut recv) = duplex(TAKEN);
+        let object = vec![7; LENGTH];
+        let reader = async {
+            let mut taken = [0; TAKEN];
+            for _ in 0..LENGTH / TAKEN {
+                sleep(WRITE_TIMEOUT / 2).await;
+                recv.read_exact(&mut taken).await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(write(&mut send, &object, &traffic), reader).unwrap();
+        // What fits into the pipe, and then nothing more.
+        let stalled = write(&mut send, &object, &traffic).await;
+        assert!(matches!(stalled, Err(ServeError::Stalled)), "{stalled:?}");
+    }
 }
