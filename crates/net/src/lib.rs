@@ -21,6 +21,7 @@ mod lane;
 mod net;
 mod objects;
 mod options;
+mod outbox;
 mod peer;
 mod repo;
 mod seal;

@@ -105,6 +105,8 @@ struct Driver {
     options: RepoOptions,
     engine: Engine,
     began: Instant,
+    /// Counts what the engine was told.
+    turn: u64,
     links: BTreeMap<DeviceId, Link>,
     /// Remotes that said that they do not list this device for the repo.
     refused_by: BTreeMap<DeviceId, bool>,
@@ -135,6 +137,7 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
     let mut driver = Driver {
         engine: engine(&options),
         began: Instant::now(),
+        turn: 0,
         links: BTreeMap::new(),
         refused_by: BTreeMap::new(),
         requests: HashMap::new(),
@@ -207,6 +210,7 @@ impl Driver {
     /// Tells the engine and carries out what it wants.
     fn feed(&mut self, input: Input) {
         let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.turn += 1;
         for effect in self.engine.handle(input, now_ms) {
             self.carry_out(effect);
         }
@@ -328,8 +332,8 @@ impl Driver {
     }
 
     fn send(&mut self, peer: DeviceId, message: Message) {
-        let Some(link) = self.links.get(&peer) else { return };
-        if let Err(mpsc::error::TrySendError::Full(_)) = link.outbox.try_send(message) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if !link.outbox.add(message, self.turn) {
             warn!(peer = %peer.short(), "closing: the peer does not read its messages");
             link.end.too_slow();
         }

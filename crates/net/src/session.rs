@@ -10,7 +10,7 @@ use std::time::Duration;
 use ark_core::{DeviceId, TopicId};
 use ark_sync::{MAX_FRAME_BYTES, Message, WireError};
 use iroh::endpoint::{Connection, ReadError, ReadExactError, RecvStream, SendStream, WriteError};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use crate::access::CODE_NOT_LISTED;
 use crate::board::Traffic;
 use crate::frame::{ReadFrameError, read_frame, write_frame};
+use crate::outbox::{Outbox, Outgoing, outbox};
 use crate::repo::RepoInput;
 use crate::shared::{
     CODE_GAVE_UP, CODE_PROTOCOL, CODE_TOO_SLOW, PeerHandle, RepoHandle, Shared, close,
@@ -25,9 +26,6 @@ use crate::shared::{
 
 /// The first frame must be here this soon after its stream was opened.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
-/// Messages that wait to be sent to one device in one repo. The engine coalesces what can be, so
-/// one that does not take so many is stuck: it is disconnected and starts anew with a summary.
-const OUTBOX_CAPACITY: usize = 256;
 
 /// Which stream something came from: a repo's task tells late news of a lost stream from news of
 /// the one that took its place.
@@ -47,7 +45,7 @@ pub(crate) struct Link {
     /// Which stream.
     pub(crate) id: SessionId,
     /// Messages to send.
-    pub(crate) outbox: mpsc::Sender<Message>,
+    pub(crate) outbox: Outbox,
     /// Closes the whole session: the device does not keep up, or broke the protocol.
     pub(crate) end: EndSession,
 }
@@ -207,7 +205,7 @@ impl Session {
         let traffic = &peer.board.traffic;
         let id = SessionId::next();
         let is_greeted = hello.is_some();
-        let (outbox, messages) = mpsc::channel(OUTBOX_CAPACITY);
+        let (outbox, outgoing) = outbox();
         let link = Link { id, outbox, end: EndSession(self.connection.clone()) };
         let device = self.device;
         tell(repo, RepoInput::Connected { device, link }).await?;
@@ -218,7 +216,7 @@ impl Session {
             }
             // Whichever direction ends first ends the other.
             tokio::select! {
-                result = write_messages(send, messages, traffic) => result,
+                result = write_messages(send, outgoing, traffic) => result,
                 result = self.read_messages(recv, repo, id, peer, is_greeted) => result,
             }
         };
@@ -290,10 +288,10 @@ async fn tell(repo: &RepoHandle, input: RepoInput) -> Result<(), StreamError> {
 
 async fn write_messages(
     mut send: SendStream,
-    mut messages: mpsc::Receiver<Message>,
+    mut outgoing: Outgoing,
     traffic: &Traffic,
 ) -> Result<(), StreamError> {
-    while let Some(message) = messages.recv().await {
+    while let Some(message) = outgoing.next().await {
         match write_frame(&mut send, &message.encode(), traffic).await {
             Err(WriteError::Stopped(CODE_NOT_LISTED)) => return Err(StreamError::NotListed),
             result => result?,

@@ -18,7 +18,7 @@ use iroh::{EndpointAddr, SecretKey};
 use iroh_gossip::net::Gossip;
 use support::{
     Device, Running, Stranger, assert_has, device_id, files, frame, guarded, log, publish,
-    read_frame, refused,
+    publish_named, read_frame, refused,
 };
 
 const SYNC: &[u8] = b"ark/sync/1";
@@ -197,6 +197,28 @@ async fn garbage_closes_its_connection_only() {
     let (_send, _recv) = Stranger::send(&connection, &bytes).await;
     assert_eq!(code_of_close(&connection).await, 3);
     assert_goes_on(&running, &honest, 2).await;
+    running.stop().await;
+    honest.stop().await;
+}
+
+/// Each question is a few bytes, each answer all that is known: many of them are bytes that wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_asks_and_does_not_read_is_closed() {
+    /// Fewer than the messages that may wait, and answers of more bytes than may.
+    const QUESTIONS: usize = 200;
+    let Siege { a, running, honest, hostile, _honest } = besieged().await;
+    running.until_met("repo", honest.id).await;
+    let state = publish_named(running.repo("repo"), &files(9, 1, 10), 900).await;
+    assert!(state.bytes().len() * QUESTIONS > 6 << 20, "{} bytes", state.bytes().len());
+
+    let connection = hostile.connect(&a, SYNC).await;
+    let mut bytes = frame(&hello("repo", &hostile).encode());
+    for _ in 0..QUESTIONS {
+        bytes.extend_from_slice(&frame(&Message::Summary(Vec::new()).encode()));
+    }
+    let (_send, _recv) = Stranger::send(&connection, &bytes).await;
+    assert_eq!(code_of_close(&connection).await, 4);
+    assert_goes_on(&running, &honest, 5).await;
     running.stop().await;
     honest.stop().await;
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ark_core::{
-    Content, DeviceId, Entry, Head, Link, Mtime, Name, Node, Object, ObjectKind, Overlay,
+    Content, DeviceId, Dot, Entry, Head, Link, Mtime, Name, Node, Object, ObjectKind, Overlay,
     Permissions, Read, RepoKind, SealingKey, SignedState, Snapshot, TopicId, Vector, Version,
     Writer,
 };
@@ -248,6 +248,11 @@ pub fn files(seed: u64, count: usize, size: usize) -> Vec<(String, Vec<u8>)> {
 
 /// Publishes a directory with just these files, each at most 1 MiB.
 pub async fn publish(repo: &Repo, files: &[(String, Vec<u8>)]) -> SignedState {
+    publish_named(repo, files, 0).await
+}
+
+/// Likewise, with so many other writers in the vector: a long state.
+pub async fn publish_named(repo: &Repo, files: &[(String, Vec<u8>)], others: usize) -> SignedState {
     let publisher = repo.publisher().await;
     let dot = publisher.dot();
     let mut batch = repo.batch();
@@ -271,6 +276,11 @@ pub async fn publish(repo: &Repo, files: &[(String, Vec<u8>)]) -> SignedState {
     let (root, _) = ark_core::dir::edit(&mut overlay, empty, edits).unwrap();
     let mut vector = Vector::empty();
     vector.take_in(dot);
+    for other in 0..others {
+        let device = DeviceId::from_bytes(*blake3::hash(&other.to_le_bytes()).as_bytes());
+        let incarnation = dot.writer.incarnation;
+        vector.take_in(Dot { writer: Writer { device, incarnation }, sequence: 1 });
+    }
     let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms: 0 }.encode();
     let head = Head { id: snapshot.id(), sequence: dot.sequence };
     overlay.put(snapshot);
