@@ -457,11 +457,26 @@ fn read_rules(dir: &Dir) -> Result<Option<Seen>, RulesError> {
     file.take(MAX_RULES_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(|source| RulesError::Content { directory: directory(), source })?;
-    if bytes.len() as u64 > MAX_RULES_BYTES {
-        let reason = format!("more than {MAX_RULES_BYTES} bytes");
+    if let Some(reason) = too_large(bytes.len() as u64) {
         return Err(RulesError::Unusable { directory: directory(), reason });
     }
     Seen::of(dir.path(), Some(stat), &bytes).map(Some)
+}
+
+fn too_large(size: u64) -> Option<String> {
+    (size > MAX_RULES_BYTES).then(|| format!("more than {MAX_RULES_BYTES} bytes"))
+}
+
+/// Why a file of rules of `size` bytes that holds `bytes` cannot be used, if so. Of one that is too
+/// large no bytes are needed.
+pub(crate) fn unusable(size: u64, bytes: &[u8]) -> Option<String> {
+    if let Some(reason) = too_large(size) {
+        return Some(reason);
+    }
+    match Seen::of(&RelPath::root(), None, bytes) {
+        Err(RulesError::Unusable { reason, .. }) => Some(reason),
+        _ => None,
+    }
 }
 
 impl Seen {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ark_core::{
-    ObjectId, Overlay, RelPath, Totals, Writer, conflicts, directory_totals, empty_directory,
+    ObjectId, Overlay, Read, RelPath, Totals, TreeError, Writer, chunk_list, conflicts,
+    directory_totals, empty_directory,
 };
 use ark_store::{Reader, States};
 
@@ -17,10 +18,10 @@ use crate::base::{
     APPLIED_META, APPLYING_META, Applied, BaseError, BaseRead as _, BaseView, Changes, Hold, Retry,
     UNFINISHED_META, encode_applied, encode_applying, encode_unfinished, with_one_more,
 };
-use crate::ignore::{Rules, RulesError};
+use crate::ignore::{MAX_RULES_BYTES, Rules, RulesError, unusable};
 use crate::plan::{Action, Dirty, Held, Plan, plan};
 use crate::publish::joined;
-use crate::scan::{Extent, Kept};
+use crate::scan::{Extent, FoundNode, Kept};
 use crate::status::{MAX_CONFLICTS_LISTED, Work};
 use crate::wants::{Lookup, Wants, complete, empty_root, wants_of_any};
 use crate::watch::Touch;
@@ -247,6 +248,10 @@ fn revisions(states: &States) -> BTreeMap<Writer, u64> {
     states.joined.iter().map(|(&writer, state)| (writer, state.state().revision)).collect()
 }
 
+/// Files of rules that are not written, and why.
+type Refused = BTreeMap<RelPath, String>;
+type ReadFailed = <Reader as Read>::Error;
+
 /// All that a plan is made from.
 struct Planning {
     reader: Reader,
@@ -291,10 +296,14 @@ impl Planning {
         let mut wanted = wanted.map_err(|error| failed(&error))?;
         let mut lookup = Lookup::new(&overlay, self.root);
         complete(&mut wanted, &self.revisit, base, &mut lookup).map_err(|error| failed(&error))?;
-        let Plan { actions, blocked, skipped } = self.hold(&wanted, base)?;
-        let wait = |hold| move |path| (path, Retry { hold, reason: String::new() });
-        let blocked = blocked.into_iter().map(wait(Hold::Blocked));
-        let failing = blocked.chain(skipped.into_iter().map(wait(Hold::Skipped))).collect();
+        let (Plan { actions, blocked, skipped }, mut refused) = self.hold(&wanted, base)?;
+        let wait = |hold, reason| Retry { hold, reason };
+        let skipped = skipped.into_iter().map(|path| {
+            let reason = refused.remove(&path).unwrap_or_default();
+            (path, wait(Hold::Skipped, reason))
+        });
+        let blocked = blocked.into_iter().map(|path| (path, wait(Hold::Blocked, String::new())));
+        let failing = blocked.chain(skipped).collect();
         let totals = directory_totals(&overlay, self.root).map_err(|error| failed(&error))?;
         let conflicts = conflicts(&overlay, self.root, MAX_CONFLICTS_LISTED);
         Ok(UnderWay {
@@ -313,7 +322,10 @@ impl Planning {
         })
     }
 
-    fn hold(&self, wanted: &Wants, base: &BaseView) -> Result<Plan, Setback> {
+    /// The plan, and the files of rules that are refused, with the reason: with one that cannot be
+    /// used nothing more could be taken up.
+    fn hold(&self, wanted: &Wants, base: &BaseView) -> Result<(Plan, Refused), Setback> {
+        let mut refused = Refused::new();
         let mut ignored = self.rules.lookup(&self.home.opened.root);
         let held = |path: &RelPath, is_directory| -> Result<_, HeldError> {
             let names = path.names();
@@ -322,12 +334,35 @@ impl Planning {
                     .any(|depth| self.kept.contains_key(&RelPath::from(names[..depth].to_vec())));
             Ok(if is_kept {
                 Some(Held::Kept)
+            } else if let Some(reason) = self.unusable(path, wanted)? {
+                refused.insert(path.clone(), reason);
+                Some(Held::Kept)
             } else {
                 ignored.ignored(path, is_directory)?.then_some(Held::Ignored)
             })
         };
-        plan(wanted, base, &self.dirty, held)
-            .map_err(|error| Setback::Failed(format!("{NO_PLAN}: {}", in_words(&error))))
+        let planned = plan(wanted, base, &self.dirty, held);
+        let plan =
+            planned.map_err(|error| Setback::Failed(format!("{NO_PLAN}: {}", in_words(&error))))?;
+        Ok((plan, refused))
+    }
+
+    /// Why what is wanted at `path` is a file of rules that cannot be used, if it is one.
+    fn unusable(&self, path: &RelPath, wanted: &Wants) -> Result<Option<String>, HeldError> {
+        let Some(Some(want)) = wanted.get(path).filter(|_| is_rules_file(path)) else {
+            return Ok(None);
+        };
+        let FoundNode::File { content, size } = want.node else { return Ok(None) };
+        let mut bytes = Vec::new();
+        if size <= MAX_RULES_BYTES {
+            for chunk in chunk_list(&self.reader, content, size) {
+                let (link, _) = chunk.map_err(Box::new)?;
+                let read = self.reader.read(link);
+                bytes.extend(read.map_err(|source| Box::new(TreeError::Read { link, source }))?);
+            }
+        }
+        let reason = unusable(size, &bytes);
+        Ok(reason.map(|reason| format!("{path:?} is not written, it cannot be used: {reason}")))
     }
 }
 
@@ -338,6 +373,8 @@ enum HeldError {
     Base(#[from] BaseError),
     #[error(transparent)]
     Rules(#[from] RulesError),
+    #[error(transparent)]
+    Content(#[from] Box<TreeError<ReadFailed>>),
 }
 
 impl UnderWay {
