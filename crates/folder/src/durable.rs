@@ -13,6 +13,8 @@ use crate::scan::{FoundNode, Kept, ScanResult};
 /// Up to this many files and directories are synced one by one; more by one sync of the whole
 /// file system, which also waits for what others wrote there.
 const MAX_SINGLE_SYNCS: usize = 32;
+/// Files are synced on so many threads besides: what a journal needs to commit them together.
+const SYNC_THREADS: usize = 7;
 
 /// Files and directories that were changed and are perhaps not durable. Remembers no more of them
 /// than are synced one by one.
@@ -58,13 +60,13 @@ impl Unsynced {
         if self.is_many() {
             return root.sync_file_system().map(|()| Vec::new());
         }
+        let files: Vec<&RelPath> = self.files.iter().collect();
         let mut failed = Vec::new();
-        for path in &self.files {
-            match sync_file(root, path) {
-                Err(error) if error.kind() == FsErrorKind::Exhausted => return Err(error),
-                Err(error) => failed.push((path.clone(), error)),
-                Ok(()) => {}
+        for (path, error) in sync_files(root, &files) {
+            if error.kind() == FsErrorKind::Exhausted {
+                return Err(error);
             }
+            failed.push((path, error));
         }
         self.directories.iter().try_for_each(|path| sync_nearest(root, path))?;
         Ok(failed)
@@ -119,6 +121,26 @@ fn unsynced(result: &ScanResult) -> Unsynced {
         }
     }
     unsynced
+}
+
+/// Syncs files on a few threads; those that could not be, and why.
+fn sync_files(root: &Root, files: &[&RelPath]) -> Vec<(RelPath, FsError)> {
+    let sync = |files: &[&RelPath]| -> Vec<(RelPath, FsError)> {
+        let failed = |path: &&RelPath| Some(((*path).clone(), sync_file(root, path).err()?));
+        files.iter().filter_map(failed).collect()
+    };
+    let (first, rest) = files.split_at(files.len().div_ceil(SYNC_THREADS + 1));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = rest
+            .chunks(rest.len().div_ceil(SYNC_THREADS).max(1))
+            .map(|chunk| scope.spawn(move || sync(chunk)))
+            .collect();
+        let mut failed = sync(first);
+        for thread in threads {
+            failed.extend(thread.join().expect("a sync does not panic"));
+        }
+        failed
+    })
 }
 
 fn sync_file(root: &Root, path: &RelPath) -> Result<(), FsError> {
@@ -260,6 +282,25 @@ mod tests {
         assert_eq!(result.found.keys().collect::<Vec<_>>(), [&path("a/g")]);
         assert_eq!(result.gone, [path("a/other")]);
         assert_eq!(result.kept.keys().collect::<Vec<_>>(), [&path("a/f")]);
+    }
+
+    #[test]
+    fn each_of_several_files_is_synced() {
+        for count in [1, 2, 8, 9, 30] {
+            let (directory, root, synced) = refusing(Errno::IO);
+            let files: BTreeSet<String> = (0..count).map(|number| format!("a/{number}")).collect();
+            for name in &files {
+                std::fs::write(directory.path().join(name), "x").expect("written");
+            }
+            let found = files.iter().map(|name| (path(name), file())).collect();
+            let result = ScanResult { found, ..ScanResult::default() };
+            assert_eq!(sync(&root, &result).expect("synced"), Unsyncable::new());
+            let mut synced: Vec<String> = synced.lock().expect("whole").clone();
+            synced.sort();
+            let expected = files.iter().map(|name| format!("sync {name}"));
+            let expected = std::iter::once("sync a/".to_owned()).chain(expected);
+            assert_eq!(synced, expected.collect::<Vec<_>>());
+        }
     }
 
     #[test]
