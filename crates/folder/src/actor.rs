@@ -427,7 +427,7 @@ impl Actor {
         let base = self.repo.base();
         let opened = blocking(move || {
             let snapshot = base.snapshot().map_err(|error| in_words(&error))?;
-            opening::open(&path, gate, topic, &BaseView::new(snapshot))
+            opening::open(&path, gate.as_ref(), topic, &BaseView::new(snapshot))
                 .map_err(|error| in_words(&error))
         });
         let opened = opened.await?.map_err(Setback::Halt)?;

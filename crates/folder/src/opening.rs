@@ -62,13 +62,13 @@ pub(crate) enum OpenFailed {
 /// It must not be touched; the text says why and what to do.
 pub(crate) fn open(
     path: &Path,
-    gate: Option<Gate>,
+    gate: Option<&Gate>,
     topic: TopicId,
     base: &BaseView,
 ) -> Result<Opened, OpenFailed> {
-    let open_root = || match gate.clone() {
+    let open_root = || match gate {
         None => Root::open(path),
-        Some(gate) => Root::open_behind(path, gate),
+        Some(gate) => Root::open_behind(path, gate.clone()),
     };
     let token = base.meta(MARKER_META)?.map(<[u8; TOKEN_BYTES]>::try_from);
     let was_synced = token.is_some() || !base.is_empty()?;
