@@ -112,10 +112,10 @@ fn a_seed_is_the_same_history_to_the_byte() {
 fn built_in_faults_are_found() {
     // With the first seed that found it when this was written.
     let faults = [
-        (Fault::NotSynced, 0),
+        (Fault::NotSynced, 14),
         (Fault::SequencesTwice, 17),
         (Fault::StagedClaimed, 0),
-        (Fault::InterruptionForgotten, 342),
+        (Fault::InterruptionForgotten, 540),
         (Fault::ToldBeforeDurable, 0),
     ];
     let seeds = number("ARK_SEEDS").unwrap_or(FAULTY);
