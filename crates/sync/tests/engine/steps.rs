@@ -225,7 +225,10 @@ fn a_pull_that_stands_still_holds_up_no_other() {
     assert!(effects.contains(&Effect::Join { writer: a }), "{effects:?}");
     let outcome = JoinOutcome::Missing(theirs.state().head_links());
     let effects = alone.feed(Input::JoinResult { writer: a, outcome });
-    assert!(matches!(effects[..], [Effect::Request { peer, .. }] if peer == a.device), "{effects:?}");
+    assert!(
+        matches!(effects[..], [Effect::Request { peer, .. }] if peer == a.device),
+        "{effects:?}"
+    );
 }
 
 #[test]
