@@ -7,16 +7,24 @@ use super::*;
 
 struct Made {
     _directory: tempfile::TempDir,
-    root: Root,
     watch: Watch,
 }
 
+/// Longer than anything waits.
+const LATER: Duration = Duration::from_hours(24);
+
 fn made() -> Made {
+    made_with(|_| {})
+}
+
+/// A watch of what `prepare` makes: of what is made afterwards the system tells, too.
+fn made_with(prepare: impl FnOnce(&std::path::Path)) -> Made {
     let directory = tempfile::tempdir().unwrap();
+    prepare(directory.path());
     let root = Root::open(directory.path()).unwrap();
     let rules = Arc::new(Rules::new::<&str>(&[]).unwrap());
     let watch = Watch::start(&root, rules, Duration::from_millis(50));
-    Made { _directory: directory, root, watch }
+    Made { _directory: directory, watch }
 }
 
 impl Made {
@@ -35,7 +43,7 @@ fn an_overflow_is_everything() {
     let made = made();
     made.event(EventKind::Create(CreateKind::Folder), "d");
     made.watch.shared.event(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
-    assert_eq!(made.due(Duration::MAX), Some(Extent::Everything));
+    assert_eq!(made.due(LATER), Some(Extent::Everything));
     assert_eq!(made.watch.problem(), None);
     assert_eq!(made.due(Duration::from_hours(1)), None);
 }
@@ -70,15 +78,16 @@ fn while_the_limit_of_watches_is_reached_everything_is_looked_at_now_and_then() 
 
 #[test]
 fn a_directory_whose_mode_changed_is_walked() {
-    let made = made();
-    std::fs::create_dir(made.root.path().join("d")).unwrap();
-    std::fs::write(made.root.path().join("f"), "").unwrap();
+    let made = made_with(|root| {
+        std::fs::create_dir(root.join("d")).unwrap();
+        std::fs::write(root.join("f"), "").unwrap();
+    });
     made.watch.shared.state().debounce.take_all(Duration::ZERO);
     let metadata = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
     made.event(metadata, "d");
     made.event(metadata, "f");
     let path = |text: &str| RelPath::parse(text.as_bytes()).unwrap();
-    let Some(Extent::Paths(paths)) = made.due(Duration::MAX) else { panic!("single paths") };
+    let Some(Extent::Paths(paths)) = made.due(LATER) else { panic!("single paths") };
     assert_eq!(paths[&path("d")], Touch::Subtree);
     assert_eq!(paths[&path("f")], Touch::Changed);
 }
@@ -91,7 +100,7 @@ fn paths_elsewhere_are_nothing() {
     made.event(data, "d/../../x");
     made.event(data, ".ark/marker");
     made.event(data, "d/.ark-tmp-0123456789abcdef/x");
-    assert_eq!(made.due(Duration::MAX), None);
+    assert_eq!(made.due(LATER), None);
 }
 
 #[test]
