@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ark_testkit::daemon::{Machine, Setup, free_port};
+use ark_testkit::noise::noise;
 use ark_testkit::tree::await_condition;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ark");
@@ -314,18 +315,10 @@ fn measure(tree: &Path) -> (usize, u64) {
     (found.files(), bytes.sum())
 }
 
-/// Bytes without repetition, the same in every run (xorshift64*).
 fn write_noise(path: &Path, length: u64) {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let noise = std::iter::repeat_with(move || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes()
-    });
     let file = fs::File::create(path).expect("create");
     let mut to = std::io::BufWriter::with_capacity(1 << 20, file);
-    for word in noise.take(usize::try_from(length / 8).expect("fits")) {
+    for word in noise(1).take(usize::try_from(length / 8).expect("fits")) {
         to.write_all(&word).expect("write");
     }
     to.flush().expect("flush");

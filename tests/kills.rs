@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use ark_testkit::daemon::{Daemon, Machine, Setup, pair};
+use ark_testkit::daemon::{Daemon, Machine, Setup, assert_in_step, pair};
+use ark_testkit::noise::noise;
 use ark_testkit::tree::await_condition;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ark");
@@ -15,28 +16,17 @@ const FILES: usize = 1_500;
 /// may have arrived without being durable when a side is killed, which must stay a small share.
 const LARGE_BYTES: usize = 104 << 20;
 
-/// Bytes without repetition, the same in every run (xorshift64*).
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let words = std::iter::repeat_with(|| {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes()
-    });
-    words.flatten().take(length).collect()
-}
-
 /// Fills a's folder; the bytes of its content.
 fn fill(a: &Machine) -> u64 {
-    let mut content = 0;
+    let content = |seed, length| noise(seed).flatten().take(length).collect::<Vec<u8>>();
+    let mut total = 0;
     for n in 0..FILES {
-        let bytes = noise(n as u64 + 1, 1024 + (n * 7919) % (31 << 10));
-        content += bytes.len() as u64;
+        let bytes = content(n as u64 + 1, 1024 + (n * 7919) % (31 << 10));
+        total += bytes.len() as u64;
         a.write(&format!("d{}/f{n}", n / 50), bytes);
     }
-    a.write("large", noise(u64::MAX, LARGE_BYTES));
-    content + LARGE_BYTES as u64
+    a.write("large", content(u64::MAX, LARGE_BYTES));
+    total + LARGE_BYTES as u64
 }
 
 enum Killed {
@@ -57,26 +47,19 @@ fn killed_at(percent: u64, killed: &Killed) {
         Killed::Sender => {
             on_a.kill();
             let on_a = a.start();
-            finish(&a, &b);
+            assert_in_step(&a, &b, LIMIT);
             (b.traffic().0, [on_a, on_b])
         }
         Killed::Receiver => {
             on_b.kill();
             let on_b = b.start();
-            finish(&a, &b);
+            assert_in_step(&a, &b, LIMIT);
             (a.traffic().1, [on_a, on_b])
         }
     };
     let share = total * 100 / content;
     println!("killed after {received} of {content} bytes; {total} bytes in all: {share} %");
     assert!(share < 130, "{total} bytes over the wire for {content} of content: {share} %");
-}
-
-fn finish(a: &Machine, b: &Machine) {
-    a.wait(LIMIT);
-    b.wait(LIMIT);
-    let differences = a.tree().differences(&b.tree());
-    assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ark_testkit::daemon::{Daemon, Machine, Setup};
+use ark_testkit::daemon::{Daemon, Machine, Setup, assert_in_step};
 use ark_testkit::tree::await_condition;
 use tempfile::TempDir;
 
@@ -99,16 +99,11 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn assert_in_step(a: &Machine, b: &Machine) {
-    a.wait(LIMIT);
-    b.wait(LIMIT);
-    let differences = a.tree().differences(&b.tree());
-    assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
-}
-
+/// `of` says whose user works, of the machine that keeps its power and the one that loses it.
 /// Rounds with few changes are synced file by file, those with many by one sync of everything:
-/// of the store's disk and of the folder's, which may be two.
-fn in_step_outlives_cuts(disks: &[Disk], work: impl Fn(&Machine, &Machine, usize, usize)) {
+/// of the store's disk and of the folder's, which are two.
+fn in_step_outlives_cuts(of: for<'a> fn(&'a Machine, &'a Machine) -> &'a Machine) {
+    let disks = &[Disk::new(), Disk::new()];
     let a = Machine::new(BINARY, "a", None);
     let b = machine_on(disks, "b");
     let c = Machine::new(BINARY, "c", None);
@@ -118,23 +113,37 @@ fn in_step_outlives_cuts(disks: &[Disk], work: impl Fn(&Machine, &Machine, usize
     let on_a = a.start();
     let mut on_b = b.start();
     for (round, count) in [4, 60, 4, 3].into_iter().enumerate() {
-        work(&a, &b, round, count);
-        assert_in_step(&a, &b);
+        work(of(&a, &b), round, count);
+        assert_in_step(&a, &b, LIMIT);
         let told = a.tree();
         cut(disks, on_b);
         let differences = b.tree().differences(&told);
         assert!(differences.is_empty(), "round {round}, after the cut: {differences:#?}");
         on_b = b.start();
-        assert_in_step(&a, &b);
+        assert_in_step(&a, &b, LIMIT);
         let differences = a.tree().differences(&told);
         assert!(differences.is_empty(), "round {round}, when in step anew: {differences:#?}");
     }
     // What b's folder shows its store has, too.
     on_a.kill();
     let on_c = c.start();
-    assert_in_step(&b, &c);
+    assert_in_step(&b, &c, LIMIT);
     on_c.kill();
     on_b.kill();
+}
+
+/// Writes `count` files and one again, removes one of the round before and moves another.
+fn work(machine: &Machine, round: usize, count: usize) {
+    for n in 0..count {
+        machine.write(&format!("{round}/{n}"), content(round, n));
+    }
+    machine.write("rewritten", content(round, count));
+    if let Some(before) = round.checked_sub(1) {
+        let folder = machine.folder();
+        fs::remove_file(folder.join(format!("{before}/0"))).unwrap();
+        let moved = folder.join(format!("{round}/moved"));
+        fs::rename(folder.join(format!("{before}/1")), moved).unwrap();
+    }
 }
 
 fn content(round: usize, n: usize) -> Vec<u8> {
@@ -144,33 +153,13 @@ fn content(round: usize, n: usize) -> Vec<u8> {
 #[test]
 #[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
 fn what_was_received_outlives_a_power_cut() {
-    in_step_outlives_cuts(&[Disk::new(), Disk::new()], |a, _, round, count| {
-        for n in 0..count {
-            a.write(&format!("{round}/{n}"), content(round, n));
-        }
-        a.write("rewritten", content(round, count));
-        if round > 0 {
-            fs::remove_file(a.folder().join(format!("{}/0", round - 1))).unwrap();
-            let moved = a.folder().join(format!("{}/1", round - 1));
-            fs::rename(moved, a.folder().join(format!("{round}/moved"))).unwrap();
-        }
-    });
+    in_step_outlives_cuts(|a, _| a);
 }
 
 #[test]
 #[ignore = "needs root, a loop device, mkfs.ext4 and perl"]
 fn what_was_written_here_outlives_a_power_cut() {
-    in_step_outlives_cuts(&[Disk::new(), Disk::new()], |_, b, round, count| {
-        for n in 0..count {
-            b.write(&format!("{round}/{n}"), content(round, n));
-        }
-        b.write("rewritten", content(round, count));
-        if round > 0 {
-            fs::remove_file(b.folder().join(format!("{}/0", round - 1))).unwrap();
-            let moved = b.folder().join(format!("{}/1", round - 1));
-            fs::rename(moved, b.folder().join(format!("{round}/moved"))).unwrap();
-        }
-    });
+    in_step_outlives_cuts(|_, b| b);
 }
 
 /// What was not yet in step may be as it was before; all else is as it was, and nobody takes what
@@ -186,7 +175,7 @@ fn a_power_cut_at_any_moment_undoes_nothing_of_before() {
     let _on_a = a.start();
     let mut on_b = b.start();
     for round in 0..12 {
-        assert_in_step(&a, &b);
+        assert_in_step(&a, &b, LIMIT);
         // Few changes are synced one by one, which leaves alone what others wrote there.
         let count = if round % 2 == 0 { 3 } else { 40 };
         for n in 0..count {
@@ -200,7 +189,7 @@ fn a_power_cut_at_any_moment_undoes_nothing_of_before() {
         let told = a.tree();
         cut(&disks, on_b);
         on_b = b.start();
-        assert_in_step(&a, &b);
+        assert_in_step(&a, &b, LIMIT);
         let now = a.tree();
         let is_edited = |path: &Path| path.starts_with("edited");
         let undone: Vec<_> = told

@@ -4,10 +4,10 @@
 //! Namespaces take root, so this runs only where it is asked for:
 //! `cargo test --test reach -- --ignored`.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use ark_testkit::daemon::{Machine, Setup};
+use ark_testkit::daemon::{Daemon, Machine, Setup};
 use ark_testkit::tree::await_condition;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ark");
@@ -54,16 +54,11 @@ impl Wire {
         ip(&["-n", a, "route", "replace", "default", "via", "10.9.8.2", "dev", "wire"]);
     }
 
-    fn start(&self, end: usize, machine: &Machine) -> Daemon {
-        let log = std::fs::File::create(machine.directory().join("log")).unwrap();
-        let child = Command::new("ip")
-            .args(["netns", "exec", &self.names[end], BINARY, "--config"])
-            .arg(machine.config())
-            .env("XDG_STATE_HOME", machine.directory().join("state"))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn();
-        Daemon(child.unwrap())
+    fn start<'a>(&self, end: usize, machine: &'a Machine) -> Daemon<'a> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.names[end], BINARY, "--config"]);
+        command.arg(machine.config()).env("XDG_STATE_HOME", machine.directory().join("state"));
+        machine.start_as(&mut command)
     }
 }
 
@@ -73,15 +68,6 @@ impl Drop for Wire {
             // One that was not made cannot be removed.
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
-    }
-}
-
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use ark_testkit::daemon::{Machine, Setup, pair};
+use ark_testkit::daemon::{Machine, Setup, assert_in_step, pair};
 use ark_testkit::tree::{Kind, await_condition};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ark");
@@ -20,12 +20,9 @@ fn two() -> (Machine, Machine) {
     pair(BINARY, &Setup::default())
 }
 
-/// Both in step, and byte for byte the same.
+#[track_caller]
 fn assert_same(a: &Machine, b: &Machine) {
-    a.wait(LIMIT);
-    b.wait(LIMIT);
-    let differences = a.tree().differences(&b.tree());
-    assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
+    assert_in_step(a, b, LIMIT);
 }
 
 /// As [`assert_same`], where `path` has the same content written twice: that is one file, and each

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ark_core::{Read, RelPath};
 
 use crate::base::{BaseError, BaseRead, Cache, Hold, Record, Records, Retry};
-use crate::durable::Unsynced;
+use crate::durable::{MAX_SINGLE_SYNCS, Unsynced};
 use crate::fs::{Dir, FsError, FsErrorKind, Granularity, Root, Stat};
 use crate::plan::Action;
 use crate::scan::FoundNode;
@@ -31,9 +31,6 @@ pub const MAX_BATCH_BYTES: u64 = 256 << 20;
 pub const MAX_BATCH_WRITES: usize = 4096;
 /// Actions per batch in all: bounds the transaction where nothing is written.
 pub const MAX_BATCH_ACTIONS: usize = 16_384;
-/// Up to this many files or directories are synced one by one; more by one sync of the whole
-/// file system.
-const MAX_SINGLE_SYNCS: usize = 32;
 
 /// How far applying is, and whether it is to end.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use crate::scan::{FoundNode, Kept, ScanResult};
 
 /// Up to this many files and directories are synced one by one; more by one sync of the whole
 /// file system, which also waits for what others wrote there.
-const MAX_SINGLE_SYNCS: usize = 32;
+pub(crate) const MAX_SINGLE_SYNCS: usize = 32;
 /// Files are synced on so many threads besides: what a journal needs to commit them together.
 const SYNC_THREADS: usize = 7;
 

@@ -4,27 +4,10 @@ mod syncing;
 
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
-use ark_core::{
-    Content, Dot, Head, LocalChange, Mtime, Object, ObjectKind, Overlay, Permissions, Put, RelPath,
-    SignedState, Snapshot, State, Tree, Vector, What, put_in,
-};
+use ark_core::{Content, Mtime, Object, ObjectKind, Put, SignedState};
 use ark_folder::FolderState;
 use ark_store::Staged;
-use syncing::{Device, Payload, pull, settle};
-
-async fn two() -> (Device, Device) {
-    (Device::started(1).await, Device::started(2).await)
-}
-
-/// Two devices that have the same files.
-async fn two_with(files: &[(&str, &str)]) -> (Device, Device) {
-    let (a, b) = two().await;
-    for (path, content) in files {
-        a.write(path, content);
-    }
-    settle(&[&a, &b]).await;
-    (a, b)
-}
+use syncing::{Device, Payload, forged, pull, settle, two, two_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_writes_the_other_gets() {
@@ -301,8 +284,7 @@ async fn a_directory_with_ignored_files_is_renamed_and_they_survive() {
     b.rest().await;
     assert_eq!(b.published(), 0, "the directory that had to stay is not published anew");
     // Not even after a restart, nor when it goes at last.
-    b.stop().await;
-    b.start().await;
+    b.restart().await;
     b.rest().await;
     b.remove("src");
     b.rest().await;
@@ -716,54 +698,25 @@ async fn one_key_on_two_machines_loses_nothing() {
     assert!(tree.values().any(|what| what.ends_with("2 of twin")), "{tree:?}");
 }
 
-/// Nothing lies below what is made.
-struct Nothing;
-
-impl ark_core::Read for Nothing {
-    type Error = std::io::Error;
-
-    fn read(&self, _link: ark_core::Link) -> Result<bytes::Bytes, std::io::Error> {
-        Err(std::io::ErrorKind::NotFound.into())
-    }
-}
-
 /// What another machine with the same key and incarnation may have published: one file.
 fn state_of_a_twin(device: &Device) -> (SignedState, Vec<Object>) {
     let states = device.repo().states();
-    let own = states.joined[&device.repo().writer()].state().clone();
-    let dot = Dot { writer: own.writer, sequence: own.vector.get(own.writer) + 3 };
+    let own = states.joined[&device.repo().writer()].state();
     let content = Object::new(ObjectKind::Raw, "of the twin");
     let put = Put::File {
         content: Content::Raw(content.id()),
         size: content.bytes().len() as u64,
         mtime: Mtime::default(),
     };
-    let permissions = Permissions::from_mode(0o644);
-    let what = What::Put { put, permissions, permissions_changed: true };
-    let path = RelPath::parse(b"of the twin").unwrap();
-    let change = LocalChange { path, behind: None, what };
-    let mut overlay = Overlay::new(Nothing);
-    let root = put_in(&mut overlay, &Tree::empty(), dot, &[change]).unwrap();
-    let vector: Vector = [(dot.writer, dot.sequence)].into_iter().collect();
-    let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms: 0 }.encode();
-    let state = State {
-        revision: own.revision + 3,
-        heads: vec![Head { id: snapshot.id(), sequence: dot.sequence }],
-        vector,
-        held: Vec::new(),
-        ..own
-    };
-    let key = ed25519_dalek::SigningKey::from_bytes(&device.key);
-    let mut objects = overlay.into_made();
-    objects.extend([content, snapshot]);
-    (SignedState::sign(state, &key).unwrap(), objects)
+    let (state, mut objects) = forged(device, own, 3, "of the twin", put);
+    objects.push(content);
+    (state, objects)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_under_dots_issued_twice_is_published_anew() {
     let (mut a, b) = two_with(&[("old", "1")]).await;
-    a.stop().await;
-    a.start().await;
+    a.restart().await;
     a.write("since the start", "2");
     a.write("old", "edited");
     a.rest().await;

@@ -2,29 +2,14 @@
 
 mod syncing;
 
-use ark_core::{
-    Cutter, Dot, FileTree, Head, LocalChange, Mtime, Object, ObjectKind, Overlay, Permissions, Put,
-    RelPath, SignedState, Snapshot, State, Tree, Vector, What, put_in,
-};
+use ark_core::{Cutter, FileTree, Mtime, Object, ObjectKind, Put, SignedState, State};
 use ark_folder::FolderStatus;
 use ark_folder::ignore::MAX_RULES_BYTES;
-use syncing::{Device, settle};
-
-/// Nothing lies below what is made.
-struct Nothing;
-
-impl ark_core::Read for Nothing {
-    type Error = std::io::Error;
-
-    fn read(&self, _link: ark_core::Link) -> Result<bytes::Bytes, std::io::Error> {
-        Err(std::io::ErrorKind::NotFound.into())
-    }
-}
+use syncing::{Device, forged, two_with};
 
 /// What `device` could publish next if it were no honest ark: rules of `size` bytes, and nothing
 /// else in the folder.
 fn state_with_rules(device: &Device, before: &State, size: u64) -> (SignedState, Vec<Object>) {
-    let dot = Dot { writer: before.writer, sequence: before.vector.get(before.writer) + 1 };
     let mut objects = Vec::new();
     let mut file = FileTree::new();
     for chunk in Cutter::new(std::io::Read::take(std::io::repeat(b'a'), size)) {
@@ -35,33 +20,14 @@ fn state_with_rules(device: &Device, before: &State, size: u64) -> (SignedState,
     let (content, size, nodes) = file.finish();
     objects.extend(nodes);
     let put = Put::File { content, size, mtime: Mtime::default() };
-    let permissions = Permissions::from_mode(0o644);
-    let what = What::Put { put, permissions, permissions_changed: true };
-    let path = RelPath::parse(b".arkignore").unwrap();
-    let change = LocalChange { path, behind: None, what };
-    let mut overlay = Overlay::new(Nothing);
-    let root = put_in(&mut overlay, &Tree::empty(), dot, &[change]).unwrap();
-    let mut vector: Vector = before.vector.clone();
-    vector.take_in(dot);
-    let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms: 0 }.encode();
-    let state = State {
-        revision: before.revision + 1,
-        heads: vec![Head { id: snapshot.id(), sequence: dot.sequence }],
-        vector,
-        held: Vec::new(),
-        ..before.clone()
-    };
-    objects.extend(overlay.into_made());
-    objects.push(snapshot);
-    let key = ed25519_dalek::SigningKey::from_bytes(&device.key);
-    (SignedState::sign(state, &key).unwrap(), objects)
+    let (state, made) = forged(device, before, 1, ".arkignore", put);
+    objects.extend(made);
+    (state, objects)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_from_a_peer_that_cannot_be_used_stop_nothing() {
-    let (a, b) = (Device::started(1).await, Device::started(2).await);
-    b.write("f", "1");
-    settle(&[&a, &b]).await;
+    let (b, a) = two_with(&[("f", "1")]).await;
     let writer = b.repo().writer();
     let mut last = b.repo().states().joined[&writer].state().clone();
     for (size, is_refused) in [(MAX_RULES_BYTES + 1, true), (3, false)] {

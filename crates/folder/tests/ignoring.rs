@@ -2,20 +2,10 @@
 
 mod syncing;
 
-use syncing::{Device, pull, settle};
+use syncing::{Device, pull, settle, two, two_with};
 
 const PHOTOS: [(&str, &str); 4] =
     [("photos/1", "one"), ("photos/in/2", "two"), ("one.log", "three"), ("f", "four")];
-
-/// Two devices that have all of [`PHOTOS`].
-async fn two() -> (Device, Device) {
-    let (a, b) = (Device::started(1).await, Device::started(2).await);
-    for (path, content) in PHOTOS {
-        a.write(path, content);
-    }
-    settle(&[&a, &b]).await;
-    (a, b)
-}
 
 fn assert_all(device: &Device) {
     for (path, content) in PHOTOS {
@@ -25,7 +15,7 @@ fn assert_all(device: &Device) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_deleted_while_it_was_ignored_comes_back_with_the_rule_gone() {
-    let (a, b) = two().await;
+    let (a, b) = two_with(&PHOTOS).await;
     a.write(".arkignore", "*.log\n");
     a.rest().await;
     a.remove("one.log");
@@ -38,7 +28,7 @@ async fn a_file_deleted_while_it_was_ignored_comes_back_with_the_rule_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_deleted_while_it_was_ignored_comes_back_with_the_rule_gone() {
-    let (a, b) = two().await;
+    let (a, b) = two_with(&PHOTOS).await;
     a.write(".arkignore", "photos/\n");
     a.rest().await;
     a.remove("photos");
@@ -51,10 +41,9 @@ async fn a_directory_deleted_while_it_was_ignored_comes_back_with_the_rule_gone(
 
 /// In each run before the last the config ignores, and in one of the gaps all goes.
 async fn deleted_by_config(deleted_while_off: bool) {
-    let (mut a, b) = two().await;
-    a.stop().await;
+    let (mut a, b) = two_with(&PHOTOS).await;
     a.ignore = vec!["photos/".to_owned(), "*.log".to_owned()];
-    a.start().await;
+    a.restart().await;
     a.rest().await;
     if deleted_while_off {
         a.stop().await;
@@ -84,7 +73,7 @@ async fn by_config_and_deleted_while_it_was_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_went_together_with_its_rule_while_it_was_off_comes_back() {
-    let (mut a, b) = two().await;
+    let (mut a, b) = two_with(&PHOTOS).await;
     // The rules are not synced: the other device does not ignore.
     a.stop().await;
     a.ignore = vec![".arkignore".to_owned()];
@@ -103,14 +92,12 @@ async fn what_went_together_with_its_rule_while_it_was_off_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_after_the_rule_went_is_deleted_everywhere() {
-    let (mut a, b) = two().await;
-    a.stop().await;
+    let (mut a, b) = two_with(&PHOTOS).await;
     a.ignore = vec!["photos/".to_owned()];
-    a.start().await;
+    a.restart().await;
     a.rest().await;
-    a.stop().await;
     a.ignore.clear();
-    a.start().await;
+    a.restart().await;
     a.rest().await;
     a.stop().await;
     a.remove("photos");
@@ -121,7 +108,7 @@ async fn what_is_deleted_after_the_rule_went_is_deleted_everywhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_keep_changing_put_a_scan_off_and_are_no_failure() {
-    let (a, b) = two().await;
+    let (a, b) = two_with(&PHOTOS).await;
     a.write(".arkignore", "*.log\n");
     a.rest().await;
     a.write("secret.log", "s");
@@ -145,7 +132,7 @@ async fn rules_that_keep_changing_put_a_scan_off_and_are_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_went_with_their_directory_hold_nothing_back() {
-    let (a, b) = (Device::started(1).await, Device::started(2).await);
+    let (a, b) = two().await;
     a.write("d/.arkignore", "*.log\n");
     settle(&[&a, &b]).await;
     b.remove("d");
@@ -157,7 +144,7 @@ async fn rules_that_went_with_their_directory_hold_nothing_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_renamed_away_under_whitelist_rules_goes_everywhere() {
-    let (a, b) = (Device::started(1).await, Device::started(2).await);
+    let (a, b) = two().await;
     a.write(".arkignore", "*\n!*/\n!*.c\n!.arkignore\n");
     a.write("old/x.c", "1");
     settle(&[&a, &b]).await;

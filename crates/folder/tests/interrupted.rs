@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use ark_core::RelPath;
 use ark_folder::apply::MAX_BATCH_WRITES;
 use ark_folder::base::{BaseRead as _, BaseView};
-use syncing::{Device, PATIENCE, pull, pull_repo, settle};
+use syncing::{Device, eventually, pull, pull_repo, settle, two, two_with};
 
 /// Files per batch: long enough under way to be met there.
 const FILES: usize = 200;
@@ -20,14 +20,7 @@ const TRIES: usize = 20;
 async fn killed_while_applying(a: &Device, b: &mut Device, content: &str) -> bool {
     a.rest().await;
     pull(a, b).await;
-    let is_there = |b: &Device| b.tree().values().any(|what| what.ends_with(content));
-    tokio::time::timeout(PATIENCE, async {
-        while !is_there(b) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("applied");
+    eventually("applied", || b.tree().values().any(|what| what.ends_with(content))).await;
     b.kill().await;
     let (store, repo) = b.open_store().await;
     let is_unrecorded = {
@@ -60,7 +53,7 @@ async fn joins_while_off(a: &Device, b: &Device) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_batch_wrote_is_no_edit() {
-    let (a, mut b) = (Device::started(1).await, Device::started(2).await);
+    let (a, mut b) = two().await;
     for attempt in 0..TRIES {
         for file in 0..FILES {
             a.write(&format!("d/{file}"), "before");
@@ -92,7 +85,7 @@ async fn what_a_killed_batch_wrote_is_no_edit() {
 /// A batch that moves files, and a newer state that moves them back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_batch_moved_is_not_deleted() {
-    let (a, mut b) = (Device::started(1).await, Device::started(2).await);
+    let (a, mut b) = two().await;
     for _ in 0..TRIES {
         for file in 0..FILES {
             a.write(&format!("d/{file}"), format!("content of {file:03}"));
@@ -104,9 +97,7 @@ async fn what_a_killed_batch_moved_is_not_deleted() {
         let is_met = {
             a.rest().await;
             pull(&a, &b).await;
-            while !b.tree().contains_key("e/100") {
-                tokio::task::yield_now().await;
-            }
+            eventually("moved", || b.tree().contains_key("e/100")).await;
             b.kill().await;
             b.tree().keys().any(|path| path.starts_with("d/"))
         };
@@ -128,9 +119,7 @@ async fn what_a_killed_batch_moved_is_not_deleted() {
 /// the tree by then, as it was before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_abandoned_plan_wrote_is_removed() {
-    let (a, mut b) = (Device::started(1).await, Device::started(2).await);
-    a.write("kept", "kept");
-    settle(&[&a, &b]).await;
+    let (a, mut b) = two_with(&[("kept", "kept")]).await;
     let before = a.tree();
     b.stop().await;
     for file in 0..=MAX_BATCH_WRITES {
@@ -141,13 +130,7 @@ async fn what_an_abandoned_plan_wrote_is_removed() {
     a.rest().await;
     b.start().await;
     // It is told while the first batch is under way.
-    tokio::time::timeout(PATIENCE, async {
-        while !b.path("d").exists() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("begun");
+    eventually("begun", || b.path("d").exists()).await;
     pull(&a, &b).await;
     settle(&[&a, &b]).await;
     assert!(b.tree() == before, "what the abandoned plan wrote stays");
@@ -157,20 +140,12 @@ async fn what_an_abandoned_plan_wrote_is_removed() {
 /// Published, and ended before a plan that knows of it: others delete it meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_published_last_can_be_deleted_elsewhere() {
-    let (a, mut b) = (Device::started(1).await, Device::started(2).await);
-    a.write("kept", "kept");
-    settle(&[&a, &b]).await;
+    let (a, mut b) = two_with(&[("kept", "kept")]).await;
     for attempt in 0..TRIES {
         let path = format!("of-b-{attempt}");
         let before = b.published();
         b.write(&path, "of b");
-        tokio::time::timeout(PATIENCE, async {
-            while b.published() == before {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .expect("published");
+        eventually("published", || b.published() > before).await;
         b.kill().await;
         let (store, repo) = b.open_store().await;
         let applied = BaseView::new(repo.base().snapshot().unwrap()).applied().unwrap();

@@ -3,16 +3,9 @@
 mod syncing;
 
 use ark_folder::FolderState;
-use syncing::{Device, settle};
+use syncing::{Device, settle, two_with};
 
-async fn two() -> (Device, Device) {
-    let (a, b) = (Device::started(1).await, Device::started(2).await);
-    for (path, content) in [("f", "1"), ("d/g", "2"), ("d/h", "3")] {
-        a.write(path, content);
-    }
-    settle(&[&a, &b]).await;
-    (a, b)
-}
+const FILES: [(&str, &str); 3] = [("f", "1"), ("d/g", "2"), ("d/h", "3")];
 
 /// Waits until the folder is halted and does what it says.
 async fn do_as_it_says(device: &Device) {
@@ -25,7 +18,7 @@ async fn do_as_it_says(device: &Device) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_folder_is_filled_again() {
-    let (mut a, b) = two().await;
+    let (mut a, b) = two_with(&FILES).await;
     a.stop().await;
     std::fs::remove_dir_all(a.root()).unwrap();
     std::fs::create_dir(a.root()).unwrap();
@@ -36,15 +29,14 @@ async fn a_lost_folder_is_filled_again() {
     assert_eq!(b.tree(), before);
     // From here on it is as any other.
     a.remove("f");
-    a.stop().await;
-    a.start().await;
+    a.restart().await;
     settle(&[&a, &b]).await;
     assert!(!b.path("f").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_without_its_marker_is_united() {
-    let (a, b) = two().await;
+    let (a, b) = two_with(&FILES).await;
     a.remove(".ark");
     a.remove("d/g");
     a.write("f", "edited meanwhile");
@@ -60,7 +52,7 @@ async fn a_folder_without_its_marker_is_united() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_marker_or_that_of_another_folder_is_replaced() {
-    let (mut a, b) = two().await;
+    let (mut a, b) = two_with(&FILES).await;
     let mut other = Device::new(3);
     other.start().await;
     other.rest().await;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ark_folder::FolderState;
 use ark_folder::fs::Gate;
 use rustix::io::Errno;
-use syncing::{Device, pull, settle};
+use syncing::{Device, eventually, pull, settle};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_synced_stops_nothing_else() {
@@ -37,12 +37,7 @@ async fn a_file_that_cannot_be_synced_stops_nothing_else() {
     b.rest().await;
     assert_eq!(b.read("good"), "good");
     assert!(!b.path("bad").exists(), "nobody is told of what may be lost");
-    let has_come = async {
-        while !a.path("of-b").exists() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(syncing::PATIENCE, has_come).await.expect("what others wrote comes");
+    eventually("given what others wrote", || a.path("of-b").exists()).await;
     // Nobody touches it: it is tried again by itself.
     fails.store(false, Ordering::SeqCst);
     a.until("well again", |status| status.problems.is_empty()).await;

@@ -80,6 +80,16 @@ impl Provider {
     }
 }
 
+/// A running device that is offered these files by the only one that it lists.
+async fn offered(files: &[(String, Vec<u8>)]) -> (Device, Running, Provider) {
+    log();
+    let (mut a, other) = (Device::new("a"), Device::new("other"));
+    a.share("repo", &[&other]);
+    let running = a.start().await;
+    let provider = Provider::offer(other, &a, files).await;
+    (a, running, provider)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_drips_holds_up_nobody_else() {
     log();
@@ -118,11 +128,7 @@ async fn a_peer_that_drips_holds_up_nobody_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_whose_answers_break_is_asked_less_at_once() {
     const FILES: usize = 100;
-    log();
-    let (mut a, other) = (Device::new("a"), Device::new("other"));
-    a.share("repo", &[&other]);
-    let running = a.start().await;
-    let provider = Provider::offer(other, &a, &files(1, FILES, 10)).await;
+    let (_a, running, provider) = offered(&files(1, FILES, 10)).await;
     let (mut send, links) = provider.asked_for_content().await;
     assert!(links.len() < FILES, "several requests share the work");
     send.reset(8_u8.into()).unwrap();
@@ -147,11 +153,7 @@ async fn a_provider_whose_answers_break_is_asked_less_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_read_is_kept_when_its_peer_goes() {
-    log();
-    let (mut a, other) = (Device::new("a"), Device::new("other"));
-    a.share("repo", &[&other]);
-    let running = a.start().await;
-    let provider = Provider::offer(other, &a, &files(1, 20, 1000)).await;
+    let (_a, running, provider) = offered(&files(1, 20, 1000)).await;
     let (mut send, links) = provider.asked_for_content().await;
     let before = running.net.status().peers[0].rx_bytes;
     let mut bytes = Vec::new();

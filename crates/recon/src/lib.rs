@@ -4,17 +4,17 @@
 //! the difference. Pure: no clock, no randomness, no IO; what is read comes through [`Links`] and
 //! [`Nodes`].
 
-pub mod answerer;
-pub mod key;
 pub mod message;
-pub mod opener;
-pub mod prefix;
-pub mod session;
-pub mod trie;
 
+mod answerer;
 mod cells;
 mod estimate;
+mod key;
 mod meter;
+mod opener;
+mod prefix;
+mod session;
+mod trie;
 
 pub use answerer::Answerer;
 pub use key::SessionKey;

@@ -75,8 +75,8 @@ impl Barrier {
         Self { commands }
     }
 
-    /// Makes `imports` and `tag` durable, then runs `change` in the
-    /// index and waits until that is durable. The imports must have ended.
+    /// Makes `imports` and `tag` durable, then runs `change` in the index and waits until that is
+    /// durable. The imports must have ended.
     pub(crate) async fn pass<T: Send + 'static>(
         &self,
         imports: Vec<Arc<Import>>,

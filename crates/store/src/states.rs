@@ -7,10 +7,9 @@ use ark_core::{
     DecodeError, DeviceId, Incarnation, Link, ObjectId, RepoKind, SignedState, Snapshot, State,
     Writer, heads,
 };
-
-use crate::error::IndexError;
 use redb::ReadableTable;
 
+use crate::error::IndexError;
 use crate::index::{STATES, Slot, StateKey, TopicNumber, state_keys, writer_in};
 
 /// The newest states of all writers of a repo.
@@ -173,9 +172,8 @@ pub(crate) fn heads_in(
     for row in table.range::<&StateKey>(&first..=&last)? {
         let (key, value) = row?;
         let writer = writer_in(key.value());
-        let same = [&known.joined, &known.staged].into_iter().filter_map(|it| it.get(&writer));
-        let same = same.into_iter().find(|state| state.bytes() == value.value());
-        joined.push(match same {
+        let mut same = [&known.joined, &known.staged].into_iter().filter_map(|it| it.get(&writer));
+        joined.push(match same.find(|state| state.bytes() == value.value()) {
             Some(state) => state.clone(),
             None => StateRow::read(key.value(), value.value())?.state,
         });

@@ -1,10 +1,11 @@
 //! The engine of one repo: the order in which its machines are asked.
 //!
-//! `peers` keeps the sessions, `pulls` brings states from their arrival to their join,
-//! `show` says what is known. Each input changes what they hold; then [`Engine::handle`] does
-//! all that has become possible. Reconciliation of object ids will stand beside the walk of
-//! `pulls`: as another way to fill the same lanes.
+//! `peers` keeps the sessions, `pulls` brings states from their arrival to their join, `order`
+//! says which of them are pulled first, `show` what is known. Each input changes what they hold;
+//! then [`Engine::handle`] does all that has become possible. Reconciliation of object ids will
+//! stand beside the walk of `pulls`: as another way to fill the same lanes.
 
+mod order;
 mod peers;
 mod pulls;
 mod show;

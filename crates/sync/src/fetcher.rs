@@ -7,6 +7,7 @@
 //! so that closures unfold early.
 
 mod lane;
+mod peer;
 mod remembered;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use ark_core::{DeviceId, Link, ObjectId};
 
 use self::lane::Lanes;
+use self::peer::Peer;
 use self::remembered::Remembered;
 use crate::effect::RequestId;
 use crate::view::Amount;
@@ -29,9 +31,6 @@ pub const MAX_WANTED: usize = 1 << 18;
 /// How many of the objects stored last are remembered at least: more than can be on their way
 /// through the store while it works out what else is missing.
 const REMEMBERED: usize = 1 << 16;
-/// The most requests to one peer at once. One streams while others are being looked up, verified,
-/// stored.
-const MAX_REQUESTS_PER_PEER: usize = 8;
 /// Links in a request: below the protocol's limit, so that a lost stream loses little and several
 /// peers get their share.
 const LINKS_PER_REQUEST: usize = 256;
@@ -45,10 +44,6 @@ const STRUCTURED_ESTIMATE: u64 = 8 << 10;
 const RAW_ESTIMATE: u64 = 64 << 10;
 /// The estimate moves towards what is seen by one part in this many.
 const ESTIMATE_INERTIA: u64 = 16;
-/// A peer whose request broke is left alone for this long, then twice as long, and so on.
-const FIRST_PAUSE_MS: u64 = 250;
-/// The longest such pause.
-const LONGEST_PAUSE_MS: u64 = 30_000;
 
 /// What nothing came for in so long is not waited for by others.
 pub(crate) const STALL_MS: u64 = 10_000;
@@ -137,28 +132,6 @@ struct Request {
     ahead: bool,
     /// Whether anything that it brought was stored.
     brought: bool,
-}
-
-#[derive(Debug)]
-struct Peer {
-    flying: usize,
-    /// Requests that it may have at once, from 1 to [`MAX_REQUESTS_PER_PEER`]: fewer after some
-    /// broke before a whole object came. On a slow line they take each other's share, and none
-    /// would ever bring one.
-    allowed: usize,
-    failures: u32,
-    paused_until_ms: u64,
-}
-
-impl Peer {
-    fn new() -> Self {
-        Self { flying: 0, allowed: MAX_REQUESTS_PER_PEER, failures: 0, paused_until_ms: 0 }
-    }
-
-    /// How many more requests it may have.
-    fn free(&self) -> usize {
-        self.allowed.saturating_sub(self.flying)
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -329,8 +302,7 @@ impl Fetcher {
         if let Some(request) = self.requests.get_mut(&id) {
             request.brought = true;
             if let Some(peer) = self.peers.get_mut(&request.peer) {
-                peer.failures = 0;
-                peer.allowed = MAX_REQUESTS_PER_PEER.min(peer.allowed + 1);
+                peer.brought();
             }
             let lane = request.lane;
             if self.lanes.is_open(lane) {
@@ -380,16 +352,7 @@ impl Fetcher {
     pub(crate) fn failed(&mut self, id: RequestId, now_ms: u64) -> Option<DeviceId> {
         let brought = self.requests.get(&id).is_some_and(|request| request.brought);
         let peer = self.release(id, |_, _| Released::Again)?;
-        let state = self.peers.get_mut(&peer)?;
-        let pause_ms = FIRST_PAUSE_MS.saturating_mul(1 << state.failures.min(16));
-        // Requests that broke together are one failure.
-        if state.paused_until_ms <= now_ms {
-            state.failures = state.failures.saturating_add(1);
-            state.paused_until_ms = now_ms.saturating_add(pause_ms.min(LONGEST_PAUSE_MS));
-            if !brought {
-                state.allowed = (state.allowed / 2).max(1);
-            }
-        }
+        self.peers.get_mut(&peer)?.failed(brought, now_ms);
         Some(peer)
     }
 
@@ -412,7 +375,7 @@ impl Fetcher {
         let request = self.requests.remove(&id)?;
         self.streaming = self.streaming.filter(|stream| stream.id != id);
         if let Some(peer) = self.peers.get_mut(&request.peer) {
-            peer.flying = peer.flying.saturating_sub(1);
+            peer.ended();
         }
         // Backwards, because what is asked for again goes to the front.
         for (at, &link) in request.links.iter().enumerate().rev() {
@@ -453,7 +416,7 @@ impl Fetcher {
             return None;
         }
         let stalls = self.streaming.as_ref().map(Stream::stalls_at);
-        let pauses = self.peers.values().map(|peer| peer.paused_until_ms);
+        let pauses = self.peers.values().map(Peer::paused_until_ms);
         pauses.chain(stalls).filter(|&at| at > now_ms).min()
     }
 
@@ -504,10 +467,10 @@ impl Fetcher {
         now_ms: u64,
     ) -> Option<Dispatch> {
         let state = self.peers.get(&peer)?;
-        if state.free() == 0 || state.paused_until_ms > now_ms {
+        if state.free() == 0 || state.paused_until_ms() > now_ms {
             return None;
         }
-        let last_slot = state.free() == 1 && state.allowed > 1;
+        let last_slot = state.is_last_slot();
         let mut lanes: Vec<_> = providers
             .iter()
             .filter(|(_, peers)| peers.contains(&peer))
@@ -533,7 +496,7 @@ impl Fetcher {
                 self.streaming = Some(Stream { id, arrivals: 0, seen: 0, moved_ms: now_ms });
             }
             self.next_id += 1;
-            self.peers.entry(peer).or_insert_with(Peer::new).flying += 1;
+            self.peers.entry(peer).or_insert_with(Peer::new).begun();
             let asked = links.len();
             let request =
                 Request { peer, lane, links: links.clone(), asked, ahead, brought: false };

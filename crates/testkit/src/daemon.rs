@@ -195,8 +195,12 @@ impl Machine {
 
     /// Starts the daemon without waiting for it.
     pub fn start_unawaited(&self) -> Daemon<'_> {
+        self.start_as(&mut self.command(&[]))
+    }
+
+    /// Starts the daemon by a command of the test's own, without waiting for it.
+    pub fn start_as(&self, command: &mut Command) -> Daemon<'_> {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("log");
-        let mut command = self.command(&[]);
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");
         }
@@ -364,6 +368,18 @@ pub fn pair(binary: impl AsRef<Path>, setup: &Setup) -> (Machine, Machine) {
     a.configure(&[&b], setup);
     b.configure(&[&a], setup);
     (a, b)
+}
+
+/// Waits until both are in step: byte for byte the same.
+///
+/// # Panics
+/// When they are not within `limit`, or differ all the same.
+#[track_caller]
+pub fn assert_in_step(a: &Machine, b: &Machine, limit: Duration) {
+    a.wait(limit);
+    b.wait(limit);
+    let differences = a.tree().differences(&b.tree());
+    assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
 }
 
 /// A UDP port on 127.0.0.1 that nobody has at the moment.

@@ -1,10 +1,11 @@
 //! Temporary daemons and the trees they keep, and the [simulation](sim) of whole devices; for
 //! tests and benches only.
 //!
-//! Of the daemons everything is on loopback, in temporary directories, with relays, discovery and port mapping
-//! off. Failures panic: the caller is a test.
+//! Of the daemons everything is on loopback, in temporary directories, with relays, discovery and
+//! port mapping off. Failures panic: the caller is a test.
 
 pub mod daemon;
+pub mod noise;
 pub mod sim;
 pub mod tree;
 

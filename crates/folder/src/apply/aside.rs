@@ -14,7 +14,7 @@ const SEPARATOR: u8 = b'-';
 /// Hex digits of the hash of a stat.
 const DIGITS: usize = 16;
 /// The most bytes of a name on nearly all file systems.
-const MAX_NAME: usize = 255;
+pub(super) const MAX_NAME: usize = 255;
 
 /// A name for what stands at `name`, where `expected` is; `ours` may come to stand under it, too.
 ///

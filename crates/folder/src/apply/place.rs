@@ -2,7 +2,7 @@
 
 use ark_core::RelPath;
 
-use super::aside::aside_name;
+use super::aside::{MAX_NAME, aside_name};
 use super::content::{self, Made};
 use super::{Batch, Outcome, Stopped, Touched, has_permissions, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
@@ -275,8 +275,6 @@ pub(super) fn give_back(dir: &Dir, aside: &[u8], name: &[u8]) -> Result<(), FsEr
 
 /// Tries to find a name that is free; a second one is never needed but by ill luck.
 const GIVE_BACK_TRIES: usize = 8;
-/// The most bytes of a name on nearly all file systems.
-const MAX_NAME: usize = 255;
 
 /// Removes the file `name` by way of a temporary name, so that it is looked at once it cannot be
 /// replaced any more. What is not as expected gets its name back.

@@ -232,7 +232,8 @@ where
     }
 
     /// `path`, of which base has `record` and which is not there: gone, or forgotten if it is
-    /// ignored, or was when it may have gone. `scope` is that of the deepest directory on its way that is there.
+    /// ignored, or was when it may have gone. `scope` is that of the deepest directory on its way
+    /// that is there.
     pub(super) fn is_gone(&mut self, path: RelPath, record: Record, scope: &Scope<'_>) {
         let is_dir = record.node == FoundNode::Directory;
         let was_ignored = || self.scan.rules.was_ignored(&path, is_dir);

@@ -6,7 +6,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ark_core::{Object, RelPath, RepoKind, TopicId, Writer};
+use ark_core::{
+    Dot, Head, Link, LocalChange, Object, Overlay, Permissions, Put, Read, RelPath, RepoKind,
+    SignedState, Snapshot, State, TopicId, Tree, What, Writer, put_in,
+};
 use ark_folder::fs::Gate;
 use ark_folder::{Folder, FolderState, FolderStatus, Options};
 use ark_store::{DEFAULT_INDEX_CACHE_BYTES, Join, Repo, Staged, Store};
@@ -114,6 +117,11 @@ impl Device {
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
         drop(repo);
         store.close().await.unwrap();
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await;
     }
 
     pub fn repo(&self) -> &Repo {
@@ -246,6 +254,72 @@ fn describe(path: &Path) -> Option<String> {
 pub fn revisions(repo: &Repo) -> BTreeMap<Writer, u64> {
     let states = repo.states();
     states.joined.iter().map(|(&writer, state)| (writer, state.state().revision)).collect()
+}
+
+pub async fn two() -> (Device, Device) {
+    (Device::started(1).await, Device::started(2).await)
+}
+
+/// Two devices that have the same files.
+pub async fn two_with(files: &[(&str, &str)]) -> (Device, Device) {
+    let (a, b) = two().await;
+    for (path, content) in files {
+        a.write(path, content);
+    }
+    settle(&[&a, &b]).await;
+    (a, b)
+}
+
+/// Waits for what no status tells of.
+pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let reached = tokio::time::timeout(PATIENCE, async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(reached.await.is_ok(), "never {what}");
+}
+
+/// Nothing lies below what is made.
+struct Nothing;
+
+impl Read for Nothing {
+    type Error = std::io::Error;
+
+    fn read(&self, _link: Link) -> Result<bytes::Bytes, std::io::Error> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+/// What `device` could publish as its state so many revisions after `before` if it were no honest
+/// ark: one file, and nothing else in the folder. The file's content is not among the objects.
+pub fn forged(
+    device: &Device,
+    before: &State,
+    ahead: u64,
+    path: &str,
+    put: Put,
+) -> (SignedState, Vec<Object>) {
+    let dot = Dot { writer: before.writer, sequence: before.vector.get(before.writer) + ahead };
+    let permissions = Permissions::from_mode(0o644);
+    let what = What::Put { put, permissions, permissions_changed: true };
+    let path = RelPath::parse(path.as_bytes()).unwrap();
+    let change = LocalChange { path, behind: None, what };
+    let mut overlay = Overlay::new(Nothing);
+    let root = put_in(&mut overlay, &Tree::empty(), dot, &[change]).unwrap();
+    let mut vector = before.vector.clone();
+    vector.take_in(dot);
+    let snapshot = Snapshot { root, vector: vector.clone(), wall_time_ms: 0 }.encode();
+    let state = State {
+        revision: before.revision + ahead,
+        heads: vec![Head { id: snapshot.id(), sequence: dot.sequence }],
+        vector,
+        held: Vec::new(),
+        ..before.clone()
+    };
+    let mut objects = overlay.into_made();
+    objects.push(snapshot);
+    (SignedState::sign(state, &SigningKey::from_bytes(&device.key)).unwrap(), objects)
 }
 
 /// What went over the imagined wire.

@@ -200,9 +200,7 @@ impl Fetch {
         kept?;
         read
     }
-}
 
-impl Fetch {
     /// What this device has made itself meanwhile is not asked for: most of all by the first scan
     /// of a folder that has much of what others have.
     async fn leave_out_found(

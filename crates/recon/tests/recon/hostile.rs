@@ -14,7 +14,7 @@ use ark_recon::{
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
-use crate::support::{Set, key, link};
+use crate::support::{Set, answer, key, link, links};
 
 /// What a session may take and send, as documented.
 const SESSION_BYTES: usize = 64 << 20;
@@ -143,10 +143,6 @@ fn asked(count: u64, questions: impl Iterator<Item = Message>) -> Ended {
         }
     }
     Ended::Silence
-}
-
-fn answer(parts: Vec<Part>) -> Message {
-    Message::Answer(Answer { parts, last: true })
 }
 
 /// An answer in frames of one part each, as large ones come.
@@ -459,19 +455,7 @@ fn parts() -> impl Strategy<Value = Part> {
         btree_set(any::<u64>(), 0..10).prop_map(|ids| Part::Listed(ids.into_iter().collect())),
         (0u8..4, vec(any::<[u8; 14]>(), 1..50))
             .prop_map(|(group, cells)| Part::Cells(Cells { group, cells })),
-        btree_set(0u64..500, 1..10).prop_map(|n| {
-            let mut links: Vec<[u8; 33]> = n
-                .into_iter()
-                .map(|n| {
-                    let link = link(0, n);
-                    let mut bytes = [link.kind as u8; 33];
-                    bytes[..32].copy_from_slice(link.id.as_bytes());
-                    bytes
-                })
-                .collect();
-            links.sort_unstable();
-            Part::Links(links)
-        }),
+        btree_set(0u64..500, 1..10).prop_map(|numbers| Part::Links(links(numbers))),
     ]
 }
 

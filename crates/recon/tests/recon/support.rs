@@ -5,9 +5,10 @@ use std::convert::Infallible;
 use std::ops::Bound;
 
 use ark_core::{Link, ObjectId, ObjectKind, TopicId};
+use ark_recon::message::{Answer, Part};
 use ark_recon::{
-    Answerer, Digest, End, Links, LinksUnder, MAX_FRAME_BYTES, Node, Nodes, NodesMut, Opener,
-    Prefix, SessionKey, Step,
+    Answerer, Digest, End, Links, LinksUnder, MAX_FRAME_BYTES, Message, Node, Nodes, NodesMut,
+    Opener, Prefix, SessionKey, Step,
 };
 
 /// What a frame costs besides its bytes: its length in front.
@@ -119,6 +120,24 @@ pub fn ground(bytes: &[u8], family: u8, n: u64) -> Link {
     let mut id = *id.as_bytes();
     id[..bytes.len()].copy_from_slice(bytes);
     Link { kind, id: ObjectId::from_bytes(id) }
+}
+
+/// Links of the first family as they travel, in order.
+pub fn links(numbers: impl IntoIterator<Item = u64>) -> Vec<[u8; 33]> {
+    let bytes_of = |n| {
+        let Link { kind, id } = link(0, n);
+        let mut bytes = [kind as u8; 33];
+        bytes[..32].copy_from_slice(id.as_bytes());
+        bytes
+    };
+    let mut links: Vec<_> = numbers.into_iter().map(bytes_of).collect();
+    links.sort_unstable();
+    links
+}
+
+/// A whole answer.
+pub fn answer(parts: Vec<Part>) -> Message {
+    Message::Answer(Answer { parts, last: true })
 }
 
 pub fn key(epoch: u64) -> SessionKey {

@@ -2,16 +2,15 @@
 //!
 //! A fixture is `fixtures/recon-v1-<what>.hex`: lower hex, 32 bytes a line.
 
-use ark_core::Link;
 use ark_recon::message::{
-    Answer, Cells, Compared, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_PART_CELLS, MAX_SHORT_IDS,
-    MAX_TAGS, More, Part, Verdict, What,
+    Cells, Compared, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_PART_CELLS, MAX_SHORT_IDS, MAX_TAGS,
+    More, Part, Verdict, What,
 };
 use ark_recon::{MAX_FRAME_BYTES, Message, Opener, Prefix, WireError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::support::{Set, key, link};
+use crate::support::{Set, answer, key, link, links};
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/fixtures/recon-v1-{name}.hex", env!("CARGO_MANIFEST_DIR"));
@@ -29,18 +28,6 @@ fn prefix(start: u64, bits: u8) -> Prefix {
     Prefix::new(start, bits).unwrap()
 }
 
-fn bytes_of(link: Link) -> [u8; 33] {
-    let mut bytes = [link.kind as u8; 33];
-    bytes[..32].copy_from_slice(link.id.as_bytes());
-    bytes
-}
-
-fn links(count: u64) -> Vec<[u8; 33]> {
-    let mut links: Vec<_> = (0..count).map(|n| bytes_of(link(0, n))).collect();
-    links.sort_unstable();
-    links
-}
-
 fn compare(spans: &[(Prefix, usize)]) -> Message {
     let span = |&(prefix, tags)| Compared { prefix, count: 300, tags: vec![[7; 8]; tags] };
     Message::Compare(spans.iter().map(span).collect())
@@ -48,10 +35,6 @@ fn compare(spans: &[(Prefix, usize)]) -> Message {
 
 fn more(prefixes: &[Prefix], from: u16, to: u16) -> Message {
     Message::More(More { prefixes: prefixes.to_vec(), from, to })
-}
-
-fn answer(parts: Vec<Part>) -> Message {
-    Message::Answer(Answer { parts, last: true })
 }
 
 fn verdicts(verdicts: &[(u16, What)]) -> Part {
@@ -69,10 +52,10 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("compare", compare(&[(deep, 2), (low, 1)])),
         ("more", more(&[deep, low], 10, 300)),
         ("want", Message::Want(vec![1, 0x0102_0304_0506_0708])),
-        ("offer", Message::Offer(links(2))),
+        ("offer", Message::Offer(links(0..2))),
         ("end", Message::End(true)),
         ("answer-to-compare", answer(vec![verdicts(&all), Part::Listed(vec![5, 6]), cells(1, 2)])),
-        ("answer-to-want", answer(vec![Part::Links(links(1))])),
+        ("answer-to-want", answer(vec![Part::Links(links(0..1))])),
         ("answer-nothing", answer(Vec::new())),
     ]
 }
@@ -116,8 +99,8 @@ fn what_no_message_may_say_is_refused() {
         Message::Want(vec![1, 1]),
         Message::Want((0..=MAX_SHORT_IDS as u64).collect()),
         Message::Offer(Vec::new()),
-        Message::Offer(links(1 + MAX_FRAME_LINKS as u64)),
-        Message::Offer(links(2).into_iter().rev().collect()),
+        Message::Offer(links(0..1 + MAX_FRAME_LINKS as u64)),
+        Message::Offer(links(0..2).into_iter().rev().collect()),
         Message::Offer(vec![[9; 33]]),
         answer(vec![verdicts(&[(1, What::Later), (1, What::Deeper)])]),
         answer(vec![verdicts(&[(0, What::Group(4))])]),
@@ -143,7 +126,7 @@ fn the_largest_messages_fit_a_frame() {
         compare(&single),
         more(&single.iter().map(|(prefix, _)| *prefix).collect::<Vec<_>>(), 0, MAX_GROUP_CELLS),
         Message::Want((0..MAX_SHORT_IDS as u64).collect()),
-        Message::Offer(links(MAX_FRAME_LINKS as u64)),
+        Message::Offer(links(0..MAX_FRAME_LINKS as u64)),
         answer(vec![cells(3, MAX_PART_CELLS)]),
     ];
     for message in largest {

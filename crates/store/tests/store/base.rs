@@ -1,9 +1,9 @@
 //! The folder's records: sorted, by prefix, per repo, durable together.
 
-use ark_core::{RepoKind, TopicId};
+use ark_core::{Head, RepoKind, TopicId};
 use ark_store::{BaseSnapshot, IndexError};
 
-use crate::support::{Machine, repo};
+use crate::support::{Faults, Machine, repo};
 
 fn rows(base: &BaseSnapshot, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     base.range(prefix).unwrap().collect::<Result<_, IndexError>>().unwrap()
@@ -72,22 +72,10 @@ async fn many_records_are_one_commit() {
 
 #[tokio::test]
 async fn a_publication_changes_the_base_if_and_only_if_it_succeeds() {
-    use ark_core::Head;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    let machine = Machine::new(1);
-    let fails = Arc::new(AtomicBool::new(true));
-    let failing = Arc::clone(&fails);
-    let hook = move |name| match name {
-        "index" if failing.load(Ordering::SeqCst) => Err(std::io::Error::other("test")),
-        _ => Ok(()),
-    };
-    fails.store(false, Ordering::SeqCst);
-    let store = machine.open_with(Arc::new(hook)).await;
-    let repo = repo(&store).await;
+    let faults = Faults::default();
+    let (_machine, store, repo) = faults.open().await;
     for fail in [true, false] {
-        fails.store(fail, Ordering::SeqCst);
+        faults.set(if fail { &["index"] } else { &[] });
         let commits = store.counters().commits;
         let publisher = repo.publisher().await;
         let dot = publisher.dot();

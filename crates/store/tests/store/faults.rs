@@ -1,43 +1,19 @@
 //! A disk that fails or is full: nothing is told, nothing is lost, and the store goes on.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ark_core::{Object, ObjectKind};
 use ark_store::{BlobError, CommitError, IndexError, PublishError};
 
-use crate::support::{Machine, files, own_head, publish, repo, try_publish};
-
-/// Fails at one place while it is on.
-struct Fault {
-    on: AtomicBool,
-    place: &'static str,
-    kind: io::ErrorKind,
-}
-
-impl Fault {
-    fn new(place: &'static str, kind: io::ErrorKind) -> Arc<Self> {
-        Arc::new(Self { on: AtomicBool::new(false), place, kind })
-    }
-
-    fn hook(self: &Arc<Self>) -> ark_store::FailpointHook {
-        let fault = Arc::clone(self);
-        Arc::new(move |name| {
-            let fails = name == fault.place && fault.on.load(Ordering::SeqCst);
-            if fails { Err(fault.kind.into()) } else { Ok(()) }
-        })
-    }
-}
+use crate::support::{Dice, Faults, Machine, files, own_head, publish, repo, try_publish};
 
 #[tokio::test]
 async fn a_full_disk_fails_imports_in_words_until_there_is_room() {
-    let machine = Machine::new(1);
-    let fault = Fault::new("import", io::ErrorKind::StorageFull);
-    let store = machine.open_with(fault.hook()).await;
-    let repo = repo(&store).await;
+    let faults = Faults::of(io::ErrorKind::StorageFull);
+    let (_machine, _store, repo) = faults.open().await;
     publish(&repo, &[("x", b"one")]).await;
-    fault.on.store(true, Ordering::SeqCst);
+    faults.set(&["import"]);
     let error = try_publish(&repo, &[("x", b"two")]).await.unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
     let received = repo.receive(vec![Object::new(ObjectKind::Raw, vec![1; 9])]).await;
@@ -52,7 +28,7 @@ async fn a_full_disk_fails_imports_in_words_until_there_is_room() {
     assert!(outcome.unwrap_err().to_string().contains("no space left"));
     assert_eq!(own_head(&repo).unwrap().state().revision, 1);
 
-    fault.on.store(false, Ordering::SeqCst);
+    faults.set(&[]);
     let state = publish(&repo, &[("x", b"two")]).await;
     assert_eq!(own_head(&repo), Some(state));
     repo.receive(vec![Object::new(ObjectKind::Raw, vec![1; 9])]).await.unwrap();
@@ -61,18 +37,16 @@ async fn a_full_disk_fails_imports_in_words_until_there_is_room() {
 #[tokio::test]
 async fn a_failed_barrier_tells_nothing_and_burns_the_revision() {
     for place in ["tagged", "sync-db", "sync-files", "index", "index-commit"] {
-        let machine = Machine::new(1);
-        let fault = Fault::new(place, io::ErrorKind::Other);
-        let store = machine.open_with(fault.hook()).await;
-        let repo = repo(&store).await;
+        let faults = Faults::default();
+        let (machine, store, repo) = faults.open().await;
         let first = publish(&repo, &[("x", &[1; 5000])]).await;
         let mut changes = repo.subscribe();
-        fault.on.store(true, Ordering::SeqCst);
+        faults.set(&[place]);
         let error = try_publish(&repo, &[("x", &[2; 5000])]).await.unwrap_err();
         assert!(matches!(error, PublishError::Commit(CommitError::Add(_))), "{place}: {error:?}");
         assert!(changes.try_recv().is_err(), "{place}");
         assert_eq!(own_head(&repo), Some(first), "{place}");
-        fault.on.store(false, Ordering::SeqCst);
+        faults.set(&[]);
         let third = publish(&repo, &[("x", &[3; 5000])]).await;
         assert_eq!((third.state().revision, third.state().heads[0].sequence), (3, 3), "{place}");
         assert_eq!(files(&repo).await["x"], [3; 5000], "{place}");
@@ -87,30 +61,26 @@ async fn a_failed_barrier_tells_nothing_and_burns_the_revision() {
 
 #[tokio::test]
 async fn the_index_is_opened_again_after_it_failed() {
-    let machine = Machine::new(1);
-    let fault = Fault::new("index-commit", io::ErrorKind::StorageFull);
-    let store = machine.open_with(fault.hook()).await;
-    let repo = repo(&store).await;
+    let faults = Faults::of(io::ErrorKind::StorageFull);
+    let (_machine, _store, repo) = faults.open().await;
     let base = repo.base();
     base.apply(vec![(b"a".to_vec(), Some(vec![1]))], vec![]).await.unwrap();
-    fault.on.store(true, Ordering::SeqCst);
+    faults.set(&["index-commit"]);
     for _ in 0..3 {
         let error = base.apply(vec![(b"a".to_vec(), Some(vec![2]))], vec![]).await.unwrap_err();
         assert!(matches!(error, IndexError::Database(_)), "{error:?}");
     }
     assert_eq!(base.snapshot().unwrap().get(b"a").unwrap(), Some(vec![1]));
-    fault.on.store(false, Ordering::SeqCst);
+    faults.set(&[]);
     base.apply(vec![(b"a".to_vec(), Some(vec![3]))], vec![]).await.unwrap();
     assert_eq!(base.snapshot().unwrap().get(b"a").unwrap(), Some(vec![3]));
 }
 
 #[tokio::test]
 async fn those_who_share_a_barrier_share_its_failure() {
-    let machine = Machine::new(1);
-    let fault = Fault::new("sync-db", io::ErrorKind::Other);
-    let store = machine.open_with(fault.hook()).await;
-    let repo = repo(&store).await;
-    fault.on.store(true, Ordering::SeqCst);
+    let faults = Faults::default();
+    let (_machine, _store, repo) = faults.open().await;
+    faults.set(&["sync-db"]);
     let tasks: Vec<_> = (0..8u8)
         .map(|number| {
             let repo = repo.clone();
@@ -237,18 +207,6 @@ async fn a_blob_store_that_ended_is_opened_again() {
     assert_eq!(machine.open().await.recovered(), ark_store::Recovery::Same);
 }
 
-/// A small generator (xorshift), so that a failing run can be repeated by its seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
 #[tokio::test]
 async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_is_there() {
     const PLACES: [&str; 8] = [
@@ -264,21 +222,15 @@ async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_
     for seed in 1..=4 {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
         let machine = Machine::new(1);
-        let failing = Arc::new(Mutex::new(None::<&'static str>));
-        let hook: ark_store::FailpointHook = {
-            let failing = Arc::clone(&failing);
-            Arc::new(move |name| match *failing.lock().unwrap() {
-                Some(place) if place == name => Err(io::Error::other("test")),
-                _ => Ok(()),
-            })
-        };
-        let mut store = machine.open_with(Arc::clone(&hook)).await;
+        let faults = Faults::default();
+        let mut store = machine.open_with(faults.hook()).await;
         let mut repo = repo(&store).await;
         let mut told: Vec<ark_core::SignedState> = Vec::new();
         let mut content = std::collections::BTreeMap::new();
         for step in 0..60u64 {
-            let fail = (dice.roll(3) == 0).then(|| PLACES[usize::try_from(dice.roll(8)).unwrap()]);
-            *failing.lock().unwrap() = fail;
+            if dice.roll(3) == 0 {
+                faults.set(&[PLACES[usize::try_from(dice.roll(8)).unwrap()]]);
+            }
             let name = format!("f{}", dice.roll(5));
             let bytes =
                 vec![u8::try_from(step).unwrap(); usize::try_from(dice.roll(4000)).unwrap()];
@@ -286,7 +238,7 @@ async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_
                 told.push(state);
                 content.insert(name, bytes);
             }
-            *failing.lock().unwrap() = None;
+            faults.set(&[]);
             if let Some(own) = own_head(&repo).filter(|own| told.last() != Some(own)) {
                 // A commit that answered an error was durable, and is told now.
                 assert!(told.last().is_none_or(|last| own.replaces(last)), "seed {seed}");
@@ -297,7 +249,7 @@ async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_
                 0 => {
                     drop(repo);
                     drop(store);
-                    store = machine.open_with(Arc::clone(&hook)).await;
+                    store = machine.open_with(faults.hook()).await;
                     assert_eq!(store.recovered(), ark_store::Recovery::Same);
                     repo = crate::support::repo(&store).await;
                     if let (Some(own), Some(last)) = (own_head(&repo), told.last()) {
@@ -325,13 +277,11 @@ async fn whatever_fails_and_restarts_no_revision_is_used_twice_and_what_is_told_
 
 #[tokio::test]
 async fn what_was_burnt_stays_burnt_when_the_repo_is_opened_again() {
-    let machine = Machine::new(1);
-    let fault = Fault::new("index", io::ErrorKind::Other);
-    let store = machine.open_with(fault.hook()).await;
-    let opened = repo(&store).await;
-    fault.on.store(true, Ordering::SeqCst);
+    let faults = Faults::default();
+    let (_machine, store, opened) = faults.open().await;
+    faults.set(&["index"]);
     try_publish(&opened, &[("x", b"one")]).await.unwrap_err();
-    fault.on.store(false, Ordering::SeqCst);
+    faults.set(&[]);
     drop(opened);
     let opened = repo(&store).await;
     assert_eq!(publish(&opened, &[("x", b"two")]).await.state().revision, 2);

@@ -9,25 +9,7 @@ use std::time::Duration;
 
 use ark_store::{Change, FailpointHook, Repo};
 
-use crate::support::{Machine, files, own_head, publish, repo, try_publish};
-
-/// Places that fail while they are set.
-#[derive(Clone, Default)]
-struct Faults(Arc<Mutex<Vec<&'static str>>>);
-
-impl Faults {
-    fn set(&self, places: &[&'static str]) {
-        *self.0.lock().unwrap() = places.to_vec();
-    }
-
-    fn hook(&self) -> FailpointHook {
-        let faults = self.clone();
-        Arc::new(move |name| {
-            let fails = faults.0.lock().unwrap().contains(&name);
-            if fails { Err(io::Error::other("test")) } else { Ok(()) }
-        })
-    }
-}
+use crate::support::{Faults, Machine, files, own_head, publish, repo, try_publish};
 
 /// Waits for what must come, and not for ever.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -47,10 +29,8 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn a_commit_that_answers_an_error_and_is_durable_is_told() {
-    let machine = Machine::new(1);
     let faults = Faults::default();
-    let store = machine.open_with(faults.hook()).await;
-    let repo = repo(&store).await;
+    let (_machine, _store, repo) = faults.open().await;
     publish(&repo, &[("x", b"one")]).await;
     let mut changes = repo.subscribe();
     faults.set(&["index-durable"]);
@@ -67,10 +47,8 @@ async fn a_commit_that_answers_an_error_and_is_durable_is_told() {
 
 #[tokio::test]
 async fn what_turns_out_to_be_durable_is_told_although_nobody_writes() {
-    let machine = Machine::new(1);
     let faults = Faults::default();
-    let store = machine.open_with(faults.hook()).await;
-    let repo = repo(&store).await;
+    let (_machine, _store, repo) = faults.open().await;
     publish(&repo, &[("x", b"one")]).await;
     let mut changes = repo.subscribe();
     // It is durable, and the file cannot be read again yet.
@@ -138,10 +116,8 @@ async fn fill_base(repo: &Repo) {
 
 #[tokio::test]
 async fn whoever_only_reads_gets_on_after_a_failed_read() {
-    let machine = Machine::new(1);
     let faults = Faults::default();
-    let store = machine.open_with(faults.hook()).await;
-    let repo = repo(&store).await;
+    let (_machine, store, repo) = faults.open().await;
     fill_base(&repo).await;
     let read = || -> Result<usize, ark_store::IndexError> {
         let mut rows = repo.base().snapshot()?.range(&[])?;
@@ -192,10 +168,8 @@ async fn a_panic_of_the_database_is_lived_through_and_a_second_is_told() {
 
 #[tokio::test]
 async fn an_index_that_cannot_be_opened_again_is_told() {
-    let machine = Machine::new(1);
     let faults = Faults::default();
-    let store = machine.open_with(faults.hook()).await;
-    let repo = repo(&store).await;
+    let (machine, store, repo) = faults.open().await;
     let state = publish(&repo, &[("x", b"one")]).await;
     // Somebody else's bytes in the place of the file, while it is closed after a failure.
     faults.set(&["index-commit", "index-read"]);

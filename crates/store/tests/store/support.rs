@@ -1,7 +1,9 @@
 //! Stores in temporary directories, small trees to put into them, and pulls between them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use ark_core::{
     Content, Entry, Head, Link, Mtime, Name, Node, Object, ObjectId, ObjectKind, Overlay,
@@ -42,6 +44,58 @@ impl Machine {
 
     pub async fn open_with(&self, hook: FailpointHook) -> Store {
         Store::open_with_failpoints(self.options(), hook).await.unwrap()
+    }
+}
+
+/// Places that fail while they are set.
+#[derive(Clone)]
+pub struct Faults {
+    places: Arc<Mutex<Vec<&'static str>>>,
+    kind: io::ErrorKind,
+}
+
+impl Faults {
+    pub fn of(kind: io::ErrorKind) -> Self {
+        Self { places: Arc::default(), kind }
+    }
+
+    /// A store over a disk with these faults, and its repo.
+    pub async fn open(&self) -> (Machine, Store, Repo) {
+        let machine = Machine::new(1);
+        let store = machine.open_with(self.hook()).await;
+        let repo = repo(&store).await;
+        (machine, store, repo)
+    }
+
+    pub fn set(&self, places: &[&'static str]) {
+        *self.places.lock().unwrap() = places.to_vec();
+    }
+
+    pub fn hook(&self) -> FailpointHook {
+        let Self { places, kind } = self.clone();
+        Arc::new(
+            move |name| {
+                if places.lock().unwrap().contains(&name) { Err(kind.into()) } else { Ok(()) }
+            },
+        )
+    }
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self::of(io::ErrorKind::Other)
+    }
+}
+
+/// A small generator (xorshift), so that a failing run can be repeated by its seed.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ark_core::{Link, SignedState};
 use ark_recon::{Digest, Links, LinksUnder, Node, Nodes, NodesMut, Prefix};
 use ark_store::{Join, Recovery, Repo};
 
-use crate::support::{Machine, publish, pull, repo};
+use crate::support::{Dice, Faults, Machine, publish, pull, repo};
 
 /// A set of links and its trie, in memory.
 #[derive(Default)]
@@ -79,18 +77,6 @@ pub async fn assert_trie(repo: &Repo) -> Digest {
     root
 }
 
-/// A small generator (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
 #[tokio::test]
 async fn whatever_is_published_and_joined_the_trie_is_that_of_the_heads() {
     let machines = [Machine::new(1), Machine::new(2)];
@@ -150,28 +136,21 @@ async fn a_rebuilt_index_has_the_same_trie() {
 
 #[tokio::test]
 async fn after_a_read_that_fails_it_is_behind_until_the_next_change_or_start() {
-    let machine = Machine::new(1);
-    let fails = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&fails);
-    let hook = move |name| match name {
-        "trie" if seen.load(Ordering::SeqCst) => Err(std::io::Error::other("test")),
-        _ => Ok(()),
-    };
-    let store = machine.open_with(Arc::new(hook)).await;
-    let opened = repo(&store).await;
+    let faults = Faults::default();
+    let (machine, store, opened) = faults.open().await;
     publish(&opened, &[("x", b"one")]).await;
     let root = |repo: &Repo| {
         let trie = repo.trie().unwrap().unwrap();
         ark_recon::digest(&trie, &trie, Prefix::ROOT).unwrap()
     };
     let before = assert_trie(&opened).await;
-    fails.store(true, Ordering::SeqCst);
+    faults.set(&["trie"]);
     publish(&opened, &[("x", b"two")]).await;
     assert_eq!(root(&opened), before);
-    fails.store(false, Ordering::SeqCst);
+    faults.set(&[]);
     publish(&opened, &[("x", b"three")]).await;
     let before = assert_trie(&opened).await;
-    fails.store(true, Ordering::SeqCst);
+    faults.set(&["trie"]);
     publish(&opened, &[("x", b"four")]).await;
     assert_eq!(root(&opened), before);
     drop(opened);

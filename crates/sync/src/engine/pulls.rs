@@ -1,17 +1,14 @@
-//! From a state's arrival to its join: staging, what to fetch, from whom, and what comes first.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! From a state's arrival to its join: what the store and the peers say, and what it means.
 
 use ark_core::{DeviceId, Link, SignedState, Writer};
 
 use super::Engine;
 use crate::effect::{Effect, RequestId};
-use crate::fetcher::{LaneId, LaneStatus, Mode, Need, Providers, STALL_MS};
+use crate::fetcher::Need;
 use crate::input::{Failure, JoinOutcome, StageOutcome, StoreStep};
-use crate::objects::ObjectsRequest;
-use crate::pull::{Arrived, Phase, Pull, Step, Succession};
+use crate::pull::{Arrived, Phase, Pull, Step};
 use crate::session::Violation;
-use crate::view::{Amount, Problem};
+use crate::view::Problem;
 
 impl Engine {
     /// Takes in a state that is news: it is staged, or waits for the one before it.
@@ -43,7 +40,8 @@ impl Engine {
         }
     }
 
-    fn begin(&mut self, mut pull: Pull) {
+    /// Has a state staged.
+    pub(super) fn begin(&mut self, mut pull: Pull) {
         pull.asked = self.fetcher.moment();
         pull.progressed_ms = self.now_ms;
         let writer = pull.current.state.state().writer;
@@ -274,7 +272,7 @@ impl Engine {
     }
 
     /// Connected peers that should have the whole current state of `writer`.
-    fn providers(&self, writer: Writer) -> Vec<DeviceId> {
+    pub(super) fn providers(&self, writer: Writer) -> Vec<DeviceId> {
         let Some(pull) = self.pulls.get(&writer) else { return Vec::new() };
         let revision = pull.current.state.state().revision;
         self.peers
@@ -285,225 +283,5 @@ impl Engine {
             })
             .map(|(&device, _)| device)
             .collect()
-    }
-
-    /// Does all that has become possible.
-    pub(super) fn advance_pulls(&mut self) {
-        if self.pulls.is_empty() {
-            return self.fetcher.forget();
-        }
-        let paused = self.store_is_paused();
-        if !paused {
-            self.retry();
-        }
-        let providers: BTreeMap<Writer, Vec<DeviceId>> =
-            self.pulls.keys().map(|&writer| (writer, self.providers(writer))).collect();
-        self.replace(&providers);
-        self.activate(&providers);
-        if paused {
-            return;
-        }
-        self.check();
-        self.request(&providers);
-        self.park(&providers);
-    }
-
-    /// Gives the store's failed steps another chance.
-    fn retry(&mut self) {
-        for pull in self.pulls.values_mut() {
-            match pull.phase {
-                Phase::Failed(Step::Stage) => {
-                    pull.phase = Phase::Staging { replacing: true };
-                    pull.asked = self.fetcher.moment();
-                    let state = pull.current.state.clone();
-                    self.effects.push(Effect::Stage { state, replacing: true });
-                }
-                Phase::Failed(Step::Join) => pull.phase = Phase::Unchecked,
-                _ => {}
-            }
-        }
-    }
-
-    /// Lets newer states take the place of those whose pull has not begun or cannot be finished.
-    fn replace(&mut self, providers: &BTreeMap<Writer, Vec<DeviceId>>) {
-        let mut replaced = Vec::new();
-        for (&writer, pull) in &mut self.pulls {
-            if pull.next.is_none() {
-                continue;
-            }
-            let providers = &providers[&writer];
-            let is_unavailable = pull.is_vain(providers)
-                || pull.lane.is_some_and(|lane| {
-                    matches!(self.fetcher.status(lane, providers), LaneStatus::Unavailable(_))
-                });
-            if pull.succession(is_unavailable) == Succession::Replaces {
-                replaced.push(writer);
-            }
-        }
-        for writer in replaced {
-            let Some(mut pull) = self.pulls.remove(&writer) else { continue };
-            if let Some(lane) = pull.lane {
-                self.fetcher.close(lane);
-            }
-            if let Some(next) = pull.next.take() {
-                let phase = Phase::Staging { replacing: true };
-                self.begin(Pull { phase, ..Pull::new(next) });
-            }
-        }
-    }
-
-    /// Gives lanes to the states that wait: those that have taken in most first, and not those
-    /// that one being pulled makes needless.
-    fn activate(&mut self, providers: &BTreeMap<Writer, Vec<DeviceId>>) {
-        let total = |state: &SignedState| {
-            state.state().vector.iter().fold(0_u64, |sum, (_, it)| sum.saturating_add(it))
-        };
-        let has_room = self.fetcher.has_room();
-        let may_go_on = |writer: &Writer, pull: &Pull| {
-            let here = &providers[writer];
-            pull.lane.is_some() || (has_room && !here.is_empty() && !pull.is_vain(here))
-        };
-        let mut waiting = Vec::new();
-        for (&writer, pull) in &mut self.pulls {
-            if !matches!(pull.phase, Phase::Waiting(_)) {
-                continue;
-            }
-            if may_go_on(&writer, pull) {
-                waiting.push((std::cmp::Reverse(total(&pull.current.state)), writer));
-            } else {
-                // It is asked for anew when its time has come: by then it may be less.
-                pull.phase = Phase::Waiting(None);
-            }
-        }
-        waiting.sort_unstable();
-        let mut ahead = self.under_way(providers);
-        for (_, writer) in waiting {
-            let lane = self.lane_for(writer, providers, &ahead);
-            if lane.is_some() {
-                ahead.push(writer);
-            }
-            let Some(pull) = self.pulls.get_mut(&writer) else { continue };
-            let Phase::Waiting(missing) = &mut pull.phase else { continue };
-            let missing = missing.take();
-            if lane.is_some() {
-                pull.lane = lane;
-                pull.progressed_ms = self.now_ms;
-            }
-            match (pull.lane, missing) {
-                (Some(lane), Some(missing)) => {
-                    self.fetcher.want(lane, &missing, Need::Missing(pull.asked));
-                    pull.phase = Phase::Pulling;
-                }
-                // What was missing may be here by now.
-                (Some(_), None) => pull.phase = Phase::Unchecked,
-                (None, _) => {}
-            }
-        }
-    }
-
-    /// When a state that waits for another's pull is to be looked at again, because nothing came
-    /// for that one.
-    pub(super) fn stalls_at(&self) -> Option<u64> {
-        let waits = |pull: &Pull| matches!(pull.phase, Phase::Waiting(_));
-        if !self.pulls.values().any(waits) {
-            return None;
-        }
-        let pulling = self.pulls.values().filter(|pull| pull.lane.is_some());
-        let stalls = pulling.map(|pull| pull.progressed_ms.saturating_add(STALL_MS));
-        stalls.filter(|&at_ms| at_ms > self.now_ms).min()
-    }
-
-    /// The states that are being pulled, or may be at once: nothing that they make needless is
-    /// pulled beside them. Those for which nothing comes hold up nobody.
-    fn under_way(&self, providers: &BTreeMap<Writer, Vec<DeviceId>>) -> Vec<Writer> {
-        let is_under_way = |pull: &Pull| {
-            let undecided =
-                matches!(pull.phase, Phase::Staging { .. } | Phase::Unchecked | Phase::Joining);
-            let moves = self.now_ms < pull.progressed_ms.saturating_add(STALL_MS);
-            (pull.lane.is_some() && moves) || undecided
-        };
-        self.pulls
-            .iter()
-            .filter(|(writer, pull)| is_under_way(pull) && !providers[*writer].is_empty())
-            .map(|(&writer, _)| writer)
-            .collect()
-    }
-
-    /// A lane for a state that waits, if its time has come.
-    fn lane_for(
-        &mut self,
-        writer: Writer,
-        providers: &BTreeMap<Writer, Vec<DeviceId>>,
-        ahead: &[Writer],
-    ) -> Option<LaneId> {
-        let pull = self.pulls.get(&writer)?;
-        // Begun by hints.
-        if pull.lane.is_some() {
-            return pull.lane;
-        }
-        let here = providers.get(&writer)?;
-        if !self.fetcher.has_room() || here.is_empty() || pull.is_vain(here) {
-            return None;
-        }
-        let covers = |by: &Writer| *by != writer && self.pulls[by].covers(pull);
-        if ahead.iter().any(covers) { None } else { self.fetcher.open() }
-    }
-
-    /// Asks the store to join what may be complete, or to say what else is missing.
-    fn check(&mut self) {
-        for (&writer, pull) in &mut self.pulls {
-            let is_low = pull.phase == Phase::Pulling
-                && pull.lane.is_none_or(|lane| self.fetcher.ask_more(lane));
-            if is_low || pull.phase == Phase::Unchecked {
-                pull.phase = Phase::Joining;
-                pull.asked = self.fetcher.moment();
-                self.effects.push(Effect::Join { writer });
-            }
-        }
-    }
-
-    /// Asks for objects.
-    fn request(&mut self, providers: &BTreeMap<Writer, Vec<DeviceId>>) {
-        let by_lane: Providers = self
-            .pulls
-            .iter()
-            .filter_map(|(writer, pull)| Some((pull.lane?, providers.get(writer)?.clone())))
-            .collect();
-        let mode = Mode { cold: self.cold, structured_only: self.awaits_scan() };
-        for dispatch in self.fetcher.schedule(&by_lane, mode, self.now_ms) {
-            let lane = Some(dispatch.lane);
-            if let Some(pull) = self.pulls.values_mut().find(|pull| pull.lane == lane) {
-                pull.begun = true;
-            }
-            let topic = self.options.topic;
-            let request = ObjectsRequest { topic, links: dispatch.links, ahead: dispatch.ahead };
-            self.effects.push(Effect::Request { id: dispatch.id, peer: dispatch.peer, request });
-        }
-    }
-
-    /// Takes the lanes from pulls that nobody can go on with.
-    fn park(&mut self, providers: &BTreeMap<Writer, Vec<DeviceId>>) {
-        for (writer, pull) in &mut self.pulls {
-            let (Some(lane), Some(here)) = (pull.lane, providers.get(writer)) else { continue };
-            if pull.phase != Phase::Pulling || self.fetcher.is_flying(lane) {
-                continue;
-            }
-            match self.fetcher.status(lane, here) {
-                LaneStatus::Unavailable(object) => {
-                    let (_, asked) = pull.vain.get_or_insert((object, BTreeSet::new()));
-                    asked.extend(here.iter().copied());
-                }
-                LaneStatus::Working if here.is_empty() => {}
-                _ => continue,
-            }
-            self.fetcher.close(lane);
-            pull.lane = None;
-            pull.phase = Phase::Waiting(None);
-        }
-    }
-
-    /// What was received since the start.
-    pub(super) fn received(&self) -> Amount {
-        self.received
     }
 }

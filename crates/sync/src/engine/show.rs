@@ -30,7 +30,7 @@ impl Engine {
             applied: self.applied.clone(),
             staged: self.pulls.len(),
             missing: self.fetcher.missing(),
-            received: self.received(),
+            received: self.received,
             requests: self.fetcher.requests(),
             peers,
             problems: self.problems.iter().cloned().chain(unavailable).collect(),

@@ -1,5 +1,6 @@
 //! The fetcher by itself.
 
+use super::peer::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_REQUESTS_PER_PEER};
 use super::*;
 
 const COLD: Mode = Mode { cold: true, structured_only: false };

@@ -60,11 +60,20 @@ impl Alone {
 
     /// A state of the remote; what its head is does not matter.
     fn state(&self, incarnation: u64, revision: u64) -> SignedState {
+        self.state_that_names(incarnation, revision, [])
+    }
+
+    /// The same, with these writers in its vector besides its own.
+    fn state_that_names(
+        &self,
+        incarnation: u64,
+        revision: u64,
+        others: impl IntoIterator<Item = (Writer, u64)>,
+    ) -> SignedState {
         let writer = writer(&self.key, incarnation);
-        let vector = [(writer, revision)].into_iter().collect();
-        let (topic, kind) = (topic(), RepoKind::Folder);
+        let vector = others.into_iter().chain([(writer, revision)]).collect();
         let heads = vec![Head { id: ObjectId::of(&[]), sequence: revision }];
-        let held = Vec::new();
+        let (topic, kind, held) = (topic(), RepoKind::Folder, Vec::new());
         let state = State { topic, kind, writer, revision, heads, vector, held };
         SignedState::sign(state, &self.key).unwrap()
     }
@@ -234,28 +243,23 @@ fn a_pull_that_stands_still_holds_up_no_other() {
 #[test]
 fn a_state_that_names_invented_writers_is_refused() {
     let mut alone = Alone::new();
-    let key = alone.key.clone();
-    let with = |revision: u64, count: u16, of_own: bool| {
-        let own = writer(&key, 1);
-        let invented = |n: u16| {
+    let own = writer(&alone.key, 1).device;
+    let invented = |count: u16, of_own: bool| {
+        (0..count).map(move |n| {
             let mut device = [7; 32];
             device[..2].copy_from_slice(&n.to_le_bytes());
-            let device = if of_own { own.device } else { DeviceId::from_bytes(device) };
+            let device = if of_own { own } else { DeviceId::from_bytes(device) };
             (Writer { device, incarnation: Incarnation::new(100 + u64::from(n)) }, 1)
-        };
-        let vector = (0..count).map(invented).chain([(own, revision)]).collect();
-        let heads = vec![Head { id: ObjectId::of(&[]), sequence: revision }];
-        let (topic, kind, held) = (topic(), RepoKind::Folder, Vec::new());
-        let state = State { topic, kind, writer: own, revision, heads, vector, held };
-        SignedState::sign(state, &key).unwrap()
+        })
     };
     for (revision, count, of_own) in [(1, 1_023, false), (2, 300, false), (3, 64, true)] {
-        let effects = alone.send(&with(revision, count, of_own));
+        let state = alone.state_that_names(1, revision, invented(count, of_own));
+        let effects = alone.send(&state);
         assert!(effects.iter().all(|it| matches!(it, Effect::Problem(_))), "{effects:?}");
     }
     let [problem] = &alone.engine.view().problems[..] else { panic!() };
     assert!(problem.to_string().contains("names more writers"), "{problem}");
     // A few are of devices that were dropped.
-    let state = with(4, 200, false);
+    let state = alone.state_that_names(1, 4, invented(200, false));
     assert_eq!(alone.send(&state), [Effect::Stage { state, replacing: false }]);
 }

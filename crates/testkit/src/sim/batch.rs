@@ -275,7 +275,7 @@ impl Batch {
 
     fn set_permissions(&mut self, path: &RelPath, want: &Want, on: &mut Ground<'_>) -> Done {
         let before = self.as_base_says(path, on)?;
-        if before.node.is_file_or_directory() {
+        if has_permissions(before.node) {
             on.disk.set_bits(path, want.permissions.bits().into(), on.clock);
         }
         self.touch(path, on);
@@ -318,15 +318,9 @@ impl Batch {
     }
 }
 
-/// What a node's bits are about.
-trait HasBits {
-    fn is_file_or_directory(&self) -> bool;
-}
-
-impl HasBits for FoundNode {
-    fn is_file_or_directory(&self) -> bool {
-        !matches!(self, Self::Symlink { .. })
-    }
+/// A symlink's bits are the file system's.
+const fn has_permissions(node: FoundNode) -> bool {
+    !matches!(node, FoundNode::Symlink { .. })
 }
 
 fn prefix(path: &RelPath, depth: usize) -> RelPath {
@@ -371,7 +365,7 @@ fn own(path: &RelPath, want: &Want, on: &mut Ground<'_>) {
 /// Sets bits and mtime of a file that was moved to `path`, and gives its record.
 fn dress(path: &RelPath, want: &Want, on: &mut Ground<'_>) -> (RelPath, Option<Record>) {
     let place = on.disk.at(path).expect("it was just moved there");
-    if want.node.is_file_or_directory() && place.permissions() != want.permissions {
+    if has_permissions(want.node) && place.permissions() != want.permissions {
         on.disk.set_bits(path, want.permissions.bits().into(), on.clock);
     }
     on.disk.set_mtime(path, Some(want.mtime), on.clock);
