@@ -1,7 +1,7 @@
 //! Running daemons as their user and their service manager see them.
 
-mod service;
 mod rereading;
+mod service;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
