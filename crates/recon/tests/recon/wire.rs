@@ -99,7 +99,7 @@ fn what_no_message_may_say_is_refused() {
         Message::Want(vec![1, 1]),
         Message::Want((0..=MAX_SHORT_IDS as u64).collect()),
         Message::Offer(Vec::new()),
-        Message::Offer(links(0..1 + MAX_FRAME_LINKS as u64)),
+        Message::Offer(links(0..=MAX_FRAME_LINKS as u64)),
         Message::Offer(links(0..2).into_iter().rev().collect()),
         Message::Offer(vec![[9; 33]]),
         answer(vec![verdicts(&[(1, What::Later), (1, What::Deeper)])]),
