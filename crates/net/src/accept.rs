@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::access::{OBJECTS_ALPN, SYNC_ALPN};
-use crate::lane;
 use crate::shared::{CODE_PROTOCOL, Shared, close};
+use crate::{blobs, lane};
 
 /// Handshakes under way at once; more are turned away. Each costs a signature and some memory,
 /// and anybody can start one.
@@ -90,6 +90,7 @@ async fn dispatch(shared: &Arc<Shared>, connection: Connection) {
     match connection.alpn() {
         SYNC_ALPN => _ = peer.accepted.send(connection).await,
         OBJECTS_ALPN => lane::accepted(shared, device, connection),
+        blobs::ALPN => blobs::accepted(shared, device, connection),
         alpn => match shared.access.gossip_topic(alpn).and_then(|topic| shared.repos.get(&topic)) {
             Some(repo) => _ = repo.gossip.send(connection).await,
             None => close(&connection, CODE_PROTOCOL, b"unknown protocol"),

@@ -17,6 +17,7 @@ use iroh::endpoint::{
 };
 use tracing::info;
 
+use crate::blobs;
 use crate::board::Bell;
 use crate::status::Refused;
 
@@ -89,7 +90,7 @@ impl Access {
 
     /// Every ALPN that is answered.
     pub(crate) fn alpns(&self) -> Vec<Vec<u8>> {
-        let fixed = [SYNC_ALPN.to_vec(), OBJECTS_ALPN.to_vec()];
+        let fixed = [SYNC_ALPN, OBJECTS_ALPN, blobs::ALPN].map(<[u8]>::to_vec);
         fixed.into_iter().chain(self.gossip.keys().cloned()).collect()
     }
 

@@ -225,13 +225,24 @@ impl Lane {
             Ok(Err(error)) => return Err(LaneError::Dial(format!("{error:#}"))),
             Err(_) => return Err(LaneError::Dial("no answer".to_owned())),
         };
-        self.serve(shared, connection.clone());
+        self.serve(shared, connection.clone(), serve::answer);
         self.keep(connection.clone());
         Ok(connection)
     }
 
-    /// Answers what the device asks on `connection`, until it closes.
-    fn serve(&self, shared: &Arc<Shared>, connection: Connection) {
+    /// Has `answer` answer each stream of `connection`, no more of the device's at once than
+    /// [`MAX_STREAMS`], until it closes.
+    pub(crate) fn serve<A>(
+        &self,
+        shared: &Arc<Shared>,
+        connection: Connection,
+        answer: impl Fn(Arc<Shared>, DeviceId, Connection, SendStream, RecvStream) -> A
+        + Send
+        + Sync
+        + 'static,
+    ) where
+        A: Future<Output = ()> + Send + 'static,
+    {
         let (shared, device, served) = (shared.clone(), self.device, self.served.clone());
         let tasks = shared.tasks.clone();
         let span = error_span!("serve", peer = %device.short());
@@ -250,12 +261,10 @@ impl Lane {
                         debug!("no more requests on this connection");
                         return;
                     };
-                    let (shared, connection) = (shared.clone(), connection.clone());
-                    let tasks = shared.tasks.clone();
-                    tasks.spawn(
+                    let answer = answer(shared.clone(), device, connection.clone(), send, recv);
+                    let cancel = shared.cancel.clone();
+                    shared.tasks.spawn(
                         async move {
-                            let cancel = shared.cancel.clone();
-                            let answer = serve::answer(&shared, device, &connection, send, recv);
                             tokio::select! {
                                 () = cancel.cancelled() => {}
                                 () = answer => {}
@@ -274,7 +283,7 @@ impl Lane {
 /// Takes an object connection that `device` dialled.
 pub(crate) fn accepted(shared: &Arc<Shared>, device: DeviceId, connection: Connection) {
     if let Some(peer) = shared.peers.get(&device) {
-        peer.lane.serve(shared, connection.clone());
+        peer.lane.serve(shared, connection.clone(), serve::answer);
         peer.lane.keep(connection);
     }
 }

@@ -12,6 +12,7 @@
 mod accept;
 mod access;
 mod backoff;
+mod blobs;
 mod board;
 mod endpoint;
 mod error;

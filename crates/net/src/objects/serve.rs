@@ -51,9 +51,9 @@ enum ServeError {
 
 /// Answers one request. Closes the connection where the request breaks the protocol.
 pub(crate) async fn answer(
-    shared: &Arc<Shared>,
+    shared: Arc<Shared>,
     device: DeviceId,
-    connection: &Connection,
+    connection: Connection,
     mut send: SendStream,
     mut recv: RecvStream,
 ) {
@@ -62,7 +62,7 @@ pub(crate) async fn answer(
     let result = async {
         let request = read_request(&mut recv, traffic).await?;
         let share = peer.lane.share();
-        answer_request(shared, device, request, share, &mut send, traffic).await
+        answer_request(&shared, device, request, share, &mut send, traffic).await
     };
     match result.await {
         Ok(()) => {}
@@ -71,7 +71,7 @@ pub(crate) async fn answer(
             @ (ServeError::Request(ReadFrameError::TooLong { .. }) | ServeError::Malformed(_)),
         ) => {
             debug!(%error, "closing: a request breaks the protocol");
-            close(connection, CODE_PROTOCOL, b"the request breaks the protocol");
+            close(&connection, CODE_PROTOCOL, b"the request breaks the protocol");
         }
         Err(error) => {
             debug!(%error, "a request was not answered whole");
