@@ -6,6 +6,7 @@ pub(crate) mod fetch;
 mod patience;
 mod read_ahead;
 pub(crate) mod serve;
+mod whole;
 
 /// Bytes of structured objects that an answer may stream ahead: the directories of some millions
 /// of files. What is not streamed ahead is asked for.

@@ -1,106 +1,53 @@
 //! Peers that are slow, that fall silent or that go away in the middle.
 
+#[path = "support/provider.rs"]
+mod provider;
 mod support;
 
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use ark_core::{Link, RepoKind, SignedState, TopicId};
-use ark_sync::{Hello, ItemHeader, Message, ObjectsRequest, PROTOCOL, Role};
+use ark_core::SignedState;
+use ark_sync::ItemHeader;
 use iroh::EndpointAddr;
-use iroh::endpoint::{Connection, ReadError, RecvStream, SendStream};
+use iroh::endpoint::ReadError;
+use provider::{Provider, SYNC, hello};
 use support::{
-    Device, Running, Stranger, assert_has, device_id, files, frame, guarded, log, publish,
-    read_frame,
+    Device, Running, Stranger, assert_has, device_id, files, guarded, log, publish, read_frame,
 };
 
-const SYNC: &[u8] = b"ark/sync/1";
-const OBJECTS: &[u8] = b"ark/objects/1";
-
-fn hello(id: &str, stranger: &Stranger) -> Vec<u8> {
-    let hello = Hello {
-        protocol: PROTOCOL,
-        topic: TopicId::derive(id, None),
-        kind: RepoKind::Folder,
-        role: Role::Peer,
-        folder: false,
-        listed: vec![device_id(&stranger.key)],
-    };
-    frame(&Message::Hello(hello).encode())
+/// Publishes these files where nobody listens, as the device that is to offer them.
+async fn home_of(device: &mut Device, files: &[(String, Vec<u8>)]) -> (Running, SignedState) {
+    device.share("repo", &[]);
+    let home = device.start().await;
+    let state = publish(home.repo("repo"), files).await;
+    (home, state)
 }
 
-/// A listed device with a state of its own that speaks the protocols by hand.
-struct Provider {
-    sync: Connection,
-    objects: Connection,
-    home: Running,
-    _hands: (Stranger, SendStream, RecvStream),
-}
-
-impl Provider {
-    /// Connects to `a` and offers a state with these files.
-    async fn offer(mut device: Device, a: &Device, files: &[(String, Vec<u8>)]) -> Self {
-        // The state is a real one, made where nobody listens.
-        device.share("repo", &[]);
-        let home = device.start().await;
-        let state: SignedState = publish(home.repo("repo"), files).await;
-        let stranger = Stranger::new(device.key.clone()).await;
-        stranger.endpoint.set_alpns(vec![OBJECTS.to_vec()]);
-        let objects = stranger.connect(a, OBJECTS).await;
-        let sync = stranger.connect(a, SYNC).await;
-        let mut bytes = hello("repo", &stranger);
-        bytes.extend_from_slice(&frame(&Message::States(vec![state.bytes().to_vec()]).encode()));
-        let (send, recv) = Stranger::send(&sync, &bytes).await;
-        Self { sync, objects, home, _hands: (stranger, send, recv) }
-    }
-
-    /// The next request for content; those for what links it are answered.
-    async fn asked_for_content(&self) -> (SendStream, Vec<Link>) {
-        loop {
-            let (mut send, mut recv) =
-                guarded("a request", self.objects.accept_bi()).await.unwrap();
-            let request = ObjectsRequest::decode(&read_frame(&mut recv).await.unwrap()).unwrap();
-            if !request.links[0].kind.is_structured() {
-                return (send, request.links);
-            }
-            for link in request.links {
-                send.write_all(&self.item(link).await).await.unwrap();
-            }
-            send.finish().unwrap();
-        }
-    }
-
-    /// An object as an answer has it.
-    async fn item(&self, link: Link) -> Vec<u8> {
-        let bytes = self.home.repo("repo").read(link).await.unwrap();
-        let length = u32::try_from(bytes.len()).unwrap();
-        let mut item = ItemHeader::Present { link, length }.encode().to_vec();
-        item.extend_from_slice(&bytes);
-        item
-    }
-}
-
-/// A running device that is offered these files by the only one that it lists.
-async fn offered(files: &[(String, Vec<u8>)]) -> (Device, Running, Provider) {
+/// A running device that is offered these files by the only one that it lists; and the home of
+/// what is offered.
+async fn offered(files: &[(String, Vec<u8>)]) -> (Device, Running, Provider, Running) {
     log();
-    let (mut a, other) = (Device::new("a"), Device::new("other"));
+    let (mut a, mut other) = (Device::new("a"), Device::new("other"));
     a.share("repo", &[&other]);
     let running = a.start().await;
-    let provider = Provider::offer(other, &a, files).await;
-    (a, running, provider)
+    let (home, state) = home_of(&mut other, files).await;
+    let provider = Provider::offer(&other.key, &a, home.repo("repo"), &state).await;
+    (a, running, provider, home)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_drips_holds_up_nobody_else() {
     log();
-    let (mut a, mut honest, dripping) =
+    let (mut a, mut honest, mut dripping) =
         (Device::new("a"), Device::new("honest"), Device::new("dripping"));
     a.share("repo", &[&honest, &dripping]);
     let running = a.start().await;
     honest.share("repo", &[&a]);
     let running_honest = honest.start().await;
 
-    let provider = Provider::offer(dripping, &a, &files(1, 160, 10)).await;
+    let (home, state) = home_of(&mut dripping, &files(1, 160, 10)).await;
+    let provider = Provider::offer(&dripping.key, &a, home.repo("repo"), &state).await;
     let mut drips = Vec::new();
     for _ in 0..5 {
         // The largest object there is, of which a byte comes now and then.
@@ -120,7 +67,7 @@ async fn a_peer_that_drips_holds_up_nobody_else() {
     assert!(drips.iter().all(|drip| !drip.is_finished()), "they drip all the while");
     running.stop().await;
     running_honest.stop().await;
-    provider.home.stop().await;
+    home.stop().await;
 }
 
 /// On a line so slow that requests beside each other take longer than anybody waits, one alone
@@ -128,7 +75,7 @@ async fn a_peer_that_drips_holds_up_nobody_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_whose_answers_break_is_asked_less_at_once() {
     const FILES: usize = 100;
-    let (_a, running, provider) = offered(&files(1, FILES, 10)).await;
+    let (_a, running, provider, home) = offered(&files(1, FILES, 10)).await;
     let (mut send, links) = provider.asked_for_content().await;
     assert!(links.len() < FILES, "several requests share the work");
     send.reset(8_u8.into()).unwrap();
@@ -142,18 +89,16 @@ async fn a_provider_whose_answers_break_is_asked_less_at_once() {
         }
     };
     let (mut send, links) = guarded("one request for all", alone).await;
-    for link in links {
-        send.write_all(&provider.item(link).await).await.unwrap();
-    }
+    provider.answer(&mut send, &links).await;
     send.finish().unwrap();
     running.until("all of it", |status| status.repos[0].received.objects > FILES as u64).await;
     running.stop().await;
-    provider.home.stop().await;
+    home.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_read_is_kept_when_its_peer_goes() {
-    let (_a, running, provider) = offered(&files(1, 20, 1000)).await;
+    let (_a, running, provider, home) = offered(&files(1, 20, 1000)).await;
     let (mut send, links) = provider.asked_for_content().await;
     let before = running.net.status().peers[0].rx_bytes;
     let mut bytes = Vec::new();
@@ -182,7 +127,7 @@ async fn what_was_read_is_kept_when_its_peer_goes() {
     running.until("it being told", |status| status.repos[0].received.objects > 10).await;
     assert_eq!(repo.indexed(&links[10..]).await.unwrap(), [false; 10]);
     running.stop().await;
-    provider.home.stop().await;
+    home.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,10 +138,10 @@ async fn a_repo_that_is_not_listed_is_refused_also_when_all_others_are_open() {
     let running = a.start().await;
     let friend = Stranger::new(friend.key.clone()).await;
     let sync = friend.connect(&a, SYNC).await;
-    let (_send_x, mut recv_x) = Stranger::send(&sync, &hello("x", &friend)).await;
+    let (_send_x, mut recv_x) = Stranger::send(&sync, &hello("x", device_id(&friend.key))).await;
     assert!(read_frame(&mut recv_x).await.is_some(), "it is open");
     for id in ["y", "z"] {
-        let (_send, mut recv) = Stranger::send(&sync, &hello(id, &friend)).await;
+        let (_send, mut recv) = Stranger::send(&sync, &hello(id, device_id(&friend.key))).await;
         match guarded("a refusal", recv.read(&mut [0])).await {
             Err(ReadError::Reset(code)) => assert_eq!(code.into_inner(), 1),
             other => panic!("{other:?}"),
@@ -260,7 +205,7 @@ async fn packets_from_forged_addresses_shut_nobody_out() {
 
     let friend = Stranger::new(friend.key.clone()).await;
     let sync = friend.connect(&a, SYNC).await;
-    let (_send, mut recv) = Stranger::send(&sync, &hello("repo", &friend)).await;
+    let (_send, mut recv) = Stranger::send(&sync, &hello("repo", device_id(&friend.key))).await;
     assert!(read_frame(&mut recv).await.is_some());
     dials.shutdown().await;
     running.stop().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use ark_core::{DeviceId, Link, MAX_OBJECT_BYTES, Object};
+use ark_core::{DeviceId, Link, MAX_OBJECT_BYTES, Object, TopicId};
 use ark_store::{IndexError, ReceiveError, Received, Repo};
 use ark_sync::{
     AnswerCheck, AnswerViolation, Expected, ITEM_HEADER_BYTES, Input, ItemHeader, ItemHeaderError,
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::MAX_AHEAD_BYTES;
 use super::patience::Patience;
+use super::whole::{Whole, Wholes};
 use crate::board::Traffic;
 use crate::error::chain;
 use crate::frame::write_frame;
@@ -63,13 +64,15 @@ pub(crate) struct Budget {
     /// Rises when somebody waits: batches that are not full yet are handed over then, because
     /// their share is what is waited for.
     short: watch::Sender<u64>,
+    /// Which objects wait.
+    wholes: Arc<Wholes>,
 }
 
 impl Budget {
     /// Nothing is taken.
     pub(crate) fn new() -> Self {
         let bytes = Arc::new(Semaphore::new(BUDGET_BYTES / BUDGET_UNIT));
-        Self { bytes, short: watch::Sender::new(0) }
+        Self { bytes, short: watch::Sender::new(0), wholes: Arc::default() }
     }
 
     /// Takes the share of an object of `length` bytes. `None`: shutdown.
@@ -152,6 +155,7 @@ impl Fetch {
         mut request: ObjectsRequest,
         told: mpsc::Sender<Done>,
     ) -> Result<Vec<Link>, FetchError> {
+        self.leave_out_read(&mut request).await?;
         self.leave_out_found(&mut request, &told).await?;
         if request.links.is_empty() {
             return Ok(Vec::new());
@@ -182,6 +186,7 @@ impl Fetch {
             patience: Patience::new(peer.lane.arrived().load(Relaxed)),
             cancel: &self.cancel,
             budget: &self.budget,
+            topic: self.store.topic(),
             check: AnswerCheck::new(&request),
             linked: request.ahead.then(HashSet::new),
             ahead_bytes: 0,
@@ -199,6 +204,17 @@ impl Fetch {
         }
         kept?;
         read
+    }
+
+    /// What another request has read whole, and was cancelled or broke before it told of it, is not
+    /// asked for.
+    async fn leave_out_read(&self, request: &mut ObjectsRequest) -> Result<(), FetchError> {
+        let kept = tokio::select! {
+            () = self.cancel.cancelled() => return Err(FetchError::Cancelled),
+            kept = self.budget.wholes.kept(self.store.topic(), &request.links) => kept,
+        };
+        request.links.retain(|link| !kept.contains(link));
+        Ok(())
     }
 
     /// What this device has made itself meanwhile is not asked for: most of all by the first scan
@@ -224,6 +240,7 @@ impl Fetch {
 /// An object whose hash was checked, and its share of the budget.
 struct Checked {
     object: Object,
+    whole: Whole,
     permit: OwnedSemaphorePermit,
 }
 
@@ -235,6 +252,7 @@ struct Reader<'a> {
     patience: Patience,
     cancel: &'a CancellationToken,
     budget: &'a Budget,
+    topic: TopicId,
     check: AnswerCheck,
     /// Where objects may be streamed ahead: those that earlier items link.
     linked: Option<HashSet<Link>>,
@@ -331,6 +349,7 @@ impl Reader<'_> {
     async fn object(&mut self, link: Link, length: usize) -> Result<Option<Checked>, FetchError> {
         let mut bytes = vec![0; length];
         self.fill(&mut bytes).await?;
+        let whole = self.budget.wholes.add(self.topic, link);
         let object = if length <= HASH_INLINE_BYTES {
             Object::new(link.kind, bytes)
         } else {
@@ -347,7 +366,7 @@ impl Reader<'_> {
             linked.extend(structured.take(room));
         }
         let permit = self.budget.take(length).await;
-        Ok(permit.map(|permit| Checked { object, permit }))
+        Ok(permit.map(|permit| Checked { object, whole, permit }))
     }
 }
 
@@ -398,6 +417,7 @@ async fn keep(
 #[derive(Default)]
 struct Batch {
     objects: Vec<Object>,
+    wholes: Vec<Whole>,
     permits: Vec<OwnedSemaphorePermit>,
     bytes: usize,
     since: Option<Instant>,
@@ -405,10 +425,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn push(&mut self, Checked { object, permit }: Checked) {
+    fn push(&mut self, Checked { object, whole, permit }: Checked) {
         self.since.get_or_insert_with(Instant::now);
         self.bytes += object.bytes().len();
         self.objects.push(object);
+        self.wholes.push(whole);
         self.permits.push(permit);
         self.full |= self.objects.len() >= BATCH_OBJECTS || self.bytes >= BATCH_BYTES;
     }
@@ -427,6 +448,7 @@ impl Batch {
         let stored = Input::Stored { request, received, next, rejected };
         // Nobody listens any more only at shutdown.
         let _ = told.send(Done::Input(stored)).await;
+        self.wholes.into_iter().for_each(Whole::keep);
         Ok(())
     }
 }
