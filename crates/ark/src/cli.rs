@@ -31,7 +31,8 @@ const MAX_WAIT_SECONDS: f64 = 366.0 * 24.0 * 60.0 * 60.0;
 
 /// Keeps folders identical on all of a person's machines, with no server.
 ///
-/// Without a command, runs the daemon in the foreground. It ends cleanly on SIGTERM and SIGINT.
+/// Without a command, runs the daemon in the foreground. It ends cleanly on SIGTERM and SIGINT, and
+/// takes up its config anew on SIGHUP.
 #[derive(Debug, Parser)]
 #[command(name = "ark", version, max_term_width = 100)]
 pub struct Arguments {

@@ -1,6 +1,5 @@
 //! A status in words, for people.
 
-use std::error::Error;
 use std::fmt::Write as _;
 
 use ark_control::{Amount, PeerStatus, Progress, RepoStatus, Status};
@@ -175,17 +174,6 @@ pub fn bytes(count: u64) -> String {
     // Tenths by integers: a byte count need not fit a float.
     let tenths = u128::from(count >> shift) * 10 / 1024;
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit - 1])
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod snapshot;
 pub mod state;
 
 mod codec;
+mod words;
 
 pub use change::{Behind, LocalChange, Put, What, put_in};
 pub use check::{Checked, Summary, check, links};
@@ -43,3 +44,4 @@ pub use snapshot::Snapshot;
 pub use state::{
     Head, JoinedHead, MAX_HEADS, MAX_HELD, MAX_STATE_BYTES, RepoKind, SignedState, State, heads,
 };
+pub use words::in_words;

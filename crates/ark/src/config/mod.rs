@@ -12,13 +12,14 @@ mod raw;
 mod tests;
 mod validate;
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ark_core::DeviceId;
-use ark_net::{Discovery, Relay, Remote};
+use ark_net::{Discovery, Relay, Remote, Role};
 
 use crate::key::Key;
 pub use problem::Problems;
@@ -44,12 +45,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether the folder of repo `id` is just what it was in `old`.
+    /// Whether the folder of repo `id` is just what it was in `old`, and has the same writers.
     pub fn keeps_folder(&self, old: &Self, id: &str) -> bool {
         let folder = |config: &Self| {
             let repo = config.repos.iter().find(|repo| repo.id == id)?;
-            let folder = repo.folder.clone()?;
-            Some((repo.secret.clone(), folder, config.quiet_period, config.rescan_interval))
+            let folder = (repo.secret.clone(), repo.folder.clone()?, repo.writers());
+            Some((folder, config.quiet_period, config.rescan_interval))
         };
         folder(self).is_some_and(|now| folder(old) == Some(now))
     }
@@ -79,6 +80,14 @@ pub struct Repo {
     pub remotes: Vec<Remote>,
     /// Where it is on this machine; `None`: only held.
     pub folder: Option<Folder>,
+}
+
+impl Repo {
+    /// The other devices whose states are taken.
+    pub fn writers(&self) -> BTreeSet<DeviceId> {
+        let peers = self.remotes.iter().filter(|remote| remote.role == Role::Peer);
+        peers.map(|remote| remote.device).collect()
+    }
 }
 
 /// A folder kept in step.

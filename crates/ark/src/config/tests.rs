@@ -112,6 +112,25 @@ fn a_whole_config() {
 }
 
 #[test]
+fn a_folder_is_kept_while_it_and_its_writers_are_the_same() {
+    let directory = directory();
+    let config = |role: &str, ignore: &str, addrs: &str| {
+        let (x, y) = (device(1), device(2));
+        let text = format!(
+            "[store]\npath = 'd'\n[[repos]]\nid = 'a'\nremotes = [\n\
+             {{ name = 'x', node_id = '{x}', addrs = [{addrs}] }},\n\
+             {{ name = 'y', node_id = '{y}', role = '{role}' }}]\n\
+             [repos.folder]\npath = 'music'\nignore = ['{ignore}']\n"
+        );
+        load_in(directory.path(), text.as_bytes()).expect("it is valid")
+    };
+    let old = config("peer", "*.o", "");
+    assert!(config("peer", "*.o", "'127.0.0.1:9'").keeps_folder(&old, "a"));
+    assert!(!config("peer", "*.a", "").keeps_folder(&old, "a"));
+    assert!(!old.keeps_folder(&old, "b"));
+}
+
+#[test]
 fn defaults() {
     let directory = directory();
     let config = load_in(directory.path(), b"[store]\npath = \"d\"").expect("it is valid");

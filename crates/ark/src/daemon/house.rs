@@ -1,7 +1,7 @@
 //! Everything that runs, and the threads of knowledge between its parts: what a folder applied
 //! is told to the network side, and whatever changes rings one bell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub(super) struct RunningRepo {
     pub(super) held: ark_store::Repo,
     pub(super) folder: RunningFolder,
     pub(super) remotes: Vec<Remote>,
+    /// Those of the remotes whose states are taken.
+    pub(super) writers: BTreeSet<DeviceId>,
 }
 
 /// A repo's folder, and where it is.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ark_core::in_words;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -9,7 +10,6 @@ use super::house::Kept;
 use super::running::Running;
 use super::{Daemon, DaemonError, ports};
 use crate::config::{self, Config, Surroundings};
-use crate::report;
 
 impl Daemon {
     /// On SIGHUP: takes up the config as it is now, or says what is wrong with it and goes on with
@@ -35,7 +35,7 @@ impl Daemon {
     /// Starts with the new config, or, where that fails, with the old one.
     async fn run_on_either(&mut self, old: Config, kept: &mut Kept) -> Result<(), DaemonError> {
         if let Err(error) = self.run_on(kept).await {
-            let why = report::chain(&error);
+            let why = in_words(&error);
             error!("the changed config cannot be used; going on with the old one: {why}");
             self.config = old;
             self.run_on(kept).await?;

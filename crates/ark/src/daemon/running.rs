@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ark_core::{RepoKind, SealingKey, TopicId};
+use ark_core::{RepoKind, SealingKey, TopicId, in_words};
 use ark_folder::Folder;
 use ark_net::{Net, RepoOptions};
 use ark_store::Store;
@@ -54,7 +54,8 @@ impl Running {
         let repos = started.into_iter().map(|(repo, held, folder)| {
             let folder = folder.or_else(|| kept.folders.remove(&repo.id));
             let folder = folder.expect("a folder is started unless it was kept");
-            RunningRepo { id: repo.id.clone(), held, folder, remotes: repo.remotes.clone() }
+            let (id, remotes, writers) = (repo.id.clone(), repo.remotes.clone(), repo.writers());
+            RunningRepo { id, held, folder, remotes, writers }
         });
         let repos = repos.collect();
         let house = Arc::new(House::new(key.device(), net, repos));
@@ -115,7 +116,7 @@ async fn folder(config: &Config, repo: &Repo, held: &ark_store::Repo) -> Running
     match Folder::start(options, held.clone()).await {
         Ok(running) => RunningFolder::Running(running, folder.path.clone()),
         Err(start_error) => {
-            let text = crate::report::chain(&start_error);
+            let text = in_words(&start_error);
             error!(repo = repo.id, "the folder does not start: {text}");
             RunningFolder::Failed(text, folder.path.clone())
         }

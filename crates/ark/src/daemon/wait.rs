@@ -181,8 +181,7 @@ impl Call {
                 None => revisions_joined(repo),
             };
             let listed = |writer: Writer| {
-                writer.device == house.device
-                    || repo.remotes.iter().any(|remote| remote.device == writer.device)
+                writer.device == house.device || repo.writers.contains(&writer.device)
             };
             missing.extend(self.behind(remotes, &applied, listed));
         } else {
