@@ -1,24 +1,23 @@
 //! Real daemons in temporary directories, driven through the outward interface alone.
 
-use std::fmt::Write as _;
+mod config;
+mod process;
+
 use std::fs::File;
-use std::net::UdpSocket;
-use std::os::unix::process::ExitStatusExt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::tree::{Tree, await_condition};
+use crate::tree::{Tree, await_condition, try_condition};
 
-/// The longest that a daemon may take to end after SIGTERM before the test fails.
-const END_LIMIT: Duration = Duration::from_secs(30);
+pub use config::{Listed, REPO, Setup};
+pub use process::Daemon;
+
 /// The longest that a daemon may take to answer `ark status` after its start.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// The repo id that the configs of this module use.
-pub const REPO: &str = "test-repo";
 
 /// A machine: a temporary directory with a config, a store and perhaps a folder.
 #[derive(Debug)]
@@ -27,37 +26,23 @@ pub struct Machine {
     directory: TempDir,
     name: String,
     id: String,
-    port: u16,
-}
-
-/// What a config says beyond the defaults.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Whether the machine has a folder (at `folder` in its directory) or only holds the repo.
-    pub folder: bool,
-    /// Further lines of `[repos.folder]`.
-    pub folder_lines: String,
-    /// Further lines of `[sync]`.
-    pub sync_lines: String,
-    /// The repo's secret.
-    pub secret: Option<String>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            folder: true,
-            folder_lines: String::new(),
-            sync_lines: String::new(),
-            secret: Some("a secret of the tests".into()),
-        }
-    }
+    addresses: Vec<SocketAddr>,
 }
 
 impl Machine {
     /// A new machine named `name`, under `parent` (or the system's temporary directory), with a
     /// key of its own and no config yet.
     pub fn new(binary: impl Into<PathBuf>, name: &str, parent: Option<&Path>) -> Self {
+        Self::listening(binary, name, parent, &[IpAddr::V4(Ipv4Addr::LOCALHOST)])
+    }
+
+    /// Likewise, listening on these addresses of this machine, each with a port of its own.
+    pub fn listening(
+        binary: impl Into<PathBuf>,
+        name: &str,
+        parent: Option<&Path>,
+        hosts: &[IpAddr],
+    ) -> Self {
         let prefix = format!("ark-{name}-");
         let builder = || tempfile::Builder::new().prefix(&prefix).to_owned();
         let directory = match parent {
@@ -70,7 +55,7 @@ impl Machine {
             directory,
             name: name.into(),
             id: String::new(),
-            port: free_port(),
+            addresses: hosts.iter().map(|&host| free_address(host)).collect(),
         };
         machine.configure(&[], &Setup { folder: false, ..Setup::default() });
         let output = machine.run(&["id"]);
@@ -78,39 +63,6 @@ impl Machine {
         machine.id = String::from_utf8(output.stdout).expect("hex digits").trim_end().into();
         assert_eq!(machine.id.len(), 64, "ark id prints 64 hex digits: {:?}", machine.id);
         machine
-    }
-
-    /// Writes the config: these remotes, this setup.
-    pub fn configure(&self, remotes: &[&Self], setup: &Setup) {
-        std::fs::write(self.config(), self.config_text(remotes, setup)).expect("write the config");
-    }
-
-    /// The text that [`Machine::configure`] writes.
-    pub fn config_text(&self, remotes: &[&Self], setup: &Setup) -> String {
-        let mut text = format!(
-            "[store]\npath = \"./store\"\n\n[network]\nbind = [\"127.0.0.1:{}\"]\n\
-             relay = \"disabled\"\ndiscovery = []\nport_mapping = false\n\n[sync]\n{}\n\n\
-             [[repos]]\nid = \"{REPO}\"\n",
-            self.port, setup.sync_lines
-        );
-        if let Some(secret) = &setup.secret {
-            writeln!(text, "secret = \"{secret}\"").expect("text grows");
-        }
-        text.push_str("remotes = [\n");
-        for remote in remotes {
-            writeln!(
-                text,
-                "  {{ name = \"{}\", node_id = \"{}\", addrs = [\"127.0.0.1:{}\"] }},",
-                remote.name, remote.id, remote.port
-            )
-            .expect("text grows");
-        }
-        text.push_str("]\n");
-        if setup.folder {
-            write!(text, "[repos.folder]\npath = \"./folder\"\n{}\n", setup.folder_lines)
-                .expect("text grows");
-        }
-        text
     }
 
     /// The device id, 64 hex digits.
@@ -123,9 +75,14 @@ impl Machine {
         &self.name
     }
 
-    /// The port on 127.0.0.1 that its config binds.
-    pub const fn port(&self) -> u16 {
-        self.port
+    /// The first address that its config binds.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// The port of that address.
+    pub fn port(&self) -> u16 {
+        self.address().port()
     }
 
     /// The machine's directory.
@@ -205,7 +162,7 @@ impl Machine {
             command.env("RUST_LOG", "info");
         }
         let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("start ark");
-        Daemon { machine: self, child: std::cell::RefCell::new(child) }
+        Daemon::new(self, child)
     }
 
     /// `ark status --json`, if a daemon answers.
@@ -230,6 +187,19 @@ impl Machine {
             peers.iter().map(|peer| peer[key].as_u64().expect("bytes")).sum()
         };
         (sum("rx_bytes"), sum("tx_bytes"))
+    }
+
+    /// The heads of the repo: equal on machines that are in step.
+    pub fn heads(&self) -> serde_json::Value {
+        self.status()["repos"][0]["heads"].clone()
+    }
+
+    /// What status says of another machine.
+    pub fn peer(&self, other: &Self) -> serde_json::Value {
+        let status = self.status();
+        let peers = status["peers"].as_array().expect("peers");
+        let found = peers.iter().find(|peer| peer["node_id"] == other.id.as_str());
+        found.cloned().unwrap_or_else(|| panic!("{} does not list {}", self.name, other.name))
     }
 
     /// Names shown for versions set aside, sorted.
@@ -275,89 +245,23 @@ impl Machine {
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         std::fs::read(self.folder().join(path)).ok()
     }
-}
 
-/// A running daemon; killed when dropped.
-#[derive(Debug)]
-pub struct Daemon<'a> {
-    machine: &'a Machine,
-    child: std::cell::RefCell<Child>,
-}
-
-impl Daemon<'_> {
-    /// The process id.
-    pub fn process_id(&self) -> u32 {
-        self.child.borrow().id()
-    }
-
-    /// Whether the process has not ended.
-    pub fn is_running(&self) -> bool {
-        matches!(self.child.borrow_mut().try_wait(), Ok(None))
-    }
-
-    /// SIGTERM, and how it ended.
+    /// Waits until a file below the folder has this content, or, for `None`, is not there.
     ///
     /// # Panics
-    /// When it does not end in time.
-    pub fn stop(self) -> ExitStatus {
-        self.signal(Signal::TERM);
-        self.ended()
-    }
-
-    /// SIGKILL: no clean shutdown.
-    pub fn kill(self) {
-        self.signal(Signal::KILL);
-        assert_eq!(self.ended().signal(), Some(9));
-    }
-
-    /// Sends a signal.
-    pub fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.process_id()).expect("a process id");
-        kill_process(Pid::from_raw(id).expect("a process id"), signal).expect("signal the daemon");
-    }
-
-    /// Waits until it ends by itself.
-    ///
-    /// # Panics
-    /// When it does not end in time.
-    pub fn ended(self) -> ExitStatus {
-        await_condition(&format!("{} ends", self.machine.name), END_LIMIT, || {
-            self.child.borrow_mut().try_wait().expect("ask for its end")
-        })
-    }
-
-    /// Resident memory in bytes (Linux).
-    pub fn resident_bytes(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.process_id()))
-            .expect("/proc of the daemon");
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("kB");
-        kib * 1024
-    }
-
-    /// Processor time used so far (Linux).
-    pub fn processor_time(&self) -> Duration {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.process_id()))
-            .expect("/proc of the daemon");
-        let (_, fields) = text.rsplit_once(')').expect("a command in parentheses");
-        let ticks: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().expect("ticks"))
-            .sum();
-        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
-    }
-}
-
-impl Drop for Daemon<'_> {
-    fn drop(&mut self) {
-        let child = self.child.get_mut();
-        if matches!(child.try_wait(), Ok(None)) {
-            // Ends a test's leftovers; it may have ended by itself in between.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    /// When it is not so within `limit`: with what there is and the log.
+    #[track_caller]
+    pub fn await_file(&self, path: &str, content: Option<&str>, limit: Duration) {
+        let content = content.map(str::as_bytes);
+        let is_so = try_condition(limit, || (self.read(path).as_deref() == content).then_some(()));
+        assert!(
+            is_so.is_some(),
+            "{}: {path} is {:?}\n{:?}\n{}",
+            self.name,
+            self.read(path).as_deref().map(String::from_utf8_lossy),
+            self.tree().paths(),
+            self.log()
+        );
     }
 }
 
@@ -382,11 +286,42 @@ pub fn assert_in_step(a: &Machine, b: &Machine, limit: Duration) {
     assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
 }
 
+/// Waits until all show byte for byte the same, with the same heads. They may be so already before
+/// what a test is about has begun: it awaits that first.
+///
+/// # Panics
+/// When they are not within `limit`: with the differences and the logs.
+#[track_caller]
+pub fn assert_all_same(machines: &[&Machine], limit: Duration) {
+    let (first, others) = machines.split_first().expect("machines");
+    let differences = || -> Vec<String> {
+        let (tree, heads) = (first.tree(), first.heads());
+        let from = |other: &&Machine| -> Vec<String> {
+            let mut lines = tree.differences(&other.tree());
+            if lines.is_empty() && other.heads() != heads {
+                lines.push(format!("heads: {heads} / {}", other.heads()));
+            }
+            let named = |line: String| format!("{}, {}: {line}", first.name, other.name);
+            lines.into_iter().map(named).collect()
+        };
+        others.iter().flat_map(from).collect()
+    };
+    if try_condition(limit, || differences().is_empty().then_some(())).is_none() {
+        let logs: Vec<String> =
+            machines.iter().map(|it| format!("{}:\n{}", it.name, it.log())).collect();
+        panic!("not the same within {limit:?}: {:#?}\n{}", differences(), logs.join("\n"));
+    }
+}
+
 /// A UDP port on 127.0.0.1 that nobody has at the moment.
 ///
 /// # Panics
 /// When the system gives none.
 pub fn free_port() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket on loopback");
-    socket.local_addr().expect("its address").port()
+    free_address(Ipv4Addr::LOCALHOST.into()).port()
+}
+
+fn free_address(host: IpAddr) -> SocketAddr {
+    let socket = UdpSocket::bind((host, 0)).expect("a UDP socket on loopback");
+    socket.local_addr().expect("its address")
 }

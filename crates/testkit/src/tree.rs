@@ -14,17 +14,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// When the limit is over; the message names `what`.
-pub fn await_condition<T>(
-    what: &str,
-    limit: Duration,
-    mut condition: impl FnMut() -> Option<T>,
-) -> T {
+#[track_caller]
+pub fn await_condition<T>(what: &str, limit: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    try_condition(limit, condition).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+}
+
+/// Looks until `condition` gives a value; `None` after `limit`.
+pub fn try_condition<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
-        if let Some(value) = condition() {
+        let value = condition();
+        if value.is_some() || start.elapsed() >= limit {
             return value;
         }
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(LOOK_AGAIN);
     }
 }
