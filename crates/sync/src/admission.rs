@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{DeviceId, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer};
 
+use crate::engine::Remote;
+use crate::message::Role;
+
 /// The incarnations of one device that a repo takes. A device takes one where its store was put
 /// back or lost, a few in its life. Vectors never shrink, so without these bounds, on states and
 /// on what their vectors name, one device could use up all the writers that a repo may have.
 pub(crate) const MAX_INCARNATIONS: usize = 64;
-/// The writers of devices that are not listed here that vectors may name in all: of devices that
-/// were dropped from the config.
+/// The writers of devices that may not write here that vectors may name in all: of devices that
+/// were dropped from the config, or that others let write.
 const MAX_UNLISTED: usize = 256;
 
 /// What to do with a state.
@@ -29,6 +32,8 @@ pub(crate) enum Admission {
     Older,
     /// Its device is not listed.
     Unlisted,
+    /// Its device is listed, and may not write.
+    NotAWriter,
     /// It is of another kind.
     WrongKind(RepoKind),
     /// It is of another repo.
@@ -37,6 +42,15 @@ pub(crate) enum Admission {
     TooMany,
     /// Its device has as many incarnations as a repo takes of one.
     TooManyIncarnations,
+}
+
+/// Whether states of `device` count: it is this one, or the config lets it write.
+pub(crate) fn may_write(
+    own: DeviceId,
+    remotes: &BTreeMap<DeviceId, Remote>,
+    device: DeviceId,
+) -> bool {
+    device == own || remotes.get(&device).is_some_and(|remote| remote.role == Role::Peer)
 }
 
 /// What a state is held against.
@@ -49,7 +63,7 @@ pub(crate) struct Admitting<'a> {
     /// This device's writer of now.
     pub(crate) own: Writer,
     /// The other devices that are listed.
-    pub(crate) remotes: &'a BTreeMap<DeviceId, String>,
+    pub(crate) remotes: &'a BTreeMap<DeviceId, Remote>,
     /// Revision and hash of the newest state known of its writer.
     pub(crate) known: Option<(u64, ObjectId)>,
     /// How many writers are known.
@@ -59,15 +73,15 @@ pub(crate) struct Admitting<'a> {
 }
 
 impl Admitting<'_> {
-    /// Whether states of this writer count: it is listed, or an incarnation of this device.
-    pub(crate) fn lists(&self, writer: Writer) -> bool {
-        writer.device == self.own.device || self.remotes.contains_key(&writer.device)
+    /// Whether states of this writer count.
+    pub(crate) fn may_write(&self, writer: Writer) -> bool {
+        may_write(self.own.device, self.remotes, writer.device)
     }
 
     /// Whether a state of this writer would be taken if it were news.
     pub(crate) fn takes(&self, writer: Writer) -> bool {
         let has_place = self.writers + 1 < MAX_WRITERS && self.incarnations < MAX_INCARNATIONS;
-        self.lists(writer) && (has_place || self.known.is_some())
+        self.may_write(writer) && (has_place || self.known.is_some())
     }
 
     /// Whether a state names more writers in its vector than can be taken in, beside those that
@@ -83,8 +97,8 @@ impl Admitting<'_> {
         let of_one = |device: DeviceId| all().filter(|it| it.device == device).count();
         // One place is kept for this device's own next incarnation.
         all().count() + 1 > MAX_WRITERS
-            || all().filter(|it| !self.lists(**it)).count() > MAX_UNLISTED
-            || new.iter().any(|it| self.lists(*it) && of_one(it.device) > MAX_INCARNATIONS)
+            || all().filter(|it| !self.may_write(**it)).count() > MAX_UNLISTED
+            || new.iter().any(|it| self.may_write(*it) && of_one(it.device) > MAX_INCARNATIONS)
     }
 
     /// Decides about `signed`.
@@ -93,8 +107,9 @@ impl Admitting<'_> {
         if state.topic != self.topic {
             return Admission::WrongTopic;
         }
-        if !self.lists(state.writer) {
-            return Admission::Unlisted;
+        if !self.may_write(state.writer) {
+            let is_listed = self.remotes.contains_key(&state.writer.device);
+            return if is_listed { Admission::NotAWriter } else { Admission::Unlisted };
         }
         if state.kind != self.kind {
             return Admission::WrongKind(state.kind);
@@ -150,7 +165,9 @@ mod tests {
 
     #[test]
     fn each_state_has_its_outcome() {
-        let remotes = [(writer(2).device, "two".to_owned())].into();
+        let remote = |n: u8, role| (writer(n).device, Remote { name: n.to_string(), role });
+        let remotes =
+            [remote(2, Role::Peer), remote(4, Role::Reader), remote(5, Role::Mirror)].into();
         let among = |state: &SignedState, known, writers, incarnations| {
             let (topic, kind, own) = (TopicId::derive("x", None), RepoKind::Folder, writer(1));
             let here =
@@ -191,6 +208,11 @@ mod tests {
         let jj = state(2, "x", RepoKind::Jj, 5);
         assert_eq!(decide(&jj, None, 1), Admission::WrongKind(RepoKind::Jj));
         assert_eq!(decide(&state(3, "x", RepoKind::Jj, 5), None, 1), Admission::Unlisted);
+        for n in [4, 5] {
+            let theirs = state(n, "x", RepoKind::Folder, 5);
+            assert_eq!(decide(&theirs, None, 1), Admission::NotAWriter);
+            assert_eq!(decide(&theirs, Some((4, least)), 1), Admission::NotAWriter);
+        }
         assert_eq!(decide(&state(3, "y", RepoKind::Jj, 5), None, 1), Admission::WrongTopic);
     }
 }

@@ -58,6 +58,12 @@ pub enum Effect {
         /// What for.
         request: ObjectsRequest,
     },
+    /// Begin a reconciliation with a peer, as the one who opens it: [`Input::Lacking`](crate::Input::Lacking) as
+    /// often as something is found, then [`Input::Reconciled`](crate::Input::Reconciled), once.
+    Reconcile {
+        /// With whom.
+        peer: DeviceId,
+    },
     /// Stop a request: what it still brings is not needed. Nothing has to be reported of it; what
     /// arrived may be.
     Cancel {

@@ -1,25 +1,27 @@
 //! The engine of one repo: the order in which its machines are asked.
 //!
 //! `peers` keeps the sessions, `pulls` brings states from their arrival to their join, `order`
-//! says which of them are pulled first, `show` what is known. Each input changes what they hold;
-//! then [`Engine::handle`] does all that has become possible. Reconciliation of object ids will
-//! stand beside the walk of `pulls`: as another way to fill the same lanes.
+//! says which of them are pulled first, `show` what is known. `reconciling` stands beside the walk
+//! of `pulls`: it fills the same lanes sooner. Each input changes what they hold; then
+//! [`Engine::handle`] does all that has become possible.
 
 mod order;
 mod peers;
 mod pulls;
+mod reconciling;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ark_core::{DeviceId, Link, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer};
 
-use crate::admission::Admitting;
+use self::reconciling::Reconciling;
+use crate::admission::{Admitting, may_write};
 use crate::announce::Announcement;
 use crate::effect::Effect;
 use crate::fetcher::Fetcher;
 use crate::input::{Input, StoreStep};
-use crate::message::SummaryEntry;
+use crate::message::{Role, SummaryEntry};
 use crate::pull::Pull;
 use crate::random::Random;
 use crate::session::Peer;
@@ -54,10 +56,19 @@ pub struct EngineOptions {
     pub writer: Writer,
     /// Whether there is a folder here, so that `applied` and `scanned` will be said.
     pub folder: bool,
-    /// The other devices that the config lists for the repo, with their names.
-    pub remotes: BTreeMap<DeviceId, String>,
+    /// The other devices that the config lists for the repo.
+    pub remotes: BTreeMap<DeviceId, Remote>,
     /// Randomness for jitter.
     pub seed: u64,
+}
+
+/// A device that the config lists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remote {
+    /// Its name there.
+    pub name: String,
+    /// What it may do here. States of others are taken from it whatever that is.
+    pub role: Role,
 }
 
 /// What the store holds at the start.
@@ -93,6 +104,7 @@ pub struct Engine {
     peers: BTreeMap<DeviceId, Peer>,
     wishes: Wishes,
     fetcher: Fetcher,
+    reconciling: Reconciling,
     applied: BTreeMap<Writer, u64>,
     scanned: bool,
     /// Until when content waits for the first scan; set with the first input.
@@ -118,16 +130,21 @@ impl Engine {
         let joined: BTreeMap<_, _> =
             known.joined.into_iter().map(|state| (state.state().writer, state)).collect();
         let cold = !known.pending && joined.values().all(|it| it.state().heads.is_empty());
-        let resumed =
-            known.staged.into_iter().map(|state| (state.state().writer, Pull::resumed(state)));
+        let own = options.writer.device;
+        let may_write = |device| may_write(own, &options.remotes, device);
+        // Who may write no more is not listened to, though a state of it was.
+        let staged = known.staged.into_iter().filter(|it| may_write(it.state().writer.device));
+        let resumed: BTreeMap<_, _> =
+            staged.map(|state| (state.state().writer, Pull::resumed(state))).collect();
         let peers = options.remotes.keys().map(|&device| (device, Peer::default())).collect();
         Self {
             joined,
-            pulls: resumed.collect(),
+            pulls: resumed,
             dead: BTreeMap::new(),
             peers,
             wishes: Wishes::default(),
             fetcher: Fetcher::new(),
+            reconciling: Reconciling::default(),
             applied: known.applied,
             scanned: known.scanned || !options.folder,
             scan_awaited_ms: None,
@@ -152,6 +169,7 @@ impl Engine {
         self.scan_awaited_ms.get_or_insert(self.now_ms.saturating_add(SCAN_PATIENCE_MS));
         self.take_in(input);
         self.advance_pulls();
+        self.look_up_lacking();
         self.send_wishes();
         self.keep_safe();
         self.send_haves();
@@ -181,7 +199,10 @@ impl Engine {
             Input::PeerDisconnected { peer } => self.disconnected(peer),
             Input::Message { peer, message } => self.heard(peer, message),
             Input::Announced { announcement, .. } => self.announced(announcement),
-            Input::Lagged => self.send_summaries(),
+            Input::Lagged => {
+                self.reconciling.all_due();
+                self.send_summaries();
+            }
             Input::Published { state, new } => self.published(state, &new),
             Input::Renewed { writer } => self.renewed(writer),
             Input::LookedUp { writer, revision, absent } => {
@@ -204,6 +225,9 @@ impl Engine {
                 self.scanned = true;
                 self.ask_haves();
             }
+            Input::Lacking { peer, links } => self.lacking(peer, &links),
+            Input::Reconciled { peer, reconciliation } => self.reconciled(peer, reconciliation),
+            Input::Breach { peer, violation } => self.breached(peer, violation),
             Input::Timer => {}
         }
     }
@@ -221,6 +245,7 @@ impl Engine {
         self.effects.push(Effect::Announce(Announcement::fitting(&state, new)));
         self.joined.insert(writer, state);
         self.ask_haves();
+        self.check_roles();
     }
 
     /// The old incarnation is one more writer now, whose states are taken from peers.

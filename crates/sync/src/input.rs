@@ -7,6 +7,7 @@ use ark_core::{DeviceId, Link, RepoKind, SignedState, Writer};
 use crate::announce::Announcement;
 use crate::effect::RequestId;
 use crate::message::Message;
+use crate::session::Violation;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -118,8 +119,46 @@ pub enum Input {
     },
     /// The first scan of the folder is done and what it found is published.
     Scanned,
+    /// A reconciliation with a peer, opened by either side, found that it has these and this side
+    /// not. Its word only. Comes as often as frames come.
+    Lacking {
+        /// The peer.
+        peer: DeviceId,
+        /// What it says it has.
+        links: Vec<Link>,
+    },
+    /// A reconciliation ended, however. Once for each [`Effect::Reconcile`](crate::Effect::Reconcile), at once and
+    /// empty where none was begun; and once for each that the peer opened and this side answered.
+    Reconciled {
+        /// The peer.
+        peer: DeviceId,
+        /// How it went.
+        reconciliation: Reconciliation,
+    },
+    /// The driver saw a breach of the protocol by a peer, and closes the connection: nothing the
+    /// peer says counts until it connects anew.
+    Breach {
+        /// The peer.
+        peer: DeviceId,
+        /// What it did.
+        violation: Violation,
+    },
     /// [`Engine::wake_at`](crate::Engine::wake_at) has come. Harmless at any time.
     Timer,
+}
+
+/// How a reconciliation went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reconciliation {
+    /// Round trips, as the side that opened it counts them; 0 on the other.
+    pub round_trips: u32,
+    /// Bytes that this side sent on the session's stream, lengths of frames included.
+    pub sent_bytes: u64,
+    /// Bytes that it received, likewise.
+    pub received_bytes: u64,
+    /// Whether all that differs was found. If not, a ceiling was reached, the stream broke, or it
+    /// was not begun.
+    pub complete: bool,
 }
 
 /// What became of a state that was to be staged.

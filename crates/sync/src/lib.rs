@@ -13,13 +13,13 @@ pub mod announce;
 pub mod effect;
 pub mod engine;
 pub mod input;
-pub mod message;
 pub mod objects;
 pub mod view;
 
 mod admission;
 mod fetcher;
 mod gate;
+mod message;
 mod pull;
 mod random;
 mod session;
@@ -28,9 +28,9 @@ mod wishes;
 
 pub use announce::{Announced, Announcement, MAX_ANNOUNCEMENT_BYTES};
 pub use effect::{Effect, RequestId};
-pub use engine::{Engine, EngineOptions, Known};
+pub use engine::{Engine, EngineOptions, Known, Remote};
 pub use fetcher::MAX_WANTED;
-pub use input::{Failure, Input, JoinOutcome, StageOutcome, StoreStep};
+pub use input::{Failure, Input, JoinOutcome, Reconciliation, StageOutcome, StoreStep};
 pub use message::{
     Have, HaveEntry, Hello, MAX_FRAME_BYTES, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry,
 };
@@ -39,5 +39,5 @@ pub use objects::{
     MAX_AHEAD_OBJECTS, MAX_REQUEST_BYTES, MAX_REQUEST_LINKS, ObjectsRequest,
 };
 pub use session::Violation;
-pub use view::{Amount, Counters, PeerView, Problem, View};
+pub use view::{Amount, Counters, PeerView, Problem, Reconciliations, View};
 pub use wire::WireError;

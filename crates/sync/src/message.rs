@@ -1,4 +1,7 @@
-//! The messages of `ark/sync/1`: one stream per pair of devices and repo, [`Hello`] first.
+//! The messages of `ark/sync/1`: one stream per pair of devices and repo, [`Hello`] first; and the
+//! first frames of the streams that are opened for one purpose beside it.
+
+use std::fmt;
 
 use ark_core::{
     DeviceId, MAX_STATE_BYTES, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer,
@@ -34,6 +37,16 @@ pub enum Role {
     Mirror = 2,
 }
 
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Peer => "peer",
+            Self::Reader => "reader",
+            Self::Mirror => "mirror",
+        })
+    }
+}
+
 /// The first message of either side: what holds for the whole session.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Hello {
@@ -48,7 +61,8 @@ pub struct Hello {
     pub role: Role,
     /// Whether the sender has a folder for the repo, and so owes `applied`.
     pub folder: bool,
-    /// The devices whose states the sender takes, itself included: it owes nothing for others.
+    /// The devices whose states the sender takes, itself included: it owes nothing for others,
+    /// and so not for those that it lists as readers or mirrors.
     /// Sorted, distinct, at most [`MAX_LISTED`].
     pub listed: Vec<DeviceId>,
 }
@@ -108,6 +122,18 @@ pub enum Message {
     States(Vec<Vec<u8>>),
     /// What is durable and applied at the sender's.
     Have(Have),
+    /// The first frame of a stream of its own: begins a reconciliation of the links that both
+    /// sides hold. The frames of `ark_recon` follow. On a repo's stream it is a breach.
+    Reconcile {
+        /// The repo.
+        topic: TopicId,
+        /// Never used before by the sender on this connection for this repo.
+        epoch: u64,
+    },
+    /// The first frame of a stream of its own, and the only one: asks whether the receiver lists
+    /// the sender for this repo. Answered by the stream's end, or its reset where it does not. On
+    /// a repo's stream it is a breach.
+    Ask(TopicId),
 }
 
 impl Message {
@@ -180,6 +206,7 @@ impl Body for Message {
                 }
                 ordered(&have.writers, MAX_WRITERS, "a have", |entry| entry.writer)
             }
+            Self::Reconcile { .. } | Self::Ask(_) => Ok(()),
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Arrived {
     pub(crate) hints: Vec<Link>,
     /// Peers that should have all of it: who sent it, or made it.
     pub(crate) senders: BTreeSet<DeviceId>,
+    /// Those of them that sent it on their streams while a reconciliation with them was due.
+    pub(crate) due: BTreeSet<DeviceId>,
 }
 
 /// A store's step that failed and is tried again.
@@ -101,7 +103,8 @@ impl Pull {
 
     /// A state that the store has staged since before the start: its pull may have begun.
     pub(crate) fn resumed(state: SignedState) -> Self {
-        let current = Arrived { state, hints: Vec::new(), senders: BTreeSet::new() };
+        let (senders, due) = (BTreeSet::new(), BTreeSet::new());
+        let current = Arrived { state, hints: Vec::new(), senders, due };
         Self { phase: Phase::Unchecked, begun: true, ..Self::new(current) }
     }
 
@@ -126,6 +129,25 @@ impl Pull {
             }
             _ => Succession::Waits,
         }
+    }
+
+    /// Whether objects that may be of its closure are to be fetched for it.
+    pub(crate) fn takes_hints(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Staging { .. } | Phase::Unchecked | Phase::Pulling | Phase::Joining
+        )
+    }
+
+    /// Whether it is known that something is missing for it.
+    pub(crate) fn lacks(&self) -> bool {
+        matches!(self.phase, Phase::Waiting(_) | Phase::Pulling)
+    }
+
+    /// How much its writer has taken in, to compare it with others by.
+    pub(crate) fn extent(&self) -> u64 {
+        let vector = &self.current.state.state().vector;
+        vector.iter().fold(0_u64, |sum, (_, it)| sum.saturating_add(it))
     }
 
     /// Whether everybody of `providers` was asked in vain.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ark_core::{DeviceId, RepoKind, TopicId, Writer};
 
 use crate::gate::Gate;
-use crate::message::{Have, HaveEntry, Hello, Message, PROTOCOL, Role, SummaryEntry};
+use crate::message::{Have, HaveEntry, Hello, Message, PROTOCOL, SummaryEntry};
 use crate::view::Problem;
 
 /// States that do not decode, per session, before it is ended. A peer relays only what it has
@@ -31,13 +31,21 @@ pub enum Violation {
     /// It answered a request with what was not asked or does not match its hash.
     #[error("it sent objects that are not what was asked for")]
     WrongObjects,
+    /// It sent on the repo's stream what has a stream of its own.
+    #[error("it sent on one stream what belongs on another")]
+    Misplaced,
+    /// It sent bytes that are no message.
+    #[error("it sent what is no message")]
+    Malformed,
+    /// It broke the rules of reconciliation.
+    #[error("it broke the rules of reconciliation")]
+    Reconciliation,
 }
 
 /// What a message means.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Heard {
-    /// Its hello. If there is a problem, nothing else is exchanged in this session unless it is
-    /// only about roles.
+    /// Its hello. If there is a problem, nothing else is exchanged in this session.
     Hello(Option<Problem>),
     /// What it knows; whether this is the first time in this session.
     Summary(Vec<SummaryEntry>, First),
@@ -45,8 +53,8 @@ pub(crate) enum Heard {
     Want(Vec<Writer>),
     /// States.
     States(Vec<Vec<u8>>),
-    /// It has said what it has.
-    Have,
+    /// It has said what it has; whether this is the first time in this session.
+    Have(First),
     /// Nothing: the session is not one to listen to.
     Ignored,
 }
@@ -185,13 +193,15 @@ impl Peer {
                     return Err(Violation::WrongTopic);
                 }
                 let problem = misfit(device, kind, &hello);
-                let apart = problem.as_ref().is_some_and(|it| !matches!(it, Problem::Role { .. }));
-                session.standing = if apart { Standing::Apart } else { Standing::Open };
+                session.standing = if problem.is_some() { Standing::Apart } else { Standing::Open };
                 self.hello = Some(hello);
                 Ok(Heard::Hello(problem))
             }
             (Standing::Opening, _) => Err(Violation::NoHello),
             (Standing::Open, Message::Hello(_)) => Err(Violation::SecondHello),
+            (Standing::Open, Message::Reconcile { .. } | Message::Ask(_)) => {
+                Err(Violation::Misplaced)
+            }
             (Standing::Open, Message::Summary(entries)) => {
                 let first = if session.summarized { First::No } else { First::Yes };
                 session.summarized = true;
@@ -200,10 +210,11 @@ impl Peer {
             (Standing::Open, Message::WantStates(writers)) => Ok(Heard::Want(writers)),
             (Standing::Open, Message::States(states)) => Ok(Heard::States(states)),
             (Standing::Open, Message::Have(Have { writers, scanned })) => {
+                let first = if session.had { First::No } else { First::Yes };
                 session.had = true;
                 self.scanned = scanned;
                 self.writers = writers.into_iter().map(|entry| (entry.writer, entry)).collect();
-                Ok(Heard::Have)
+                Ok(Heard::Have(first))
             }
         }
     }
@@ -215,8 +226,6 @@ fn misfit(device: DeviceId, kind: RepoKind, hello: &Hello) -> Option<Problem> {
         Some(Problem::Protocol { device, found: hello.protocol })
     } else if hello.kind != kind {
         Some(Problem::WrongKind { device, found: hello.kind })
-    } else if hello.role != Role::Peer {
-        Some(Problem::Role { device, granted: hello.role })
     } else {
         None
     }

@@ -31,6 +31,8 @@ pub struct View {
     pub problems: Vec<Problem>,
     /// What was ignored, since the start.
     pub counters: Counters,
+    /// Reconciliations of either side, since the start.
+    pub reconciliations: Reconciliations,
 }
 
 /// A remote, as far as it told. What it said last stays when it disconnects.
@@ -47,7 +49,10 @@ pub struct PeerView {
     pub scanned: bool,
     /// It has a folder for the repo, and so owes `applied`.
     pub folder: bool,
-    /// The devices whose states it takes, itself included; `None` until it said.
+    /// What it lets this device do, as it said last; `None` until it said.
+    pub granted: Option<Role>,
+    /// The devices whose states it takes, itself included; `None` until it said. Those that it
+    /// lists as readers or mirrors are not among them.
     pub listed: Option<BTreeSet<DeviceId>>,
     /// Per writer the newest revision durable there.
     pub durable: BTreeMap<Writer, u64>,
@@ -92,7 +97,7 @@ pub struct Counters {
     pub forged: u64,
     /// States known already, or older than what is known.
     pub stale: u64,
-    /// States of writers that are not listed here.
+    /// States of devices that are not listed here, or that may not write.
     pub unlisted: u64,
     /// States of another repo or kind.
     pub foreign: u64,
@@ -104,6 +109,21 @@ pub struct Counters {
     pub objects_refused: u64,
 }
 
+/// What reconciliations cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reconciliations {
+    /// Those in which anything was said.
+    pub sessions: u64,
+    /// Round trips of those that this device opened.
+    pub round_trips: u64,
+    /// Round trips of the last one that this device opened.
+    pub last_round_trips: u32,
+    /// Bytes sent, lengths of frames included.
+    pub sent_bytes: u64,
+    /// Bytes received, likewise.
+    pub received_bytes: u64,
+}
+
 /// Something that somebody should know or do. `Display` says it in one sentence.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[non_exhaustive]
@@ -112,6 +132,15 @@ pub enum Problem {
     UnlistedWriter {
         /// The device.
         device: DeviceId,
+    },
+    /// A state of a device was refused, because the config does not let it write.
+    NotAWriter {
+        /// The device.
+        device: DeviceId,
+        /// Its name in the config.
+        name: String,
+        /// What it may do.
+        role: Role,
     },
     /// A remote, or a state, says that the repo is of another kind.
     WrongKind {
@@ -127,7 +156,7 @@ pub enum Problem {
         /// Its version.
         found: u32,
     },
-    /// A remote grants this device another role than it has here.
+    /// A remote takes nothing that this device writes.
     Role {
         /// The remote.
         device: DeviceId,
@@ -196,6 +225,12 @@ impl fmt::Display for Problem {
                 "states of device {device} are refused, because it is not listed for this repo; \
                  to admit it, add to remotes: {{ name = \"...\", node_id = \"{device}\" }}"
             ),
+            Self::NotAWriter { device, name, role } => write!(
+                f,
+                "states of device {device} are refused, because it is listed here as {role}: what \
+                 it writes stays there; to take it, list {{ name = \"{name}\", node_id = \
+                 \"{device}\", role = \"peer\" }}"
+            ),
             Self::WrongKind { device, found } => write!(
                 f,
                 "device {device} holds this repo as {}: nothing is exchanged",
@@ -209,7 +244,8 @@ impl fmt::Display for Problem {
             }
             Self::Role { device, granted } => write!(
                 f,
-                "device {device} lists this one as {granted:?}, which this version does not do"
+                "device {device} takes nothing of what is written here: its config lists this \
+                 device as {granted} (role = \"{granted}\")"
             ),
             Self::Misbehaved { device, violation } => {
                 write!(f, "device {device} broke the protocol: {violation}")

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ark_core::{DeviceId, SignedState, Writer};
+use ark_core::{DeviceId, Writer};
 
 use super::Engine;
 use crate::effect::Effect;
@@ -79,9 +79,6 @@ impl Engine {
     /// Gives lanes to the states that wait: those that have taken in most first, and not those
     /// that one being pulled makes needless.
     fn activate(&mut self, providers: &BTreeMap<Writer, Vec<DeviceId>>) {
-        let total = |state: &SignedState| {
-            state.state().vector.iter().fold(0_u64, |sum, (_, it)| sum.saturating_add(it))
-        };
         let has_room = self.fetcher.has_room();
         let may_go_on = |writer: &Writer, pull: &Pull| {
             let here = &providers[writer];
@@ -93,7 +90,7 @@ impl Engine {
                 continue;
             }
             if may_go_on(&writer, pull) {
-                waiting.push((std::cmp::Reverse(total(&pull.current.state)), writer));
+                waiting.push((std::cmp::Reverse(pull.extent()), writer));
             } else {
                 // It is asked for anew when its time has come: by then it may be less.
                 pull.phase = Phase::Waiting(None);
@@ -207,6 +204,7 @@ impl Engine {
                 LaneStatus::Unavailable(object) => {
                     let (_, asked) = pull.vain.get_or_insert((object, BTreeSet::new()));
                     asked.extend(here.iter().copied());
+                    self.reconciling.due(here);
                 }
                 LaneStatus::Working if here.is_empty() => {}
                 _ => continue,

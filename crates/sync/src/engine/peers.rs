@@ -1,9 +1,11 @@
 //! The sessions: who is told what, and what is made of what they say.
 
+use std::collections::BTreeSet;
+
 use ark_core::{DeviceId, MAX_STATE_BYTES, MAX_WRITERS, SignedState, Writer};
 
 use super::{Engine, SAFETY_MS};
-use crate::admission::Admission;
+use crate::admission::{Admission, may_write};
 use crate::announce::{Announced, Announcement};
 use crate::effect::Effect;
 use crate::message::{Have, HaveEntry, Hello, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry};
@@ -25,13 +27,16 @@ impl Engine {
         let Some(session) = self.peers.get_mut(&peer) else { return };
         session.connect();
         self.fetcher.connected(peer);
+        self.reconciling.connected(peer);
         for pull in self.pulls.values_mut() {
             if let Some((_, asked)) = &mut pull.vain {
                 asked.remove(&peer);
             }
         }
         let own = self.options.writer.device;
-        let mut listed: Vec<_> = self.options.remotes.keys().copied().chain([own]).collect();
+        let remotes = &self.options.remotes;
+        let writing = remotes.iter().filter(|(_, remote)| remote.role == Role::Peer);
+        let mut listed: Vec<_> = writing.map(|(&device, _)| device).chain([own]).collect();
         listed.sort_unstable();
         listed.dedup();
         listed.truncate(MAX_LISTED);
@@ -39,7 +44,7 @@ impl Engine {
             protocol: PROTOCOL,
             topic: self.options.topic,
             kind: self.options.kind,
-            role: Role::Peer,
+            role: remotes.get(&peer).map_or(Role::Reader, |remote| remote.role),
             folder: self.options.folder,
             listed,
         };
@@ -53,18 +58,24 @@ impl Engine {
         for id in self.fetcher.disconnected(peer) {
             self.effects.push(Effect::Cancel { id });
         }
+        self.reconciling.disconnected(peer);
         self.wishes.disconnected(peer, self.now_ms);
     }
 
-    /// The peer broke the protocol: nothing it says counts until it connects anew.
+    /// The peer broke the protocol: its session is to be ended.
     pub(super) fn misbehaved(&mut self, peer: DeviceId, violation: Violation) {
+        self.breached(peer, violation);
+        self.effects.push(Effect::Misbehaved { peer, violation });
+    }
+
+    /// The peer broke the protocol: nothing it says counts until it connects anew.
+    pub(super) fn breached(&mut self, peer: DeviceId, violation: Violation) {
         self.counters.violations += 1;
         self.disconnected(peer);
         if let Some(session) = self.peers.get_mut(&peer) {
             session.end();
         }
         self.problem(Problem::Misbehaved { device: peer, violation });
-        self.effects.push(Effect::Misbehaved { peer, violation });
     }
 
     pub(super) fn heard(&mut self, peer: DeviceId, message: Message) {
@@ -76,24 +87,50 @@ impl Engine {
             Ok(Heard::Summary(entries, first)) => self.answer_summary(peer, &entries, first),
             Ok(Heard::Want(writers)) => {
                 let states = writers.iter().filter_map(|writer| self.joined.get(writer));
+                let states = states.filter(|state| self.is_relayed(state));
                 let states: Vec<_> = states.map(|state| state.bytes().to_vec()).collect();
                 self.send_states(peer, states);
             }
             Ok(Heard::States(states)) => self.states_came(peer, &states),
-            Ok(Heard::Have) => self.note_wishes(peer),
+            Ok(Heard::Have(first)) => {
+                if first == First::Yes {
+                    self.reconciling.compared(peer);
+                }
+                self.note_wishes(peer);
+            }
             Ok(Heard::Ignored) => {}
         }
     }
 
     /// A hello settles what was wrong with an earlier one.
     fn greeted(&mut self, peer: DeviceId, problem: Option<Problem>) {
+        let hello = self.peers.get(&peer).and_then(|session| session.hello.as_ref());
+        let role = hello.map(|hello| hello.role);
         self.problems.retain(|old| match old {
-            Problem::Protocol { device, .. }
-            | Problem::WrongKind { device, .. }
-            | Problem::Role { device, .. } => *device != peer || problem.as_ref() == Some(old),
+            Problem::Protocol { device, .. } | Problem::WrongKind { device, .. } => {
+                *device != peer || problem.as_ref() == Some(old)
+            }
+            Problem::Role { device, granted } => *device != peer || role == Some(*granted),
             _ => true,
         });
-        if let Some(problem) = problem {
+        match problem {
+            Some(problem) => self.problem(problem),
+            None => self.check_roles(),
+        }
+    }
+
+    /// Shows who takes nothing of what this device writes, if it does, or may.
+    pub(super) fn check_roles(&mut self) {
+        let has_published = self.joined.contains_key(&self.options.writer);
+        if !self.options.folder && !has_published {
+            return;
+        }
+        let granted = |(&device, peer): (&DeviceId, &Peer)| {
+            let granted = peer.hello.as_ref().filter(|_| peer.is_open())?.role;
+            (granted != Role::Peer).then_some(Problem::Role { device, granted })
+        };
+        let problems: Vec<_> = self.peers.iter().filter_map(granted).collect();
+        for problem in problems {
             self.problem(problem);
         }
     }
@@ -106,12 +143,26 @@ impl Engine {
         };
         let lacking = self.joined.iter().filter(|(writer, state)| {
             theirs(**writer) < Some((state.state().revision, state.hash()))
+                && self.is_relayed(state)
         });
         let states: Vec<_> = lacking.map(|(_, state)| state.bytes().to_vec()).collect();
         self.send_states(peer, states);
         if first == First::Yes {
             self.ask_have(peer);
         }
+    }
+
+    /// Whether others are told of a joined state. Not of one whose device may not write here (the
+    /// config dropped it), once all of its heads were taken over: nothing of it is left to know.
+    fn is_relayed(&self, signed: &SignedState) -> bool {
+        let state = signed.state();
+        let has_taken = |by: &SignedState, dot| {
+            let by = by.state();
+            by.writer != state.writer && by.vector.has(dot) && !by.held.contains(&dot)
+        };
+        let is_left = |dot| !self.joined.values().any(|by| has_taken(by, dot));
+        let own = self.options.writer.device;
+        may_write(own, &self.options.remotes, state.writer.device) || state.head_dots().any(is_left)
     }
 
     fn send_states(&mut self, peer: DeviceId, states: Vec<Vec<u8>>) {
@@ -124,7 +175,9 @@ impl Engine {
         for bytes in states {
             if let Ok(state) = SignedState::decode(bytes) {
                 // Only what is joined is relayed: the sender has all of it.
-                self.arrived(Arrived { state, hints: Vec::new(), senders: [peer].into() });
+                let due = (!self.cold && self.reconciling.is_due(peer)).then_some(peer);
+                let (hints, senders) = (Vec::new(), [peer].into());
+                self.arrived(Arrived { state, hints, senders, due: due.into_iter().collect() });
                 continue;
             }
             self.counters.forged += 1;
@@ -140,7 +193,8 @@ impl Engine {
                 // Gossip relays by itself: only who made the state has it for sure.
                 Ok(state) => {
                     let senders = [state.state().writer.device].into();
-                    self.arrived(Arrived { state, hints: announcement.new, senders });
+                    let (hints, due) = (announcement.new, BTreeSet::new());
+                    self.arrived(Arrived { state, hints, senders, due });
                 }
                 Err(_) => self.counters.forged += 1,
             },
@@ -187,6 +241,14 @@ impl Engine {
             Admission::Unlisted => {
                 self.counters.unlisted += 1;
                 self.problem(Problem::UnlistedWriter { device: writer.device });
+            }
+            Admission::NotAWriter => {
+                self.counters.unlisted += 1;
+                let device = writer.device;
+                if let Some(remote) = self.options.remotes.get(&device) {
+                    let (name, role) = (remote.name.clone(), remote.role);
+                    self.problem(Problem::NotAWriter { device, name, role });
+                }
             }
             Admission::WrongKind(found) => {
                 self.counters.foreign += 1;
@@ -268,7 +330,8 @@ impl Engine {
             let applied = self.applied.get(&writer).copied().unwrap_or(0).min(durable);
             HaveEntry { writer, durable, applied }
         };
-        let writers = self.joined.iter().take(MAX_WRITERS).map(entry).collect();
+        let told = self.joined.iter().filter(|(_, state)| self.is_relayed(state));
+        let writers = told.take(MAX_WRITERS).map(entry).collect();
         let have = Have { writers, scanned: self.scanned };
         for peer in peers {
             self.send(peer, Message::Have(have.clone()));
@@ -296,6 +359,7 @@ impl Engine {
             return;
         }
         if self.safety_ms.is_some() {
+            self.reconciling.all_due();
             self.send_summaries();
             self.ask_haves();
             self.fetcher.forgive_all();

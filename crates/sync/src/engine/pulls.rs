@@ -28,12 +28,15 @@ impl Engine {
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
         if pull.current.state == arrived.state {
             pull.current.senders.extend(arrived.senders);
+            pull.current.due.extend(arrived.due);
             if pull.current.hints.is_empty() && !arrived.hints.is_empty() && !pull.begun {
                 pull.current.hints = arrived.hints;
                 self.look_up(writer);
             }
+            self.reconcile_for(writer);
         } else if let Some(next) = pull.next.as_mut().filter(|next| next.state == arrived.state) {
             next.senders.extend(arrived.senders);
+            next.due.extend(arrived.due);
             if next.hints.is_empty() {
                 next.hints = arrived.hints;
             }
@@ -63,12 +66,12 @@ impl Engine {
     }
 
     pub(super) fn looked_up(&mut self, writer: Writer, revision: u64, absent: &[Link]) {
+        self.reconciling.looked_up(writer, revision);
         if absent.is_empty() || self.providers(writer).is_empty() {
             return;
         }
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
-        let fits = pull.current.state.state().revision == revision;
-        if fits && matches!(pull.phase, Phase::Staging { .. } | Phase::Pulling) {
+        if pull.current.state.state().revision == revision && pull.takes_hints() {
             pull.lane = pull.lane.or_else(|| self.fetcher.open());
             if let Some(lane) = pull.lane {
                 self.fetcher.want(lane, absent, Need::Hinted);
@@ -82,7 +85,10 @@ impl Engine {
             return;
         }
         match outcome {
-            StageOutcome::Staged { missing } => pull.phase = Phase::Waiting(Some(missing)),
+            StageOutcome::Staged { missing } => {
+                pull.phase = Phase::Waiting(Some(missing));
+                self.reconcile_for(writer);
+            }
             StageOutcome::Complete | StageOutcome::Waiting => pull.phase = Phase::Unchecked,
             StageOutcome::Old { joined } => self.not_staged(writer, joined),
             StageOutcome::Equivocation { then } => {
@@ -216,6 +222,7 @@ impl Engine {
         );
         self.joined.insert(writer, state);
         self.ask_haves();
+        self.reconcile_on();
         if is_current {
             if let Some(joined) = self.finish(writer) {
                 self.uncover(&joined);
@@ -245,17 +252,18 @@ impl Engine {
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
         let Some(lane) = pull.lane else {
             pull.phase = Phase::Waiting(Some(links));
-            return;
+            return self.reconcile_for(writer);
         };
         let wished = self.fetcher.want(lane, &links, Need::Missing(pull.asked));
         // Where all of it has been stored since, the store is asked again.
         pull.phase = if wished.awaited > 0 { Phase::Pulling } else { Phase::Unchecked };
+        self.reconcile_for(writer);
     }
 
     pub(super) fn step_failed(&mut self, step: StoreStep) {
         let (writer, step) = match step {
             // A hint not taken up.
-            StoreStep::Lookup { .. } => return,
+            StoreStep::Lookup { writer } => return self.reconciling.not_looked_up(writer),
             StoreStep::Stage { writer } => (writer, Step::Stage),
             StoreStep::Join { writer } => (writer, Step::Join),
             StoreStep::Receive { request } => return self.fetcher.unkept(request),

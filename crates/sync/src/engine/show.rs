@@ -34,6 +34,7 @@ impl Engine {
             requests: self.fetcher.requests(),
             peers,
             problems: self.problems.iter().cloned().chain(unavailable).collect(),
+            reconciliations: self.reconciling.counts(),
             counters: Counters { objects_refused: self.fetcher.refused, ..self.counters },
         }
     }
@@ -45,6 +46,7 @@ impl Engine {
             in_touch: peer.is_open() && peer.is_current(),
             scanned: peer.scanned && peer.is_current(),
             folder: hello.is_some_and(|hello| hello.folder),
+            granted: hello.map(|hello| hello.role),
             listed: hello.map(|hello| hello.listed.iter().copied().collect()),
             durable: peer.writers.values().map(|entry| (entry.writer, entry.durable)).collect(),
             applied: peer.writers.values().map(|entry| (entry.writer, entry.applied)).collect(),
@@ -71,6 +73,6 @@ impl Engine {
 
     /// The name of a remote in the config.
     pub fn name_of(&self, device: DeviceId) -> Option<&str> {
-        self.options.remotes.get(&device).map(String::as_str)
+        self.options.remotes.get(&device).map(|remote| remote.name.as_str())
     }
 }

@@ -119,7 +119,7 @@ fn another_kind_or_protocol_is_shown_and_nothing_is_exchanged() {
 }
 
 #[test]
-fn a_role_that_this_version_does_not_do_is_shown() {
+fn who_takes_nothing_of_what_is_written_here_is_shown() {
     let (mut world, peer) = puppet();
     let now_ms = world.now_ms;
     world.devices[0].engine.handle(Input::PeerConnected { peer }, now_ms);

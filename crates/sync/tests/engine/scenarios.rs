@@ -504,6 +504,34 @@ fn states_reach_devices_that_never_meet_their_writer() {
 }
 
 #[test]
+fn the_halves_of_a_partition_are_the_same_within_seconds_of_its_end() {
+    let mut world = World::new(5, 24, Weather::CALM);
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.connect_all();
+    world.run(10 * SECOND_MS);
+    for (a, b) in [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)] {
+        world.disconnect(a, b);
+    }
+    // Longer than any timer: both halves go on, and stay in step by themselves.
+    for round in 0..10 {
+        for at in 0..5 {
+            add_file(&mut world, at, format!("{at} in round {round}").as_bytes());
+            world.publish(at);
+        }
+        world.run(60 * SECOND_MS);
+    }
+    assert!(world.converged().is_err());
+    // Gossip does not find together again; one connection does.
+    world.weather.gossip_lost = 1_000;
+    world.connect(1, 2);
+    world.run(3 * SECOND_MS);
+    world.converged().unwrap();
+    let received = world.devices.iter().flat_map(|device| device.store.received.values());
+    assert!(received.copied().all(|times| times == 1), "nothing is sent twice");
+}
+
+#[test]
 fn states_are_asked_for_when_gossip_lagged_and_by_the_slow_timer() {
     let mut world = in_step(23);
     world.sent.clear();

@@ -1,92 +1,12 @@
 //! What the store says late, or otherwise than it was expected to.
 
-use ark_core::{DeviceId, Head, Incarnation, Link, ObjectId, RepoKind, SignedState, State, Writer};
+use ark_core::{DeviceId, Incarnation, Link, ObjectId, SignedState, Writer};
 use ark_sync::{
-    Effect, Engine, EngineOptions, Have, HaveEntry, Hello, Input, JoinOutcome, Known, MAX_WANTED,
-    Message, PROTOCOL, Role, StageOutcome, StoreStep,
+    Effect, Have, HaveEntry, Input, JoinOutcome, MAX_WANTED, Message, StageOutcome, StoreStep,
 };
 use ed25519_dalek::SigningKey;
 
-use crate::world::topic;
-
-/// An engine whose only remote is a puppet, and the remote's key.
-struct Alone {
-    engine: Engine,
-    key: SigningKey,
-    now_ms: u64,
-}
-
-fn writer(key: &SigningKey, incarnation: u64) -> Writer {
-    let device = DeviceId::from_bytes(key.verifying_key().to_bytes());
-    Writer { device, incarnation: Incarnation::new(incarnation) }
-}
-
-impl Alone {
-    fn new() -> Self {
-        let (own, key) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
-        let peer = writer(&key, 1).device;
-        let other = writer(&SigningKey::from_bytes(&[3; 32]), 1).device;
-        let options = EngineOptions {
-            topic: topic(),
-            kind: RepoKind::Folder,
-            writer: writer(&own, 1),
-            folder: true,
-            remotes: [(peer, "puppet".to_owned()), (other, "another".to_owned())].into(),
-            seed: 1,
-        };
-        let engine = Engine::new(options, Known { scanned: true, ..Known::default() });
-        let mut alone = Self { engine, key, now_ms: 0 };
-        alone.feed(Input::PeerConnected { peer });
-        let hello = Alone::hello();
-        alone.say(hello);
-        alone
-    }
-
-    fn hello() -> Message {
-        let (protocol, topic, kind) = (PROTOCOL, topic(), RepoKind::Folder);
-        let hello = Hello { protocol, topic, kind, role: Role::Peer, folder: true, listed: vec![] };
-        Message::Hello(hello)
-    }
-
-    fn feed(&mut self, input: Input) -> Vec<Effect> {
-        self.now_ms += 1;
-        self.engine.handle(input, self.now_ms)
-    }
-
-    fn say(&mut self, message: Message) -> Vec<Effect> {
-        let peer = writer(&self.key, 1).device;
-        self.feed(Input::Message { peer, message })
-    }
-
-    /// A state of the remote; what its head is does not matter.
-    fn state(&self, incarnation: u64, revision: u64) -> SignedState {
-        self.state_that_names(incarnation, revision, [])
-    }
-
-    /// The same, with these writers in its vector besides its own.
-    fn state_that_names(
-        &self,
-        incarnation: u64,
-        revision: u64,
-        others: impl IntoIterator<Item = (Writer, u64)>,
-    ) -> SignedState {
-        let writer = writer(&self.key, incarnation);
-        let vector = others.into_iter().chain([(writer, revision)]).collect();
-        let heads = vec![Head { id: ObjectId::of(&[]), sequence: revision }];
-        let (topic, kind, held) = (topic(), RepoKind::Folder, Vec::new());
-        let state = State { topic, kind, writer, revision, heads, vector, held };
-        SignedState::sign(state, &self.key).unwrap()
-    }
-
-    fn send(&mut self, state: &SignedState) -> Vec<Effect> {
-        self.say(Message::States(vec![state.bytes().to_vec()]))
-    }
-
-    fn has_joined(&self, state: &SignedState) -> bool {
-        let State { writer, revision, .. } = state.state();
-        self.engine.view().durable.get(writer) == Some(revision)
-    }
-}
+use crate::alone::{Alone, writer};
 
 #[test]
 fn a_failure_of_staging_that_is_told_late_forgets_no_join() {

@@ -104,6 +104,19 @@ impl Store {
         next.into_iter().collect()
     }
 
+    /// What the heads of the joined states reach.
+    pub fn reached(&self) -> BTreeSet<Link> {
+        let heads = ark_core::heads(self.joined.values().map(SignedState::state));
+        let mut walk: Vec<Link> = heads.into_iter().map(|head| Link::snapshot(head.id)).collect();
+        let mut reached = BTreeSet::new();
+        while let Some(link) = walk.pop() {
+            if let Some(bytes) = self.objects.get(&link).filter(|_| reached.insert(link)) {
+                walk.extend(links_of(link, bytes));
+            }
+        }
+        reached
+    }
+
     pub fn stage(&mut self, state: &SignedState, replacing: bool) -> StageOutcome {
         let writer = state.state().writer;
         if replacing {

@@ -39,9 +39,10 @@ fn links() -> Vec<Link> {
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
+    let topic = TopicId::derive("my-project", None);
     let hello = Hello {
         protocol: 1,
-        topic: TopicId::derive("my-project", None),
+        topic,
         kind: RepoKind::Folder,
         role: Role::Peer,
         folder: true,
@@ -62,6 +63,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("sync-v1-want-states", Message::WantStates(vec![writer(1), writer(2)])),
         ("sync-v1-states", Message::States(vec![b"a state".to_vec(), b"another".to_vec()])),
         ("sync-v1-have", Message::Have(have)),
+        ("sync-v1-reconcile", Message::Reconcile { topic, epoch: 0x0123_4567_89ab_cdef }),
+        ("sync-v1-ask", Message::Ask(topic)),
     ]
 }
 

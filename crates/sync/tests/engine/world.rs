@@ -10,7 +10,7 @@ use ark_core::{
 use ark_sync::{
     Announcement, AnswerCheck, Effect, Engine, EngineOptions, Failure, Input, ItemHeader, Known,
     MAX_ANNOUNCEMENT_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_BYTES, Message, ObjectsRequest, Problem,
-    RequestId, StoreStep,
+    Reconciliation, Remote, RequestId, Role, StoreStep,
 };
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -63,12 +63,16 @@ pub struct Device {
     pub requests: Vec<(u64, usize, ObjectsRequest)>,
     /// Every join, in order.
     pub joins: Vec<(Writer, u64)>,
+    /// Every reconciliation that it began: when, and with whom.
+    pub reconciliations: Vec<(u64, usize)>,
     pub tree: BTreeMap<u32, Vec<Vec<u8>>>,
     /// Further writers that its states have taken in.
     pub padding: Vec<Writer>,
     /// Whether the first scan is done when an engine begins.
     pub scanned: bool,
-    listed: BTreeSet<usize>,
+    /// Whether it has a folder.
+    pub folder: bool,
+    listed: BTreeMap<usize, Role>,
     life: u64,
     timer_ms: Option<u64>,
     /// What is asked for and not answered, with the request.
@@ -79,13 +83,51 @@ pub struct Device {
 }
 
 enum Event {
-    Message { from: usize, to: usize, epoch: u64, bytes: Vec<u8> },
-    Gossip { from: usize, to: usize, bytes: Vec<u8> },
-    Step { at: usize, life: u64, step: Effect },
-    Tell { at: usize, life: u64, input: Box<Input> },
-    Ask { at: usize, from: usize, life: u64, id: RequestId, bytes: Vec<u8> },
-    Items { at: usize, life: u64, id: RequestId, items: Vec<(Link, Bytes)> },
-    Timer { at: usize, life: u64 },
+    Message {
+        from: usize,
+        to: usize,
+        epoch: u64,
+        bytes: Vec<u8>,
+    },
+    Gossip {
+        from: usize,
+        to: usize,
+        bytes: Vec<u8>,
+    },
+    Step {
+        at: usize,
+        life: u64,
+        step: Effect,
+    },
+    Tell {
+        at: usize,
+        life: u64,
+        input: Box<Input>,
+    },
+    Ask {
+        at: usize,
+        from: usize,
+        life: u64,
+        id: RequestId,
+        bytes: Vec<u8>,
+    },
+    Items {
+        at: usize,
+        life: u64,
+        id: RequestId,
+        items: Vec<(Link, Bytes)>,
+    },
+    Timer {
+        at: usize,
+        life: u64,
+    },
+    /// What a reconciliation with `with` tells `at`, while their connection stands.
+    Reconciled {
+        at: usize,
+        with: usize,
+        epoch: u64,
+        input: Box<Input>,
+    },
 }
 
 /// How the world behaves.
@@ -145,26 +187,35 @@ impl World {
         Self::listing(vec![everybody; count], seed, weather)
     }
 
-    /// Devices that each list these.
+    /// Devices that each list these, as peers.
     pub fn listing(listed: Vec<BTreeSet<usize>>, seed: u64, weather: Weather) -> Self {
+        let as_peers = |of: BTreeSet<usize>| of.into_iter().map(|at| (at, Role::Peer)).collect();
+        Self::granting(listed.into_iter().map(as_peers).collect(), seed, weather)
+    }
+
+    /// Devices that each list these.
+    pub fn granting(listed: Vec<BTreeMap<usize, Role>>, seed: u64, weather: Weather) -> Self {
         let keys: Vec<_> =
             (1..).take(listed.len()).map(|n: u8| SigningKey::from_bytes(&[n; 32])).collect();
         let devices = listed.into_iter().zip(&keys).enumerate().map(|(at, (listed, key))| {
             let device = DeviceId::from_bytes(key.verifying_key().to_bytes());
             let writer = Writer { device, incarnation: Incarnation::new(1) };
-            let listed: BTreeSet<usize> = listed.into_iter().filter(|&it| it != at).collect();
+            let mut listed = listed;
+            listed.remove(&at);
             Device {
                 key: key.clone(),
                 writer,
-                engine: engine(writer, &keys, &listed, &Store::default(), (true, at as u64)),
+                engine: engine(writer, &keys, &listed, &Store::default(), (true, true, at as u64)),
                 store: Store::default(),
                 manners: Manners::Honest,
                 problems: Vec::new(),
                 requests: Vec::new(),
                 joins: Vec::new(),
+                reconciliations: Vec::new(),
                 tree: BTreeMap::new(),
                 padding: Vec::new(),
                 scanned: true,
+                folder: true,
                 listed,
                 life: 0,
                 timer_ms: None,
@@ -248,6 +299,11 @@ impl World {
                 self.feed(at, *input);
             }
             Event::Ask { at, from, life, id, bytes } => self.answer(at, from, life, id, &bytes),
+            Event::Reconciled { at, with, epoch, input }
+                if self.connected.get(&pair(at, with)) == Some(&epoch) =>
+            {
+                self.feed(at, *input);
+            }
             Event::Items { at, life, id, items } if self.devices[at].life == life => {
                 self.receive(at, id, &items);
             }
@@ -304,6 +360,7 @@ impl World {
                 self.devices[at].flying.retain(|_, request| *request != id);
             }
             Effect::Misbehaved { peer, .. } => self.disconnect(at, self.at(peer)),
+            Effect::Reconcile { peer } => self.reconcile(at, self.at(peer)),
             Effect::Problem(problem) => {
                 assert!(!problem.to_string().is_empty());
                 self.devices[at].problems.push(problem);
@@ -350,6 +407,34 @@ impl World {
             if self.dice.below(1000) >= self.weather.gossip_lost {
                 let at_ms = self.delay(self.weather.delay_ms);
                 self.schedule(at_ms, Event::Gossip { from, to, bytes: bytes.clone() });
+            }
+        }
+    }
+
+    /// After a round trip both know what the other's joined heads reach and theirs do not, as the
+    /// real thing finds it.
+    fn reconcile(&mut self, at: usize, with: usize) {
+        let now_ms = self.now_ms;
+        self.devices[at].reconciliations.push((now_ms, with));
+        let Some(&epoch) = self.connected.get(&pair(at, with)) else {
+            panic!("a reconciliation with somebody who is not connected")
+        };
+        let at_ms = now_ms + 2 * self.weather.delay_ms.1;
+        let sets = [at, with].map(|at| self.devices[at].store.reached());
+        for (place, (to, from)) in [(at, with), (with, at)].into_iter().enumerate() {
+            let links: Vec<Link> = sets[1 - place].difference(&sets[place]).copied().collect();
+            let (peer, bytes) = (self.id(from), 500 + 40 * links.len() as u64);
+            let reconciliation = Reconciliation {
+                round_trips: if place == 0 { 2 } else { 0 },
+                sent_bytes: 500,
+                received_bytes: bytes,
+                complete: true,
+            };
+            for input in
+                [Input::Lacking { peer, links }, Input::Reconciled { peer, reconciliation }]
+            {
+                let input = Box::new(input);
+                self.schedule(at_ms, Event::Reconciled { at: to, with: from, epoch, input });
             }
         }
     }
@@ -505,12 +590,23 @@ impl World {
     }
 
     pub fn connect(&mut self, a: usize, b: usize) {
-        assert!(self.devices[a].listed.contains(&b) && self.devices[b].listed.contains(&a));
+        let lists = |a: usize, b: usize| self.devices[a].listed.contains_key(&b);
+        assert!(lists(a, b) && lists(b, a));
         self.disconnect(a, b);
         self.next_epoch += 1;
         self.connected.insert(pair(a, b), self.next_epoch);
         self.feed(a, Input::PeerConnected { peer: self.id(b) });
         self.feed(b, Input::PeerConnected { peer: self.id(a) });
+    }
+
+    /// From its next start on, a device grants another this.
+    pub fn grant(&mut self, at: usize, other: usize, role: Role) {
+        self.devices[at].listed.insert(other, role);
+    }
+
+    /// From its next start on, a device does not list another.
+    pub fn drop_remote(&mut self, at: usize, other: usize) {
+        self.devices[at].listed.remove(&other);
     }
 
     pub fn connect_all(&mut self) {
@@ -542,7 +638,7 @@ impl World {
         device.flying.clear();
         device.cancelled.clear();
         device.told.clear();
-        let chance = (device.scanned, self.dice.below(u64::MAX));
+        let chance = (device.scanned, device.folder, self.dice.below(u64::MAX));
         device.engine = engine(device.writer, &keys, &device.listed, &device.store, chance);
         self.feed(at, Input::Timer);
     }
@@ -624,17 +720,20 @@ impl World {
 fn engine(
     writer: Writer,
     keys: &[SigningKey],
-    listed: &BTreeSet<usize>,
+    listed: &BTreeMap<usize, Role>,
     store: &Store,
-    (scanned, seed): (bool, u64),
+    (scanned, folder, seed): (bool, bool, u64),
 ) -> Engine {
     let device = |at: usize| DeviceId::from_bytes(keys[at].verifying_key().to_bytes());
     let options = EngineOptions {
         topic: topic(),
         kind: RepoKind::Folder,
         writer,
-        folder: true,
-        remotes: listed.iter().map(|&at| (device(at), format!("device {at}"))).collect(),
+        folder,
+        remotes: listed
+            .iter()
+            .map(|(&at, &role)| (device(at), Remote { name: format!("device {at}"), role }))
+            .collect(),
         seed,
     };
     let known = Known {
