@@ -1,4 +1,5 @@
-//! Drives `sync` over one iroh endpoint: gossip, the sync and object protocols, discovery, access.
+//! Drives `sync` and `recon` over one iroh endpoint: gossip, the sync and object protocols,
+//! discovery, access.
 //!
 //! - Only devices that the config names connect, checked on the authenticated id, in both
 //!   directions; per repo, a device reads or is told only what it is listed for.
@@ -24,14 +25,17 @@ mod objects;
 mod options;
 mod outbox;
 mod peer;
+mod reconcile;
 mod repo;
 mod seal;
 mod session;
 mod shared;
 mod status;
 
-pub use ark_sync::Counters;
+pub use ark_sync::{Counters, Reconciliations};
 pub use error::StartError;
 pub use net::{Net, Past};
-pub use options::{Discovery, Options, Relay, Remote, RepoOptions, Role};
+pub use options::{
+    DEFAULT_ENUMERATE_THRESHOLD, Discovery, Options, Relay, Remote, RepoOptions, Role,
+};
 pub use status::{Behind, NetStatus, PathKind, PeerStatus, Refused, RemoteStatus, RepoStatus};

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ark_core::{DeviceId, TopicId, Writer};
@@ -11,7 +10,7 @@ use ark_sync::View;
 use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher};
 use n0_future::StreamExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,7 +27,7 @@ use crate::repo::{self, FolderNews, RepoInput, RepoTask, show};
 use crate::seal::Sealer;
 use crate::shared::{PeerHandle, RepoHandle, Shared};
 use crate::status::{NetStatus, Refused, RepoStatus};
-use crate::{accept, endpoint, peer};
+use crate::{accept, endpoint, peer, reconcile};
 
 /// How long a shutdown waits for the tasks: they end at once, unless the disk hangs.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,7 +95,9 @@ impl Net {
             repos: handles,
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            lose_gossip: AtomicBool::new(false),
+            reconcilers: Arc::new(Semaphore::new(reconcile::READERS)),
+            enumerate_threshold: options.enumerate_threshold,
+            lose_gossip: options.lose_gossip,
         });
         spawn_repos(&shared, repos, ends, boards);
         spawn_peers(&shared, accepted);
@@ -165,10 +166,13 @@ impl Net {
         past
     }
 
-    /// For tests: from now on, whether gossip that arrives is dropped.
+    /// For tests: as if gossip of `topic` had come faster than it could be read.
     #[doc(hidden)]
-    pub fn lose_gossip(&self, lose: bool) {
-        self.shared.lose_gossip.store(lose, Relaxed);
+    pub async fn lag_gossip(&self, topic: TopicId) {
+        if let Some(repo) = self.shared.repos.get(&topic) {
+            // The task is gone only at shutdown.
+            let _ = repo.input.send(RepoInput::GossipLagged).await;
+        }
     }
 }
 
@@ -239,6 +243,7 @@ fn peers(
             PeerHandle {
                 board: Arc::new(PeerBoard::new(device, remote.name.clone(), past, bell.clone())),
                 lane: Arc::new(Lane::new(device, endpoint.clone())),
+                allowances: Mutex::default(),
                 accepted,
             }
         });

@@ -8,6 +8,10 @@ use iroh::{RelayUrl, SecretKey};
 
 pub use ark_sync::Role;
 
+/// [`Options::enumerate_threshold`] where nobody chose another: fewer links than this cost less to
+/// list than what tells them apart.
+pub const DEFAULT_ENUMERATE_THRESHOLD: usize = 8;
+
 /// How the endpoint is opened. Only what is named here is opened, and with [`Relay::Disabled`],
 /// no discovery, no port mapping and loopback binds nothing leaves the machine.
 #[derive(Clone, Debug)]
@@ -23,6 +27,10 @@ pub struct Options {
     pub discovery: Vec<Discovery>,
     /// Whether to ask the router to forward a port (`UPnP`, NAT-PMP, PCP).
     pub port_mapping: bool,
+    /// A bucket of at most so many links that differs is told in a reconciliation by listing them.
+    pub enumerate_threshold: usize,
+    /// For tests: all gossip that arrives is dropped. No config says so.
+    pub lose_gossip: bool,
 }
 
 /// Which relay servers are used.

@@ -15,7 +15,7 @@ use ark_core::{DeviceId, Writer};
 use ark_store::Change;
 use ark_sync::{
     Announcement, Effect, Engine, EngineOptions, Failure, Input, Known, Message, ObjectsRequest,
-    RequestId, StoreStep,
+    Reconciliation, RequestId, StoreStep, Violation,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,7 +27,7 @@ use crate::board::RepoBoard;
 use crate::error::chain;
 use crate::gossip;
 use crate::objects::fetch::{Budget, Fetch, FetchError};
-use crate::options::RepoOptions;
+use crate::options::{Remote, RepoOptions};
 use crate::session::{Link, SessionId};
 use crate::shared::Shared;
 use crate::status::RepoStatus;
@@ -67,6 +67,38 @@ pub(crate) enum RepoInput {
         session: SessionId,
         /// The device does not list this one for the repo.
         refused: bool,
+    },
+    /// The device does not list this one for the repo: there will be no stream.
+    Refused {
+        /// Which.
+        device: DeviceId,
+    },
+    /// A reconciliation says what a device has and this one lacks.
+    Lacking {
+        /// Who has it.
+        device: DeviceId,
+        /// Beside which stream.
+        session: SessionId,
+        /// What; its word only.
+        links: Vec<ark_core::Link>,
+    },
+    /// A reconciliation ended.
+    Reconciled {
+        /// With whom.
+        device: DeviceId,
+        /// Beside which stream.
+        session: SessionId,
+        /// What came of it.
+        reconciliation: Reconciliation,
+    },
+    /// A device broke the protocol; the connection is closed.
+    Breach {
+        /// Which.
+        device: DeviceId,
+        /// On which stream, or beside it.
+        session: SessionId,
+        /// How.
+        violation: Violation,
     },
     /// Gossip brought an announcement.
     Announced {
@@ -193,14 +225,16 @@ fn engine(options: &RepoOptions) -> Engine {
         applied: BTreeMap::new(),
         scanned: false,
     };
-    let remotes =
-        options.remotes.iter().map(|remote| (remote.device, remote.name.clone())).collect();
+    let remotes = options.remotes.iter().map(|remote| {
+        let Remote { device, ref name, role, .. } = *remote;
+        (device, ark_sync::Remote { name: name.clone(), role })
+    });
     let engine_options = EngineOptions {
         topic: options.topic,
         kind: options.repo.kind(),
         writer: options.repo.writer(),
         folder: options.has_folder,
-        remotes,
+        remotes: remotes.collect(),
         seed: rand::random(),
     };
     Engine::new(engine_options, known)
@@ -233,6 +267,27 @@ impl Driver {
                         self.hint(gossip::Command::Met(device));
                     }
                     self.feed(Input::Message { peer: device, message });
+                }
+            }
+            RepoInput::Refused { device } => {
+                // Where a stream stands, this is of an earlier connection.
+                if !self.links.contains_key(&device) {
+                    self.refused_by.insert(device, true);
+                }
+            }
+            RepoInput::Lacking { device, session, links } => {
+                if self.is_current(device, session) {
+                    self.feed(Input::Lacking { peer: device, links });
+                }
+            }
+            RepoInput::Reconciled { device, session, reconciliation } => {
+                if self.is_current(device, session) {
+                    self.feed(Input::Reconciled { peer: device, reconciliation });
+                }
+            }
+            RepoInput::Breach { device, session, violation } => {
+                if self.is_current(device, session) {
+                    self.feed(Input::Breach { peer: device, violation });
                 }
             }
             RepoInput::Announced { from, announcement } => {
@@ -320,6 +375,7 @@ impl Driver {
                     cancel.cancel();
                 }
             }
+            Effect::Reconcile { peer } => self.reconcile(peer),
             Effect::Misbehaved { peer, violation } => {
                 warn!(peer = %peer.short(), %violation, "closing: the peer misbehaves");
                 if let Some(link) = self.links.get(&peer) {
@@ -336,6 +392,17 @@ impl Driver {
         if !link.outbox.add(message, self.turn) {
             warn!(peer = %peer.short(), "closing: the peer does not read its messages");
             link.end.too_slow();
+        }
+    }
+
+    /// Begins a session of reconciliation, or says at once that none can be had now.
+    fn reconcile(&self, peer: DeviceId) {
+        let begun = self.links.get(&peer).is_some_and(|link| link.reconciling.open());
+        if !begun {
+            debug!(peer = %peer.short(), "no reconciliation can be begun now");
+            let reconciliation = Reconciliation::default();
+            let ended = Done::Input(Input::Reconciled { peer, reconciliation });
+            self.spawn(std::future::ready(Some(ended)));
         }
     }
 

@@ -1,19 +1,19 @@
 //! What the tasks of the network side share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use ark_core::{DeviceId, TopicId};
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, VarInt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::board::PeerBoard;
 use crate::lane::Lane;
+use crate::reconcile::Allowance;
 use crate::repo::{FolderNews, RepoInput};
 
 /// The connection was closed because another one with the same device stays.
@@ -54,15 +54,12 @@ pub(crate) struct Shared {
     pub(crate) cancel: CancellationToken,
     /// Every task that is not owned by another.
     pub(crate) tasks: TaskTracker,
+    /// Bounds how many sessions of reconciliation read their sets at a time.
+    pub(crate) reconcilers: Arc<Semaphore>,
+    /// A bucket of at most so many links that differs is listed.
+    pub(crate) enumerate_threshold: usize,
     /// For tests: gossip that arrives is dropped.
-    pub(crate) lose_gossip: AtomicBool,
-}
-
-impl Shared {
-    /// Whether gossip that arrives is to be dropped.
-    pub(crate) fn gossip_is_lost(&self) -> bool {
-        self.lose_gossip.load(Relaxed)
-    }
+    pub(crate) lose_gossip: bool,
 }
 
 /// The task of a listed device.
@@ -72,6 +69,8 @@ pub(crate) struct PeerHandle {
     pub(crate) board: Arc<PeerBoard>,
     /// Its connections for objects.
     pub(crate) lane: Arc<Lane>,
+    /// The sessions of reconciliation that it and this device may still have, per repo.
+    pub(crate) allowances: Mutex<BTreeMap<TopicId, Allowance>>,
     /// Accepted sync connections go here.
     pub(crate) accepted: mpsc::Sender<Connection>,
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use ark_core::{DeviceId, TopicId, Writer};
-use ark_sync::Counters;
+use ark_sync::{Counters, Reconciliations, Role};
 
 /// A picture of the network side. Cheap to take; taken as a whole, so its parts agree.
 #[derive(Clone, PartialEq, Debug)]
@@ -81,6 +81,8 @@ pub struct RepoStatus {
     pub behind: Behind,
     /// What was received since the start.
     pub received: Behind,
+    /// Sessions of reconciliation since the start, begun by either side.
+    pub reconciliation: Reconciliations,
     /// How often something was ignored since the start: forged, stale, unlisted and so on.
     pub ignored: Counters,
     /// Sentences to show, each naming what would help; bounded.
@@ -107,6 +109,8 @@ pub struct RemoteStatus {
     pub scanned: bool,
     /// Whether it has a folder for the repo, and so owes `applied`.
     pub has_folder: bool,
+    /// What it lets this device do; `None` until it said.
+    pub granted: Option<Role>,
     /// The devices whose states it takes, itself included; `None` until it said. It owes nothing
     /// for others.
     pub listed: Option<BTreeSet<DeviceId>>,

@@ -13,7 +13,7 @@ use ark_sync::{
 use chacha20poly1305::aead::{Aead, KeyInit};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use iroh::address_lookup::memory::MemoryLookup;
-use iroh::endpoint::{Connection, RecvStream};
+use iroh::endpoint::{Connection, ReadError, ReadToEndError, RecvStream, VarInt};
 use iroh::{EndpointAddr, SecretKey};
 use iroh_gossip::net::Gossip;
 use support::{
@@ -101,6 +101,71 @@ async fn a_listed_device_gets_nothing_of_another_repo() {
     let hello = frame(&hello("y", &friend).encode());
     let (_send, mut recv) = Stranger::send(&sync, &hello).await;
     assert_eq!(read_frame(&mut recv).await, None);
+    running.stop().await;
+}
+
+/// Whoever dials, and whatever else they share.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_are_told_of_a_repo_that_only_one_lists() {
+    log();
+    // The second to start knows where the first is, so it dials.
+    for first_is_a in [true, false] {
+        let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+        let (id_a, id_b) = (a.id(), b.id());
+        let (running_a, running_b);
+        if first_is_a {
+            a.share("both", &[&b]).share("of a", &[&b]);
+            running_a = a.start().await;
+            b.share("both", &[&a]).share("of b", &[&a]);
+            running_b = b.start().await;
+        } else {
+            b.share("both", &[&a]).share("of b", &[&a]);
+            running_b = b.start().await;
+            a.share("both", &[&b]).share("of a", &[&b]);
+            running_a = a.start().await;
+        }
+        running_a.until_refused("of a", id_b).await;
+        running_b.until_refused("of b", id_a).await;
+        for (running, other) in [(&running_a, id_b), (&running_b, id_a)] {
+            running.until_met("both", other).await;
+            let remotes = running.repo_status("both").remotes;
+            assert!(!remotes[0].refuses_us);
+        }
+        // What they share goes on.
+        let state = publish(running_a.repo("both"), &files(1, 2, 100)).await;
+        running_b.until_durable("both", &state).await;
+        running_a.stop().await;
+        running_b.stop().await;
+    }
+}
+
+/// A device is asked about nothing but what it is listed for, and told nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_who_lists_what_gives_nothing_away() {
+    log();
+    let mut a = Device::new("a");
+    let (friend, other) = (Device::new("friend"), Device::new("other"));
+    a.share("x", &[&friend]).share("y", &[&other]);
+    let running = a.start().await;
+    let friend = Stranger::new(friend.key.clone()).await;
+    let sync = friend.connect(&a, SYNC).await;
+
+    let (send, mut recv) = guarded("a question", sync.accept_bi()).await.unwrap();
+    let first = read_frame(&mut recv).await.unwrap();
+    assert_eq!(Message::decode(&first), Ok(Message::Ask(topic("x"))));
+    drop(send);
+
+    // It is listed for x; of y and of what is nowhere it learns the same.
+    let mut answers = Vec::new();
+    for id in ["x", "y", "nowhere"] {
+        let ask = frame(&Message::Ask(topic(id)).encode());
+        let (_send, mut recv) = Stranger::send(&sync, &ask).await;
+        answers.push(guarded("an answer", recv.read_to_end(0)).await);
+    }
+    assert_eq!(answers[0], Ok(Vec::new()));
+    let refused = ReadToEndError::Read(ReadError::Reset(VarInt::from_u32(1)));
+    assert_eq!(answers[1..], [Err(refused.clone()), Err(refused)]);
+    assert!(sync.close_reason().is_none());
     running.stop().await;
 }
 

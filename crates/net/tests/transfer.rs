@@ -2,12 +2,19 @@
 
 mod support;
 
+use ark_net::{NetStatus, Role};
 use support::{Device, assert_has, files, log, publish};
 
 /// Two devices that list each other for `repo`; the second knows where the first is.
 async fn pair() -> (Device, support::Running, Device, support::Running) {
+    pair_that(false).await
+}
+
+/// Likewise; all gossip is lost, or none.
+async fn pair_that(loses_gossip: bool) -> (Device, support::Running, Device, support::Running) {
     log();
     let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    (a.loses_gossip, b.loses_gossip) = (loses_gossip, loses_gossip);
     a.share("repo", &[&b]);
     let running_a = a.start().await;
     b.share("repo", &[&a]);
@@ -52,17 +59,43 @@ async fn edits_in_a_row_arrive() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn arrives_though_all_gossip_is_lost() {
-    let (_a, a, _b, b) = pair().await;
-    a.net.lose_gossip(true);
-    b.net.lose_gossip(true);
+    let (_a, a, _b, b) = pair_that(true).await;
     a.until_met("repo", b.id).await;
     b.until_met("repo", a.id).await;
-    let content = files(1, 10, 5000);
-    let state = publish(a.repo("repo"), &content).await;
-    b.until_durable("repo", &state).await;
-    assert_has(b.repo("repo"), &content).await;
+    for n in 0..4 {
+        let (from, to) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let content = files(n, 10, 5000);
+        let state = publish(from.repo("repo"), &content).await;
+        to.until_durable("repo", &state).await;
+        assert_has(to.repo("repo"), &content).await;
+        from.until_told_durable("repo", to.id, &state).await;
+    }
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_reader_writes_stays_there_and_both_say_so() {
+    log();
+    let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    a.share_as("repo", &b, Role::Reader);
+    let a_runs = a.start().await;
+    b.share("repo", &[&a]);
+    let b_runs = b.start().await;
+    let content = files(1, 10, 5000);
+    let state = publish(a_runs.repo("repo"), &content).await;
+    b_runs.until_durable("repo", &state).await;
+    let granted = |status: &NetStatus| status.repos[0].remotes[0].granted;
+    assert_eq!(granted(&b_runs.net.status()), Some(Role::Reader));
+    assert_eq!(granted(&a_runs.net.status()), Some(Role::Peer));
+
+    publish(b_runs.repo("repo"), &files(2, 10, 5000)).await;
+    let shown = |status: &NetStatus| !status.repos[0].problems.is_empty();
+    a_runs.until("the refusal", shown).await;
+    b_runs.until("being told", shown).await;
+    assert_eq!(a_runs.repo_status("repo").durable.len(), 1);
+    a_runs.stop().await;
+    b_runs.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -90,6 +90,8 @@ fn net_options(config: &Config, key: &Key) -> ark_net::Options {
         relay: config.network.relay.clone(),
         discovery: config.network.discovery.clone(),
         port_mapping: config.network.port_mapping,
+        enumerate_threshold: ark_net::DEFAULT_ENUMERATE_THRESHOLD,
+        lose_gossip: false,
     }
 }
 

@@ -283,6 +283,7 @@ mod tests {
             refuses_us: false,
             scanned: true,
             has_folder: true,
+            granted: Some(ark_net::Role::Peer),
             listed: None,
             durable: revisions(has),
             applied: revisions(has),
@@ -365,6 +366,7 @@ mod tests {
             requests: 0,
             behind: ark_net::Behind::default(),
             received: ark_net::Behind::default(),
+            reconciliation: ark_net::Reconciliations::default(),
             ignored: ark_net::Counters::default(),
             problems: Vec::new(),
         }

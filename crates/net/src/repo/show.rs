@@ -52,6 +52,7 @@ pub(crate) fn status(
         requests: view.requests,
         behind: behind(view.missing),
         received: behind(view.received),
+        reconciliation: view.reconciliations,
         ignored: view.counters,
         problems: view.problems.iter().map(ToString::to_string).collect(),
     }
@@ -66,6 +67,7 @@ fn remote_status(remote: &Remote, peer: PeerView, refuses_us: bool) -> RemoteSta
         refuses_us,
         scanned: peer.scanned,
         has_folder: peer.folder,
+        granted: peer.granted,
         listed: peer.listed,
         durable: peer.durable,
         applied: peer.applied,

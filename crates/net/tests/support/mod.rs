@@ -42,6 +42,8 @@ pub struct Device {
     addr: SocketAddr,
     relay: Option<RelayUrl>,
     repos: Vec<Listing>,
+    /// All gossip that arrives is dropped.
+    pub loses_gossip: bool,
 }
 
 struct Listing {
@@ -71,7 +73,7 @@ impl Device {
     pub fn with_key(name: &'static str, key: SecretKey) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let addr = "127.0.0.1:0".parse().unwrap();
-        Self { name, key, dir, addr, relay: None, repos: Vec::new() }
+        Self { name, key, dir, addr, relay: None, repos: Vec::new(), loses_gossip: false }
     }
 
     pub fn id(&self) -> DeviceId {
@@ -82,6 +84,19 @@ impl Device {
     pub fn share(&mut self, id: &'static str, others: &[&Device]) -> &mut Self {
         let remotes = others.iter().map(|other| other.as_remote()).collect();
         self.repos.push(Listing { id, has_folder: false, remotes });
+        self
+    }
+
+    /// Lists `other` for a repo, in this role.
+    pub fn share_as(&mut self, id: &'static str, other: &Device, role: Role) -> &mut Self {
+        let remotes = vec![Remote { role, ..other.as_remote() }];
+        self.repos.push(Listing { id, has_folder: false, remotes });
+        self
+    }
+
+    /// Has a folder for the repo listed last: it asks for no content before that is scanned.
+    pub fn with_folder(&mut self) -> &mut Self {
+        self.repos.last_mut().unwrap().has_folder = true;
         self
     }
 
@@ -113,6 +128,8 @@ impl Device {
                 .map_or(Relay::Disabled, |url| Relay::Urls(vec![url.clone()])),
             discovery: Vec::new(),
             port_mapping: false,
+            enumerate_threshold: ark_net::DEFAULT_ENUMERATE_THRESHOLD,
+            lose_gossip: self.loses_gossip,
         }
     }
 
@@ -126,16 +143,27 @@ impl Device {
         self.addr = addr;
     }
 
-    /// Opens the store and starts the network. From the second time on, on the same port.
-    pub async fn start(&mut self) -> Running {
-        let store = Store::open(ark_store::Options {
+    async fn open_store(&self) -> Store {
+        Store::open(ark_store::Options {
             path: self.dir.path().join("store"),
             witness_dir: self.dir.path().join("witness"),
             signing_key: ed25519_dalek::SigningKey::from_bytes(&self.key.to_bytes()),
             index_cache_bytes: ark_store::DEFAULT_INDEX_CACHE_BYTES,
         })
         .await
-        .unwrap();
+        .unwrap()
+    }
+
+    /// Opens the store with nobody near, for what is written while the device is off the network.
+    pub async fn open_alone(&self, id: &str) -> (Store, Repo) {
+        let store = self.open_store().await;
+        let repo = store.repo(TopicId::derive(id, None), RepoKind::Folder).await.unwrap();
+        (store, repo)
+    }
+
+    /// Opens the store and starts the network. From the second time on, on the same port.
+    pub async fn start(&mut self) -> Running {
+        let store = self.open_store().await;
         let mut repos = BTreeMap::new();
         let mut options = Vec::new();
         for listing in &self.repos {
@@ -198,6 +226,15 @@ impl Running {
             repo.remotes.iter().any(|remote| remote.device == other && remote.in_touch)
         };
         self.until("being in touch", met).await;
+    }
+
+    /// Waits until it is known that `other` does not list this device for a repo.
+    pub async fn until_refused(&self, repo: &str, other: DeviceId) {
+        let told = |status: &NetStatus| {
+            let repo = status.repos.iter().find(|one| one.id == repo).unwrap();
+            repo.remotes.iter().any(|remote| remote.device == other && remote.refuses_us)
+        };
+        self.until("being told that it is not listed", told).await;
     }
 
     /// Waits until a state is joined here.

@@ -1,0 +1,486 @@
+//! Reconciliation over the sync connection: what it costs after a partition, that nothing else
+//! begins it, and devices that misuse it.
+
+mod support;
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use ark_core::{
+    Content, DeviceId, Entry, Head, Link, Mtime, Name, Node, Object, ObjectId, ObjectKind, Overlay,
+    Permissions, Read, RepoKind, SignedState, Snapshot, TopicId, Vector, Version,
+};
+use ark_net::{NetStatus, Reconciliations};
+use ark_recon::message::{Answer, Message as Frame, Part, Verdict, What};
+use ark_recon::{End, Links, LinksUnder, MAX_FRAME_BYTES, Nodes, Opener, Prefix, SessionKey};
+use ark_store::Repo;
+use ark_sync::{Hello, Message, PROTOCOL, Role};
+use bytes::Bytes;
+use iroh::SecretKey;
+use iroh::endpoint::{Connection, ReadError, ReadExactError, RecvStream, SendStream, VarInt};
+use support::{
+    Device, Running, Stranger, device_id, files, frame, guarded, log, publish, read_frame,
+};
+
+const SYNC: &[u8] = b"ark/sync/1";
+/// The most bytes of reconciliation after a partition in which a hundred objects changed.
+const MAX_BYTES: u64 = 20_000;
+/// The most round trips.
+const MAX_ROUND_TRIPS: u64 = 2;
+
+fn topic() -> TopicId {
+    TopicId::derive("repo", None)
+}
+
+/// A directory as a device holds it in memory, to be edited.
+#[derive(Clone)]
+struct Tree {
+    nodes: HashMap<ObjectId, Bytes>,
+    root: ObjectId,
+    vector: Vector,
+}
+
+impl Read for Tree {
+    type Error = std::io::Error;
+    fn read(&self, link: Link) -> Result<Bytes, Self::Error> {
+        self.nodes.get(&link.id).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Tree {
+    /// Nothing yet.
+    fn new() -> Self {
+        let empty = ark_core::dir::empty_directory();
+        let root = empty.id();
+        Self {
+            nodes: HashMap::from([(root, empty.bytes().clone())]),
+            root,
+            vector: Vector::empty(),
+        }
+    }
+
+    /// Puts these files in place of those of their names, and publishes.
+    async fn publish(&mut self, repo: &Repo, files: &[(String, Vec<u8>)]) -> SignedState {
+        let publisher = repo.publisher().await;
+        let dot = publisher.dot();
+        let mut batch = repo.batch();
+        let mut edits = BTreeMap::new();
+        for (name, bytes) in files {
+            let object = Object::new(ObjectKind::Raw, bytes.clone());
+            let name = Name::new(name.as_bytes()).unwrap();
+            let version = Version {
+                node: Node::File { content: Content::Raw(object.id()), size: bytes.len() as u64 },
+                dots: vec![dot],
+                permissions: Permissions::from_mode(0o644),
+                permissions_dot: dot,
+                mtime: Mtime::default(),
+                aside: false,
+            };
+            edits.insert(name.clone(), Some(Entry { name, versions: vec![version] }));
+            batch.add(object).await.unwrap();
+        }
+        let mut overlay = Overlay::new(&*self);
+        let (root, _) = ark_core::dir::edit(&mut overlay, self.root, edits).unwrap();
+        let mut made = overlay.into_made();
+        if !self.nodes.contains_key(&self.root) || self.vector == Vector::empty() {
+            made.push(ark_core::dir::empty_directory());
+        }
+        for object in made {
+            self.nodes.insert(object.id(), object.bytes().clone());
+            batch.add(object).await.unwrap();
+        }
+        self.root = root;
+        self.vector.take_in(dot);
+        let snapshot = Snapshot { root, vector: self.vector.clone(), wall_time_ms: 0 }.encode();
+        let head = Head { id: snapshot.id(), sequence: dot.sequence };
+        batch.add(snapshot).await.unwrap();
+        publisher.publish(batch, vec![head], self.vector.clone(), Vec::new()).await.unwrap()
+    }
+}
+
+/// After very much was joined, the store makes anew what is compared.
+async fn until_comparable(running: &Running) {
+    let made = async {
+        while running.repo("repo").trie().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    guarded("the store's trie", made).await;
+}
+
+fn reconciliation(running: &Running) -> Reconciliations {
+    running.repo_status("repo").reconciliation
+}
+
+/// Two devices with the same `count` files part; `changed_a` and `changed_b` of them change. When
+/// they meet again, they come in step; returns what each reconciled.
+async fn after_a_partition(
+    count: usize,
+    changed_a: usize,
+    changed_b: usize,
+) -> [Reconciliations; 2] {
+    log();
+    let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    a.share("repo", &[&b]);
+    let running_a = a.start().await;
+    b.share("repo", &[&a]);
+    let running_b = b.start().await;
+    let mut tree_a = Tree::new();
+    let first = tree_a.publish(running_a.repo("repo"), &files(1, count, 16)).await;
+    running_b.until_durable("repo", &first).await;
+    running_a.until_told_durable("repo", running_b.id, &first).await;
+    // The closure was streamed: there was nothing to compare.
+    for running in [&running_a, &running_b] {
+        assert_eq!(reconciliation(running), Reconciliations::default());
+    }
+    // Nor is anything compared where all goes its normal way.
+    let second = tree_a.publish(running_a.repo("repo"), &files(2, 3, 16)).await;
+    running_b.until_durable("repo", &second).await;
+    assert_eq!(reconciliation(&running_b), Reconciliations::default());
+    for running in [&running_a, &running_b] {
+        until_comparable(running).await;
+    }
+    running_b.stop().await;
+    running_a.until("the peer being gone", |status| !status.peers[0].connected).await;
+
+    let mut tree_b = tree_a.clone();
+    let of_a = tree_a.publish(running_a.repo("repo"), &files(3, changed_a, 16)).await;
+    let of_b = if changed_b == 0 {
+        None
+    } else {
+        let (store, repo) = b.open_alone("repo").await;
+        let changed = files(4, count, 16).split_off(count - changed_b);
+        let state = tree_b.publish(&repo, &changed).await;
+        drop(repo);
+        store.close().await.unwrap();
+        Some(state)
+    };
+    let running_b = b.start().await;
+    running_b.until_durable("repo", &of_a).await;
+    if let Some(of_b) = &of_b {
+        running_a.until_durable("repo", of_b).await;
+    }
+    let is_told = |status: &NetStatus| status.repos[0].reconciliation.sessions > 0;
+    running_a.until("a reconciliation being counted", is_told).await;
+    running_b.until("a reconciliation being counted", is_told).await;
+    let counted = [reconciliation(&running_a), reconciliation(&running_b)];
+    running_a.stop().await;
+    running_b.stop().await;
+    counted
+}
+
+fn assert_cheap(counted: [Reconciliations; 2]) {
+    let round_trips: u64 = counted.iter().map(|it| it.round_trips).sum();
+    assert!((1..=MAX_ROUND_TRIPS).contains(&round_trips), "{counted:?}");
+    for one in counted {
+        assert!(one.sent_bytes + one.received_bytes <= MAX_BYTES, "{counted:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_on_one_side_is_found_cheaply() {
+    assert_cheap(after_a_partition(4_000, 100, 0).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_on_both_sides_is_found_cheaply() {
+    assert_cheap(after_a_partition(4_000, 50, 50).await);
+}
+
+/// `cargo nextest run -p ark-net --test reconcile --run-ignored only --no-capture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a minute or more: 100,000 objects"]
+async fn a_hundred_of_a_hundred_thousand_are_found_cheaply() {
+    for (changed_a, changed_b) in [(100, 0), (50, 50)] {
+        let counted = after_a_partition(100_000, changed_a, changed_b).await;
+        println!("{changed_a} here, {changed_b} there: {counted:?}");
+        assert_cheap(counted);
+    }
+}
+
+/// Scenario 54: who may have missed something compares, though nothing tells it what.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_lagged_is_put_right() {
+    log();
+    let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    (a.loses_gossip, b.loses_gossip) = (true, true);
+    a.share("repo", &[&b]);
+    let running_a = a.start().await;
+    b.share("repo", &[&a]);
+    let running_b = b.start().await;
+    let mut tree = Tree::new();
+    let first = tree.publish(running_a.repo("repo"), &files(1, 600, 16)).await;
+    running_b.until_durable("repo", &first).await;
+    let second = tree.publish(running_a.repo("repo"), &files(2, 10, 16)).await;
+    running_b.until_durable("repo", &second).await;
+    assert_eq!(reconciliation(&running_b).sessions, 0);
+
+    running_b.net.lag_gossip(topic()).await;
+    let third = tree.publish(running_a.repo("repo"), &files(3, 10, 16)).await;
+    running_b.until_durable("repo", &third).await;
+    let is_told = |status: &NetStatus| status.repos[0].reconciliation.sessions > 0;
+    running_b.until("a reconciliation being counted", is_told).await;
+    running_a.stop().await;
+    running_b.stop().await;
+}
+
+/// A set without links.
+struct Empty;
+
+impl Links for Empty {
+    type Error = Infallible;
+    fn links(&self, _: Prefix) -> Result<LinksUnder<'_, Infallible>, Infallible> {
+        Ok(Box::new(std::iter::empty()))
+    }
+}
+
+impl Nodes for Empty {
+    type Error = Infallible;
+    fn node(&self, _: Prefix) -> Result<Option<ark_recon::Node>, Infallible> {
+        Ok(None)
+    }
+}
+
+/// A device with something in its repo, and a listed one that speaks by hand.
+struct Siege {
+    a: Device,
+    running: Running,
+    hostile: Stranger,
+    connection: Connection,
+    /// The repo's stream.
+    stream: (SendStream, RecvStream),
+}
+
+impl Siege {
+    async fn new() -> Self {
+        Self::with_key(SecretKey::generate()).await
+    }
+
+    async fn with_key(key: SecretKey) -> Self {
+        log();
+        let mut a = Device::new("a");
+        let hostile = Device::with_key("hostile", key);
+        a.share("repo", &[&hostile]);
+        let running = a.start().await;
+        publish(running.repo("repo"), &files(1, 500, 16)).await;
+        let hostile = Stranger::new(hostile.key.clone()).await;
+        let (connection, stream) = meet(&a, &hostile).await;
+        Self { a, running, hostile, connection, stream }
+    }
+
+    /// Begins a session, with these bytes after its first frame.
+    async fn begin(&self, epoch: u64, bytes: &[u8]) -> (SendStream, RecvStream) {
+        let mut all = frame(&Message::Reconcile { topic: topic(), epoch }.encode());
+        all.extend_from_slice(bytes);
+        Stranger::send(&self.connection, &all).await
+    }
+
+    /// A whole session in which it has nothing; returns what it is told that it lacks.
+    async fn converse(&self, epoch: u64) -> Vec<Link> {
+        let key = key(&self.connection, device_id(&self.hostile.key), epoch);
+        let (mut opener, step) = Opener::open(&Empty, key).unwrap();
+        let said: Vec<u8> = step.frames.iter().flat_map(|it| frame(it)).collect();
+        let (mut send, mut recv) = self.begin(epoch, &said).await;
+        let mut lacking = Vec::new();
+        loop {
+            let answer = read_frame(&mut recv).await.expect("an answer");
+            let step = opener.handle(&Empty, &answer).unwrap();
+            lacking.extend(step.lacking);
+            for said in step.frames {
+                send.write_all(&frame(&said)).await.unwrap();
+            }
+            if let Some(end) = step.end {
+                assert_eq!(end, End::Complete);
+                return lacking;
+            }
+        }
+    }
+
+    /// It is closed for a breach, and that is shown.
+    async fn assert_closed(&self, what: &str) {
+        let reason = guarded(what, self.connection.closed()).await;
+        let iroh::endpoint::ConnectionError::ApplicationClosed(close) = reason else {
+            panic!("{what}: closed otherwise: {reason:?}");
+        };
+        assert_eq!(close.error_code.into_inner(), 3, "{what}");
+        let shown = |status: &NetStatus| {
+            let problems = &status.repos[0].problems;
+            problems.iter().any(|problem| problem.contains("reconciliation"))
+        };
+        self.running.until(what, shown).await;
+        assert!(self.running.repo_status("repo").ignored.violations > 0, "{what}");
+    }
+}
+
+/// Connects, says hello, and reads the other's.
+async fn meet(a: &Device, hostile: &Stranger) -> (Connection, (SendStream, RecvStream)) {
+    let connection = hostile.connect(a, SYNC).await;
+    let hello = Message::Hello(Hello {
+        protocol: PROTOCOL,
+        topic: topic(),
+        kind: RepoKind::Folder,
+        role: Role::Peer,
+        folder: false,
+        listed: vec![device_id(&hostile.key)],
+    });
+    let mut stream = Stranger::send(&connection, &frame(&hello.encode())).await;
+    let first = read_frame(&mut stream.1).await.unwrap();
+    assert!(matches!(Message::decode(&first), Ok(Message::Hello(_))));
+    (connection, stream)
+}
+
+/// The key of a session, as it must stay.
+fn key(connection: &Connection, opener: DeviceId, epoch: u64) -> SessionKey {
+    let mut material = [0; 32];
+    connection
+        .export_keying_material(&mut material, b"ark reconciliation v1", opener.as_bytes())
+        .unwrap();
+    SessionKey::derive(&material, topic(), epoch)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_learns_what_it_lacks() {
+    let siege = Siege::new().await;
+    let told = siege.converse(1).await;
+    // 500 files, their snapshot, and their directory.
+    assert!(told.len() > 501, "{}", told.len());
+    assert!(siege.running.repo("repo").indexed(&told).await.unwrap().iter().all(|it| *it));
+    assert_eq!(siege.converse(2).await.len(), told.len());
+    let is_counted = |status: &NetStatus| status.repos[0].reconciliation.sessions == 2;
+    siege.running.until("both being counted", is_counted).await;
+    siege.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_break_the_rules_close_the_connection() {
+    let too_long = u32::try_from(MAX_FRAME_BYTES + 1).unwrap().to_le_bytes();
+    let answer = Frame::Answer(Answer { parts: Vec::new(), last: true }).encode();
+    for (what, bytes) in [
+        ("noise", frame(&[0x5a; 300])),
+        ("nothing", frame(&[])),
+        ("too long a frame", too_long.to_vec()),
+        ("the longest frame", u32::MAX.to_le_bytes().to_vec()),
+        ("an answer to nothing", frame(&answer)),
+    ] {
+        let siege = Siege::new().await;
+        let _streams = siege.begin(1, &bytes).await;
+        siege.assert_closed(what).await;
+        // What is honest goes on.
+        let (_connection, _stream) = meet(&siege.a, &siege.hostile).await;
+        siege.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_number_is_used_twice() {
+    let siege = Siege::new().await;
+    siege.converse(7).await;
+    let _streams = siege.begin(7, &[]).await;
+    siege.assert_closed("the same number again").await;
+    siege.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_without_end_are_refused_then_closed() {
+    let siege = Siege::new().await;
+    let (mut answered, mut refused) = (0, 0);
+    for epoch in 1.. {
+        let Ok(Ok((mut send, mut recv))) =
+            tokio::time::timeout(Duration::from_secs(20), siege.connection.open_bi()).await
+        else {
+            break;
+        };
+        let first = frame(&Message::Reconcile { topic: topic(), epoch }.encode());
+        if send.write_all(&first).await.is_err() {
+            break;
+        }
+        let _ = send.finish();
+        // An end without an answer, or a reset.
+        let mut length = [0; 4];
+        match guarded("an answer", recv.read_exact(&mut length)).await {
+            Err(ReadExactError::FinishedEarly(0)) => answered += 1,
+            Err(ReadExactError::ReadError(ReadError::Reset(_))) => refused += 1,
+            Err(_) => break,
+            Ok(()) => panic!("an answer to no question"),
+        }
+        assert!(epoch < 1000, "there is no end");
+    }
+    siege.assert_closed("the end of it").await;
+    assert!((1..=20).contains(&answered), "{answered}");
+    assert!((1..=100).contains(&refused), "{refused}");
+    siege.running.stop().await;
+}
+
+/// What a state of a listed device makes the besieged one ask.
+async fn asked(siege: &mut Siege) -> (u64, SendStream, RecvStream) {
+    // The state is a real one, made where nobody listens.
+    let mut home = Device::with_key("hostile", siege.hostile.key.clone());
+    home.share("repo", &[]);
+    let running = home.start().await;
+    let state = publish(running.repo("repo"), &files(9, 300, 10)).await;
+    running.stop().await;
+    let mut bytes = frame(&Message::Summary(Vec::new()).encode());
+    bytes.extend_from_slice(&frame(&Message::States(vec![state.bytes().to_vec()]).encode()));
+    siege.stream.0.write_all(&bytes).await.unwrap();
+    loop {
+        let (send, mut recv) = guarded("a session", siege.connection.accept_bi()).await.unwrap();
+        match Message::decode(&read_frame(&mut recv).await.unwrap()).unwrap() {
+            Message::Reconcile { epoch, .. } => return (epoch, send, recv),
+            // Whether it is listed there: the end of the stream says so.
+            Message::Ask(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_lie_close_the_connection() {
+    let verdict = |at| Part::Verdicts(vec![Verdict { at, what: What::Deeper }]);
+    let answer = |parts, last| frame(&Frame::Answer(Answer { parts, last }).encode());
+    let endless = answer(vec![Part::Listed((0..4000).collect())], false).repeat(40);
+    for (what, bytes) in [
+        ("noise", frame(&[0x5a; 300])),
+        ("a question", frame(&Frame::Want(vec![1]).encode())),
+        ("of a bucket that was not asked about", answer(vec![verdict(u16::MAX)], true)),
+        ("without end", endless),
+    ] {
+        let mut siege = Siege::new().await;
+        let (_, mut send, _recv) = asked(&mut siege).await;
+        // It may be closed before all is written.
+        let _ = send.write_all(&bytes).await;
+        siege.assert_closed(what).await;
+        siege.running.stop().await;
+    }
+}
+
+/// Both begin a session: that of the smaller id stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_sessions_at_once_one_stands() {
+    for theirs_stands in [true, false] {
+        // A key below or above that of the besieged, whatever that is.
+        let mut key = SecretKey::generate();
+        let is_extreme = |key: &SecretKey| {
+            let first = key.public().as_bytes()[0];
+            if theirs_stands { first < 8 } else { first >= 248 }
+        };
+        while !is_extreme(&key) {
+            key = SecretKey::generate();
+        }
+        let mut siege = Siege::with_key(key).await;
+        let stands = device_id(&siege.hostile.key) < siege.running.id;
+        let (_, _send, mut recv) = asked(&mut siege).await;
+        if stands {
+            assert!(siege.converse(1).await.len() > 501);
+            // What was begun here is given up, in order.
+            while read_frame(&mut recv).await.is_some() {}
+        } else {
+            let (_send, mut recv) = siege.begin(1, &[]).await;
+            let refused = guarded("a refusal", recv.read_to_end(0)).await.unwrap_err();
+            let reset = ReadError::Reset(VarInt::from_u32(2));
+            assert_eq!(refused, iroh::endpoint::ReadToEndError::Read(reset));
+        }
+        assert!(siege.connection.close_reason().is_none());
+        siege.running.stop().await;
+    }
+}
