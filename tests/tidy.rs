@@ -20,7 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ark-net", &["ark-core", "ark-recon", "ark-store", "ark-sync"]),
     ("ark-control", &["ark-core"]),
     ("ark", &["ark-control", "ark-core", "ark-folder", "ark-net", "ark-store", "ark-sync"]),
-    ("ark-testkit", &["ark-control", "ark-core", "ark-folder", "ark-net", "ark-store", "ark-sync"]),
+    (
+        "ark-testkit",
+        &["ark-control", "ark-core", "ark-folder", "ark-net", "ark-recon", "ark-store", "ark-sync"],
+    ),
 ];
 
 /// Only tests may depend on it.

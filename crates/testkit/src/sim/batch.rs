@@ -263,14 +263,33 @@ impl Batch {
             return Ok(vec![(path.clone(), None)]);
         }
         if on.disk.any_below(path) {
-            let is_here = |at: &RelPath| !matches!(self.now.get(at), Some(None));
-            let mut below = on.durable.base.records.keys().filter(|at| *at != path);
-            let holds_ours = below.any(|at| at.starts_with(path) && is_here(at));
-            return Err(Stopped::Failed(if holds_ours { Hold::Blocked } else { Hold::Skipped }));
+            return Err(self.occupied(path, on));
         }
         on.disk.remove(path);
         self.touch(path, on);
         Ok(vec![(path.clone(), None)])
+    }
+
+    /// Why a directory stays. If something was made in it just now, that is to be scanned; else it
+    /// is as what base has in it, which failed.
+    fn occupied(&self, path: &RelPath, on: &Ground<'_>) -> Stopped {
+        let is_child = |at: &&RelPath| at.split_last().is_some_and(|(dir, _)| dir == *path);
+        let is_skipped = |at: &RelPath| {
+            let retry = on.durable.base.retries.get(at);
+            retry.is_some_and(|retry| retry.hold == Hold::Skipped)
+        };
+        let (mut hold, mut unseen) = (Hold::Skipped, Vec::new());
+        for inside in on.disk.places().keys().filter(is_child) {
+            if let Some(&failed) = self.failed.get(inside) {
+                hold = hold.min(failed);
+            } else if !is_skipped(inside) {
+                match self.record(inside, on) {
+                    Some(_) => hold = Hold::Blocked,
+                    None => unseen.push(inside.clone()),
+                }
+            }
+        }
+        if unseen.is_empty() { Stopped::Failed(hold) } else { Stopped::Dirty(unseen) }
     }
 
     fn set_permissions(&mut self, path: &RelPath, want: &Want, on: &mut Ground<'_>) -> Done {

@@ -1,22 +1,19 @@
-//! One history: what happens by chance, and what must be so in the end.
+//! One history: what happens by chance, until it is quiet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use ark_core::{
-    Entry, Link, Node, NodeKind, ObjectId, Overlay, RelPath, SignedState, Version, Writer,
-    empty_directory, entries, heads, join, shown,
-};
-use ark_folder::scan::FoundNode;
+use ark_sync::Role;
 
 use super::dice::Dice;
-use super::disk::{Disk, Thing};
-use super::store::{Absent, Durable};
+use super::settled::{has_orphans, holds, is_settled, is_whole, knows};
 use super::weather::{Fault, Weather};
-use super::world::{Counts, Device, World};
+use super::world::{Counts, Part, World};
 use super::{Finding, Report, trace::Trace};
 
 /// Things that happen.
 const STEPS: (u64, u64) = (20, 110);
+/// Things that happen while a device is dropped from the others' configs.
+const LAST_STEPS: (u64, u64) = (10, 40);
 /// After the last trouble: longer than every backoff and retry together, less than the safety
 /// timer, so that nothing is left for that to find.
 const QUIET_MS: u64 = 150_000;
@@ -28,27 +25,46 @@ const REST_MESSAGES: u64 = 16;
 /// How far clocks jump, in seconds.
 const CLOCK_JUMP_S: u64 = 3 * 86_400;
 
-/// What of a disk must be the same everywhere.
-type Tree = BTreeMap<RelPath, (Thing, u32)>;
+/// Who takes part in a history besides those that are there from the beginning to the end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Guests {
+    /// The others list it one after the other, in the course of the history.
+    newcomer: Option<usize>,
+    /// The others drop it in the end.
+    leaver: Option<usize>,
+}
 
-/// Runs the history of a seed.
-pub(super) fn run(seed: u64, fault: Option<Fault>, trace: Trace) -> Result<Report, Finding> {
+/// Runs the history of a seed; if `early`, as it was when all devices were peers for all the time.
+pub(super) fn run(
+    seed: u64,
+    early: bool,
+    fault: Option<Fault>,
+    trace: Trace,
+) -> Result<Report, Finding> {
     let mut dice = Dice::new(seed);
+    let mut more_dice = Dice::new(!seed);
     let weather = Weather::draw(&mut dice, fault);
     let count = usize::try_from(dice.between((2, 7))).unwrap_or(2);
-    // Two folders at least; of the others some only hold the repo, as mirrors do.
+    // Two folders at least; of the others some only hold the repo.
     let mut folders: Vec<bool> = (0..count).map(|at| at < 2 || dice.percent(70)).collect();
     let turn = dice.index(count);
     folders.rotate_left(turn);
     let edges = topology(count, &mut dice);
+    let mut cast: Vec<Part> = folders.into_iter().map(Part::peer).collect();
+    let mut guests = Guests::default();
+    if !early {
+        grant(&mut cast, &mut more_dice);
+        guests = invite(&cast, &mut more_dice);
+    }
     let mut history = History {
         steps: dice.between(STEPS),
-        world: World::new(&folders, edges, weather, dice, trace),
-        restored: false,
+        world: World::new(&cast, edges, weather, (dice, more_dice), trace),
+        guests,
     };
-    history.world.note(|| format!("seed {seed}, folders {folders:?}, {weather:?}"));
+    history.world.note(|| format!("seed {seed}, {cast:?}, {guests:?}, {weather:?}"));
     history.happen();
     history.settle();
+    history.leave();
     history.rest();
     let World { now_ms, counts, trace, finding, .. } = history.world;
     match finding {
@@ -57,6 +73,7 @@ pub(super) fn run(seed: u64, fault: Option<Fault>, trace: Trace) -> Result<Repor
             devices: count,
             publications: counts.publications,
             messages: counts.messages,
+            reconciliations: counts.reconciliations,
             virtual_ms: now_ms,
             digest: trace.digest(),
         }),
@@ -78,27 +95,79 @@ fn topology(count: usize, dice: &mut Dice) -> BTreeSet<(usize, usize)> {
     }
 }
 
+/// Makes mirrors of some that only hold the repo, and readers of some that have a folder: two
+/// stay whose users are heard.
+fn grant(cast: &mut [Part], dice: &mut Dice) {
+    for at in 0..cast.len() {
+        let heard = cast.iter().filter(|part| part.folder && part.role == Role::Peer).count();
+        if !cast[at].folder && dice.percent(60) {
+            cast[at].role = Role::Mirror;
+        } else if cast[at].folder && heard > 2 && dice.percent(25) {
+            cast[at].role = Role::Reader;
+        }
+    }
+}
+
+/// Who comes, who goes: one whose user is heard stays.
+fn invite(cast: &[Part], dice: &mut Dice) -> Guests {
+    let mut draw = |chance| dice.percent(chance).then(|| dice.index(cast.len()));
+    let (newcomer, leaver) = (draw(30), draw(25));
+    let stays = |at: usize| {
+        cast.iter()
+            .enumerate()
+            .any(|(other, part)| other != at && part.folder && part.role == Role::Peer)
+    };
+    Guests {
+        newcomer: newcomer.filter(|_| cast.len() > 2),
+        leaver: leaver.filter(|at| cast.len() > 2 && newcomer != Some(*at) && stays(*at)),
+    }
+}
+
 struct History {
     steps: u64,
     world: World,
-    /// Whether a store was put back: what only the lost copy knew is lost with it, deletions too.
-    restored: bool,
+    guests: Guests,
 }
 
 impl History {
     fn happen(&mut self) {
         let count = self.world.devices.len();
+        if let Some(newcomer) = self.guests.newcomer {
+            for device in &mut self.world.devices {
+                device.listed.remove(&newcomer);
+            }
+        }
         for at in 0..count {
             self.world.start_later(at, 3_000);
         }
         for _ in 0..self.steps {
             self.step(count);
-            let longer = if self.world.dice.percent(5) { 50 } else { 1 };
-            let pause_ms = self.world.dice.between(self.world.weather.pause_ms) * longer;
-            self.world.run(pause_ms);
+            if let Some(newcomer) = self.guests.newcomer {
+                self.list_newcomer(newcomer);
+            }
+            self.pause();
             if self.world.finding.is_some() {
                 return;
             }
+        }
+    }
+
+    fn pause(&mut self) {
+        let world = &mut self.world;
+        let longer = if world.dice.percent(5) { 50 } else { 1 };
+        let pause_ms = world.dice.between(world.weather.pause_ms) * longer;
+        world.run(pause_ms);
+    }
+
+    /// Now and then one of the others lists the newcomer.
+    fn list_newcomer(&mut self, newcomer: usize) {
+        let world = &mut self.world;
+        if !world.more_dice.percent(10) {
+            return;
+        }
+        let at = world.more_dice.index(world.devices.len());
+        if at != newcomer && !world.devices[at].listed.contains(&newcomer) {
+            world.list(at, |listed| listed.insert(newcomer));
         }
     }
 
@@ -155,29 +224,44 @@ impl History {
         let world = &mut self.world;
         let Some(copy) = world.devices[at].copy.clone() else { return };
         world.end(at, false);
+        let lost = world.devices[at].store.durable().clone();
         world.devices[at].store.restore(copy);
         world.note(|| format!("the store of {at} is put back"));
-        // What a plan had removed, to write it elsewhere, only the lost store may have known.
+        // What a plan had removed, to write it elsewhere, only the lost store may have had; and
+        // only its states may have told of a deletion.
         let devices = &world.devices;
-        world.oracle.keep(|node| {
-            let on_disk = |disk: &Disk| disk.places().values().any(|place| place.node == node);
-            devices.iter().any(|it| on_disk(&it.disk) || holds(it.store.durable(), node))
-        });
+        let on_disk = |node| {
+            devices.iter().flat_map(|it| it.disk.places().values()).any(|place| place.node == node)
+        };
+        let in_store = |node| devices.iter().any(|it| holds(it.store.durable(), node));
+        world.oracle.lose(
+            |node| holds(&lost, node) && !on_disk(node) && !in_store(node),
+            |dot| devices.iter().any(|it| knows(it.store.durable(), dot)),
+        );
         world.start_later(at, 3_000);
-        self.restored = true;
     }
 
     /// All troubles end; all come out the same, and nothing is missing.
     fn settle(&mut self) {
         let world = &mut self.world;
+        if world.finding.is_some() {
+            return;
+        }
         world.note(|| "now it is quiet".to_owned());
+        if let Some(newcomer) = self.guests.newcomer {
+            for at in (0..world.devices.len()).filter(|at| *at != newcomer) {
+                if !world.devices[at].listed.contains(&newcomer) && !world.devices[at].has_left {
+                    world.list(at, |listed| listed.insert(newcomer));
+                }
+            }
+        }
         for at in 0..world.devices.len() {
             world.start_later(at, 1_000);
         }
         world.run(1_000);
         world.heal();
         let end_ms = world.now_ms + QUIET_MS;
-        while let Err(why) = is_settled(world, self.restored) {
+        while let Err(why) = is_settled(world) {
             if world.finding.is_some() {
                 return;
             }
@@ -186,7 +270,7 @@ impl History {
             }
             world.run(1_000);
         }
-        if let Err(why) = is_whole(world, self.restored) {
+        if let Err(why) = is_whole(world) {
             world.find(why);
         }
         // Each of these is told on each link of its device once; states go where they are asked.
@@ -197,6 +281,34 @@ impl History {
         if counts.messages > bound {
             world.find(format!("{} messages, more than {bound}: {counts:?}", counts.messages));
         }
+    }
+
+    /// The others drop a device, one after the other, while their users go on: what it wrote
+    /// before stays.
+    fn leave(&mut self) {
+        let world = &mut self.world;
+        let Some(leaver) = self.guests.leaver.filter(|_| world.finding.is_none()) else { return };
+        world.note(|| format!("{leaver} is to go"));
+        world.devices[leaver].has_left = true;
+        world.bridge(leaver);
+        let count = world.devices.len();
+        for _ in 0..world.more_dice.between(LAST_STEPS) {
+            let world = &mut self.world;
+            let at = world.more_dice.index(count);
+            let is_to_drop = world.devices[at].listed.contains(&leaver);
+            if at != leaver && is_to_drop && world.more_dice.percent(40) {
+                world.list(at, |listed| listed.remove(&leaver));
+            } else if at != leaver {
+                world.use_folder(at);
+            }
+            self.pause();
+        }
+        for at in (0..count).filter(|at| *at != leaver) {
+            if self.world.devices[at].listed.contains(&leaver) {
+                self.world.list(at, |listed| listed.remove(&leaver));
+            }
+        }
+        self.settle();
     }
 
     /// Nothing happens any more but what keeps it safe.
@@ -210,209 +322,14 @@ impl History {
         let after = world.counts;
         let links = world.edges.len() as u64;
         let said = after.messages - before.messages;
-        let is_restless = |device: &Device| !device.store.durable().staged().is_empty();
-        let orphans = world.devices.iter().any(is_restless);
         // What is lost is asked for again now and then.
-        let requests = if orphans { after.requests } else { before.requests };
+        let requests = if has_orphans(world) { after.requests } else { before.requests };
         let expected = Counts { messages: after.messages, requests, ..before };
         if after != expected || said > 2 * links * REST_MESSAGES {
             world.find(format!("not at rest: {before:?}, later {after:?}"));
         }
-        if let Err(why) = is_settled(world, self.restored) {
+        if let Err(why) = is_settled(world) {
             world.find(format!("not settled any more: {why}"));
         }
-    }
-}
-
-/// Whether a store has a content.
-fn holds(durable: &Durable, node: FoundNode) -> bool {
-    let link = match node {
-        FoundNode::File { content, .. } => content.link(),
-        FoundNode::Symlink { target, .. } => Link::raw(target),
-        FoundNode::Directory => return true,
-    };
-    durable.serve(link).is_some()
-}
-
-/// The root of the merge of all heads.
-fn joined_root(durable: &Durable) -> Result<ObjectId, String> {
-    let mut overlay = Overlay::new(durable);
-    let states = durable.joined().values().map(SignedState::state);
-    let merged = join(&mut overlay, &heads(states)).map_err(|error| error.to_string())?;
-    if let Some((path, dot)) = merged.equivocations.first() {
-        return Err(format!("{path} was written twice under {dot:?}"));
-    }
-    Ok(merged.tree.root)
-}
-
-fn tree(disk: &Disk) -> Tree {
-    let places = disk.places().iter();
-    places.map(|(path, place)| (path.clone(), (place.thing.clone(), place.bits))).collect()
-}
-
-/// Whether the writer is what a device is now.
-fn is_living(world: &World, writer: Writer) -> bool {
-    world.devices.iter().any(|device| device.store.writer() == writer)
-}
-
-/// Whether all devices are connected as they can be, have the same, and show it. A state of which
-/// the rest is lost with its maker's store stays staged, and keeps older ones of that writer from
-/// being joined: what that was is taken in by what the device wrote since.
-fn is_settled(world: &World, restored: bool) -> Result<(), String> {
-    let first = &world.devices[0].store;
-    let root = joined_root(first.durable())?;
-    let mut shown: Option<(usize, Tree)> = None;
-    for &(a, b) in &world.edges {
-        if !world.is_connected(a, b) {
-            return Err(format!("{a} and {b} are not connected"));
-        }
-    }
-    let has_orphans = world.devices.iter().any(|it| !it.store.durable().staged().is_empty());
-    for (at, device) in world.devices.iter().enumerate() {
-        let Some(running) = &device.running else { return Err(format!("{at} is off")) };
-        let durable = device.store.durable();
-        let living = |durable: &Durable| -> BTreeMap<Writer, SignedState> {
-            let joined = durable.joined().iter().filter(|(writer, _)| is_living(world, **writer));
-            joined.map(|(writer, state)| (*writer, state.clone())).collect()
-        };
-        let is_same = durable.joined() == first.durable().joined();
-        let is_excused = restored && living(durable) == living(first.durable());
-        if !is_same && !is_excused {
-            let theirs = durable.joined().values().collect::<Vec<_>>();
-            let ours = first.durable().joined().values().collect::<Vec<_>>();
-            let view = running.engine.view();
-            return Err(format!("{at} has joined {theirs:?}, 0 has {ours:?}; {view:?}"));
-        }
-        let mut staged = durable.staged().values();
-        let is_orphan = |state: &&SignedState| restored && !is_living(world, state.state().writer);
-        if let Some(staged) = staged.find(|state| !is_orphan(state)) {
-            let view = running.engine.view();
-            return Err(format!("{at} has staged {staged:?} still: {view:?}"));
-        }
-        if joined_root(durable)? != root {
-            return Err(format!("{at} joins the same states to another tree"));
-        }
-        if let Some(why) = running.folder.as_ref().and_then(super::folder::Folder::unrest) {
-            return Err(format!("{at}: {why}"));
-        }
-        if device.has_folder {
-            let tree = tree(&device.disk);
-            let (first, same) = shown.get_or_insert_with(|| (at, tree.clone()));
-            if let Some(what) = difference(same, &tree) {
-                return Err(format!("{first} and {at} show other things: {what}"));
-            }
-        }
-        if !has_orphans {
-            all_is_known(world, at)?;
-        }
-    }
-    Ok(())
-}
-
-fn difference(a: &Tree, b: &Tree) -> Option<String> {
-    let mut paths = a.keys().chain(b.keys());
-    let path = paths.find(|path| a.get(*path) != b.get(*path))?;
-    Some(format!("{path}: {:?} and {:?}", a.get(path), b.get(path)))
-}
-
-/// Whether a device knows of its neighbours that they have and show all.
-fn all_is_known(world: &World, at: usize) -> Result<(), String> {
-    let Some(running) = &world.devices[at].running else { return Ok(()) };
-    let view = running.engine.view();
-    if view.staged > 0 || view.missing.objects > 0 || view.requests > 0 {
-        return Err(format!("{at} waits for something: {view:?}"));
-    }
-    if running.folder.is_some() && view.applied != view.durable {
-        return Err(format!("{at} does not say that all is applied: {view:?}"));
-    }
-    for &(a, b) in world.edges.iter().filter(|(a, b)| *a == at || *b == at) {
-        let other = if a == at { b } else { a };
-        let Some(peer) = view.peers.get(&world.devices[other].store.writer().device) else {
-            return Err(format!("{at} does not know {other}"));
-        };
-        let shows = !peer.folder || peer.applied == view.durable;
-        if !peer.in_touch || !peer.scanned || peer.durable != view.durable || !shows {
-            let what = format!("does not know that {other} has all");
-            return Err(format!("{at} {what}: here {:?}, there {peer:?}", view.durable));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the tree shows all that it must, and nothing that was knowingly dropped.
-fn is_whole(world: &World, restored: bool) -> Result<(), String> {
-    let Some(device) = world.devices.iter().find(|device| device.has_folder) else { return Ok(()) };
-    let there: BTreeSet<String> =
-        device.disk.places().values().map(|place| format!("{:?}", place.node)).collect();
-    let lost: Vec<&str> = world
-        .oracle
-        .live()
-        .filter(|written| !there.contains(&format!("{:?}", written.node)))
-        .map(|written| written.words.as_str())
-        .collect();
-    if !lost.is_empty() {
-        return Err(format!("lost: {lost:?}"));
-    }
-    let durable = device.store.durable();
-    let mut overlay = Overlay::new(durable);
-    overlay.put(empty_directory());
-    let walked = walk(world, &overlay, joined_root(durable)?, restored);
-    let expected = walked.map_err(|error| error.to_string())??;
-    let disk = &device.disk;
-    let found = disk.places().iter().map(|(path, place)| (path.clone(), (place.node, place.bits)));
-    let found: Nodes = found.collect();
-    let mut paths = expected.keys().chain(found.keys());
-    match paths.find(|path| expected.get(*path) != found.get(*path)) {
-        Some(path) => {
-            let (wanted, is) = (expected.get(path), found.get(path));
-            Err(format!("{path} shows {is:?}, but is to show {wanted:?}"))
-        }
-        None => Ok(()),
-    }
-}
-
-/// What paths show, with their bits.
-type Nodes = BTreeMap<RelPath, (FoundNode, u32)>;
-
-/// What a tree is to show; or what of it should not be there.
-fn walk(
-    world: &World,
-    read: &Overlay<&Durable>,
-    root: ObjectId,
-    restored: bool,
-) -> Result<Result<Nodes, String>, ark_core::TreeError<Absent>> {
-    let mut nodes = Nodes::new();
-    let mut open = vec![(RelPath::root(), root)];
-    while let Some((parent, root)) = open.pop() {
-        for entry in entries(read, root) {
-            let Entry { name, versions } = entry?;
-            let path = parent.join(name);
-            let files = versions.iter().filter(|it| it.node.kind() != NodeKind::Directory);
-            let back = files
-                .flat_map(|version| &version.dots)
-                .find(|dot| world.oracle.is_dropped(**dot, &path));
-            if let Some(dot) = back.filter(|_| !restored) {
-                return Ok(Err(format!("{dot:?} of {path} is back")));
-            }
-        }
-        for copy in shown(read, root)? {
-            let path = parent.join(copy.name);
-            if let Node::Directory { root, .. } = copy.version.node {
-                open.push((path.clone(), root));
-            }
-            nodes.insert(path, node(&copy.version));
-        }
-    }
-    Ok(Ok(nodes))
-}
-
-fn node(version: &Version) -> (FoundNode, u32) {
-    let bits = u32::from(version.permissions.bits());
-    match version.node {
-        Node::File { content, size } => (FoundNode::File { content, size }, bits),
-        Node::Symlink { target, size } => {
-            (FoundNode::Symlink { target, size }, super::disk::SYMLINK_BITS)
-        }
-        Node::Directory { .. } => (FoundNode::Directory, bits),
     }
 }

@@ -10,12 +10,17 @@
 //! By chance happen: edits of all kinds, on and off; partitions, broken connections, delays; loss,
 //! reordering and duplication of gossip; ends by kill and by power failure, at any step; stores
 //! put back from copies; clocks that jump; 2 to 7 devices in lines, stars, meshes and what not,
-//! some of them without a folder.
+//! some of them mirrors or readers; one that the others list only in the course of it, and one
+//! that they drop in the end. Reconciliation is the real one, over streams that break.
 //!
 //! In the end, once it is quiet: all folders are the same and show the merge of all heads; what a
 //! user wrote, and nobody who saw it replaced or deleted, is there; what was knowingly dropped is
 //! not; every device knows that its neighbours have and show all; and nothing is said any more
-//! but what keeps it safe.
+//! but what keeps it safe. What readers write stays with them. Of a store that was put back
+//! exactly that is excused which no other device had.
+//!
+//! [`crowd`] and [`reunion`] are histories without troubles in which it is measured what
+//! something costs.
 //!
 //! What only the histories on real folders hold (`folder/tests/histories.rs`): edits between the
 //! look at a file and its replacement, the walk of a scan over a tree that changes, stats that
@@ -23,11 +28,13 @@
 //! fail, damaged blobs, rebuilding.
 
 mod batch;
+mod course;
 mod dice;
 mod disk;
 mod folder;
 mod history;
 mod oracle;
+mod settled;
 mod store;
 mod trace;
 mod user;
@@ -36,6 +43,7 @@ mod world;
 
 use ark_core::ObjectId;
 
+pub use course::{Cost, crowd, reunion};
 pub use weather::Fault;
 
 /// One history to be run.
@@ -43,6 +51,7 @@ pub use weather::Fault;
 pub struct Simulation {
     seed: u64,
     fault: Option<Fault>,
+    early: bool,
     prints: bool,
     digests: bool,
 }
@@ -56,6 +65,8 @@ pub struct Report {
     pub publications: u64,
     /// Messages on streams.
     pub messages: u64,
+    /// Sessions of reconciliation.
+    pub reconciliations: u64,
     /// How long it took by the virtual clock.
     pub virtual_ms: u64,
     /// Hash of all that happened, where that was asked for.
@@ -75,7 +86,14 @@ pub struct Finding {
 impl Simulation {
     /// The history of this seed.
     pub const fn new(seed: u64) -> Self {
-        Self { seed, fault: None, prints: false, digests: false }
+        Self { seed, fault: None, early: false, prints: false, digests: false }
+    }
+
+    /// As the seed was before there were roles, and devices that come and go.
+    #[must_use]
+    pub const fn early(mut self) -> Self {
+        self.early = true;
+        self
     }
 
     /// With a fault built in, which is to be found.
@@ -104,6 +122,7 @@ impl Simulation {
     /// # Errors
     /// The first thing that was not as it must be.
     pub fn run(self) -> Result<Report, Finding> {
-        history::run(self.seed, self.fault, trace::Trace::new(self.prints, self.digests))
+        let trace = trace::Trace::new(self.prints, self.digests);
+        history::run(self.seed, self.early, self.fault, trace)
     }
 }

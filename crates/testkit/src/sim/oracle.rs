@@ -36,8 +36,8 @@ pub(super) struct Oracle {
     live: BTreeMap<Token, Written>,
     /// Which acts of writing a version stands for, by its dot and the path of its entry.
     by_dot: BTreeMap<(Dot, RelPath), Vec<(FoundNode, Tokens)>>,
-    /// Versions of files that were knowingly replaced or deleted.
-    dropped: BTreeSet<(Dot, RelPath)>,
+    /// Versions of files that were knowingly replaced or deleted, by the acts that did it.
+    dropped: BTreeMap<(Dot, RelPath), BTreeSet<Dot>>,
 }
 
 impl Oracle {
@@ -60,9 +60,18 @@ impl Oracle {
         self.live.values()
     }
 
-    /// What is nowhere any more, as a store was put back, is not looked for.
-    pub(super) fn keep(&mut self, is_somewhere: impl Fn(FoundNode) -> bool) {
-        self.live.retain(|_, written| is_somewhere(written.node));
+    /// A store was put back: what only the lost one had is not looked for, nor is what was dropped
+    /// by an act that nobody knows of any more held to be gone.
+    pub(super) fn lose(
+        &mut self,
+        is_lost: impl Fn(FoundNode) -> bool,
+        is_known: impl Fn(Dot) -> bool,
+    ) {
+        self.live.retain(|_, written| !is_lost(written.node));
+        self.dropped.retain(|_, by| {
+            by.retain(|dot| is_known(*dot));
+            !by.is_empty()
+        });
     }
 
     /// A version of `node` was published under `dot` for the entry at `path`.
@@ -74,15 +83,17 @@ impl Oracle {
         }
     }
 
-    /// The versions behind what was shown at `path` were knowingly replaced or deleted.
-    pub(super) fn dropped(&mut self, path: &RelPath, behind: &Behind) {
+    /// The versions behind what was shown at `path` were knowingly replaced or deleted by an act.
+    pub(super) fn dropped(&mut self, by: Dot, path: &RelPath, behind: &Behind) {
         let entry = entry_path(path, behind);
-        self.dropped.extend(behind.dots.iter().map(|dot| (*dot, entry.clone())));
+        for dot in &behind.dots {
+            self.dropped.entry((*dot, entry.clone())).or_default().insert(by);
+        }
     }
 
     /// Whether the version of this dot at the entry `path` was knowingly replaced or deleted.
     pub(super) fn is_dropped(&self, dot: Dot, path: &RelPath) -> bool {
-        self.dropped.contains(&(dot, path.clone()))
+        self.dropped.contains_key(&(dot, path.clone()))
     }
 
     /// The acts of writing that stand behind `node` shown at `path`.

@@ -48,6 +48,13 @@ impl User<'_> {
         deed
     }
 
+    /// Writes a content at a path.
+    pub(super) fn save(&mut self, path: &RelPath, content: Bytes) -> Deed {
+        self.put(path, Thing::File(content), 0o644);
+        self.disk.sync();
+        (format!("writes {path}"), [path.clone()].into())
+    }
+
     fn any_path(&mut self) -> RelPath {
         let depth = self.dice.between((1, 3));
         let names = (0..depth).map(|_| *self.dice.pick(&NAMES).expect("there are names"));

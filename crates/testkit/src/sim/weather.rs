@@ -18,6 +18,16 @@ pub enum Fault {
     InterruptionForgotten,
     /// A device tells what it publishes before it is durable: an end may lose it.
     ToldBeforeDurable,
+    /// The first device lets readers write.
+    ReaderHeard,
+    /// What reconciliation compares has inventions in it and leaves things out. Not to be found:
+    /// it costs time only.
+    LyingReconciliation,
+    /// Closures are walked at a snail's pace: the store names one missing object at a time, and
+    /// what arrives does not tell what it links. Not to be found: it costs time only.
+    SnailsWalk,
+    /// The same, and what reconciliation says is not heard.
+    SnailsWalkAlone,
 }
 
 /// What happens to devices besides what their users do.
@@ -48,6 +58,8 @@ pub(super) struct Weather {
     pub(super) batch_actions: Range,
     /// Of a hundred announcements, so many are lost, each receiver by itself.
     pub(super) gossip_lost: u64,
+    /// Of a hundred losses, so many are noticed.
+    pub(super) gossip_lags: u64,
     /// So many come twice.
     pub(super) gossip_twice: u64,
     /// Objects in one piece of an answer.
@@ -59,6 +71,30 @@ pub(super) struct Weather {
 }
 
 impl Weather {
+    /// Nothing is lost but of a hundred announcements so many.
+    pub(super) const fn calm(gossip_lost: u64, fault: Option<Fault>) -> Self {
+        Self {
+            delay_ms: (5, 30),
+            store_ms: (1, 10),
+            quiet_ms: (50, 50),
+            scan_ms: (1, 5),
+            action_ms: (0, 1),
+            batch_actions: (1_000, 1_000),
+            gossip_lost,
+            gossip_lags: 0,
+            gossip_twice: 0,
+            objects_at_once: 64,
+            pause_ms: (0, 0),
+            troubles: Troubles { crashes: false, restores: false, partitions: false },
+            fault,
+        }
+    }
+
+    /// Whether closures are walked at a snail's pace.
+    pub(super) fn is_walk_slow(&self) -> bool {
+        matches!(self.fault, Some(Fault::SnailsWalk | Fault::SnailsWalkAlone))
+    }
+
     /// The weather of a seed.
     pub(super) fn draw(dice: &mut Dice, fault: Option<Fault>) -> Self {
         let mut most = |of: &[u64]| dice.pick(of).copied().unwrap_or(1);
@@ -85,6 +121,7 @@ impl Weather {
             action_ms,
             batch_actions,
             gossip_lost,
+            gossip_lags: 10,
             gossip_twice,
             objects_at_once,
             pause_ms,

@@ -60,7 +60,7 @@ pub(super) fn witness(scanned: &Scanned, local: &Local, dot: Dot, cx: &mut Conte
             && let Some(behind) = &change.behind
             && before.is_some_and(is_file)
         {
-            cx.oracle.dropped(&change.path, behind);
+            cx.oracle.dropped(dot, &change.path, behind);
         }
         let after = local.records.get(&change.path).cloned().flatten();
         if let (What::Put { .. }, Some(after)) = (&change.what, after) {

@@ -1,7 +1,5 @@
 //! What devices say: on streams in order, by gossip as a hint.
 
-use std::collections::BTreeSet;
-
 use ark_core::SignedState;
 use ark_sync::{Announcement, MAX_ANNOUNCEMENT_BYTES, MAX_FRAME_BYTES, Message};
 
@@ -15,6 +13,7 @@ impl World {
             return self.find(format!("{from} sends a message of {} bytes", bytes.len()));
         }
         self.counts.messages += 1;
+        self.traffic.messages += bytes.len() as u64;
         self.counts.states += u64::from(matches!(message, Message::States(_)));
         self.note(|| format!("{from} to {to}: {}", kind(message)));
         // In order on a stream, but not between streams.
@@ -33,9 +32,10 @@ impl World {
         self.counts.announcements += 1;
         let reached = self.reached(from);
         for to in reached.into_iter().filter(|&to| to != from) {
+            self.traffic.gossip += bytes.len() as u64;
             let life = self.devices[to].life;
             if self.dice.percent(self.weather.gossip_lost) {
-                if self.dice.percent(10) {
+                if self.dice.percent(self.weather.gossip_lags) {
                     let at_ms = self.after(self.weather.delay_ms);
                     self.schedule(at_ms, Event::Lagged { at: to, life });
                 }
@@ -47,21 +47,6 @@ impl World {
                 let at_ms = self.after((1, most * 3));
                 self.schedule(at_ms, Event::Gossip { to, from, life, bytes: bytes.clone() });
             }
-        }
-    }
-
-    pub(super) fn reached(&self, from: usize) -> BTreeSet<usize> {
-        let mut reached = BTreeSet::from([from]);
-        loop {
-            let both = self.connected.keys().flat_map(|&(a, b)| [(a, b), (b, a)]);
-            let more: Vec<_> = both
-                .filter(|(a, b)| reached.contains(a) && !reached.contains(b))
-                .map(|(_, b)| b)
-                .collect();
-            if more.is_empty() {
-                return reached;
-            }
-            reached.extend(more);
         }
     }
 }
@@ -76,5 +61,6 @@ fn kind(message: &Message) -> String {
             format!("states {:?}", states.flatten().collect::<Vec<_>>())
         }
         Message::Have(_) => "have".to_owned(),
+        other => format!("{other:?}"),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use ark_core::{Link, links};
 use ark_sync::{
-    AnswerCheck, Failure, Input, ItemHeader, MAX_REQUEST_BYTES, ObjectsRequest, RequestId,
+    AnswerCheck, Failure, ITEM_HEADER_BYTES, Input, ItemHeader, MAX_REQUEST_BYTES, ObjectsRequest,
+    RequestId,
 };
 use bytes::Bytes;
 
@@ -29,6 +30,7 @@ impl World {
             return self.find(format!("{at} sends a request of {} bytes", bytes.len()));
         }
         self.counts.requests += 1;
+        self.traffic.objects += bytes.len() as u64;
         self.note(|| format!("{at} asks {of} for {} objects", request.links.len()));
         let at_ms = self.after(self.weather.delay_ms);
         self.schedule(at_ms, Event::Ask { at: of, from: at, life, id, bytes });
@@ -70,6 +72,9 @@ impl World {
         if let Err(why) = check_answer(&request, &items) {
             return self.find(format!("{at} answers {to} as it may not: {why}"));
         }
+        let headers = ITEM_HEADER_BYTES * (items.len() + missing.len());
+        let sent = items.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        self.traffic.objects += (headers + sent) as u64;
         let mut at_ms = self.after(self.weather.delay_ms);
         let pieces = usize::try_from(self.weather.objects_at_once).unwrap_or(usize::MAX);
         for piece in items.chunks(pieces) {
@@ -115,6 +120,7 @@ impl World {
             return self.feed(at, broken);
         }
         let next = match device.store.receive(items) {
+            Ok(_) if self.weather.is_walk_slow() => Vec::new(),
             Ok(next) => next,
             Err(why) => return self.find(format!("{at} cannot take what {from} sent: {why}")),
         };
