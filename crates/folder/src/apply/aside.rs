@@ -4,7 +4,7 @@
 //! Such a name says what may stand under it without being anybody's edit, so that if the process
 //! ends before that was looked at, whoever finds it can tell.
 
-use ark_core::RelPath;
+use ark_core::{RESERVED_NAME, RESERVED_PREFIX, RelPath};
 
 use super::place::give_back;
 use crate::fs::{Dir, FsError, Root, Stat, temporary_name};
@@ -13,8 +13,9 @@ use crate::fs::{Dir, FsError, Root, Stat, temporary_name};
 const SEPARATOR: u8 = b'-';
 /// Hex digits of the hash of a stat.
 const DIGITS: usize = 16;
-/// The most bytes of a name on nearly all file systems.
-pub(super) const MAX_NAME: usize = 255;
+/// The most bytes of a name that ark makes up: eCryptfs takes no more, as it has to fit what it
+/// makes of a name into the 255 that the file systems below it take.
+const MAX_MADE_NAME: usize = 143;
 
 /// A name for what stands at `name`, where `expected` is; `ours` may come to stand under it, too.
 ///
@@ -26,9 +27,26 @@ pub(super) fn aside_name(expected: &Stat, ours: Option<&Stat>, name: &[u8]) -> V
         aside.extend_from_slice(hash(stat).as_bytes());
     }
     aside.push(SEPARATOR);
-    let room = MAX_NAME - aside.len();
-    aside.extend_from_slice(&name[name.len().saturating_sub(room)..]);
+    let room = MAX_MADE_NAME - aside.len();
+    aside.extend_from_slice(shortened(name, room));
     aside
+}
+
+/// A name beside `name` that nobody else uses.
+pub(super) fn name_beside(name: &[u8]) -> Vec<u8> {
+    let mark = format!(".conflict-{:08x}", rand::random::<u32>());
+    shortened(&[name, mark.as_bytes()].concat(), MAX_MADE_NAME).to_vec()
+}
+
+/// The end of `name`, at most `room` bytes of it. A file may be given it for a name: where `name`
+/// is UTF-8 no character is cut, as macOS takes nothing else, and it is not a reserved one, under
+/// which the file would not be seen.
+fn shortened(name: &[u8], room: usize) -> &[u8] {
+    let cut = name.len().saturating_sub(room);
+    let cut = std::str::from_utf8(name).map_or(cut, |text| text.ceil_char_boundary(cut));
+    let end = &name[cut..];
+    let is_reserved = end == RESERVED_NAME || end.starts_with(RESERVED_PREFIX);
+    if is_reserved { &end[1..] } else { end }
 }
 
 /// Hash of what tells a content apart: that of the file which it is taken for.
@@ -84,12 +102,62 @@ mod tests {
         let aside = aside_name(&stat, None, b"a-b");
         let digits = hash(&stat);
         assert_eq!(parse(&aside), Some(([digits.as_bytes(); 2], b"a-b".as_slice())));
-        let long = [b'x'; 255];
-        let aside = aside_name(&stat, None, &long);
-        assert_eq!(aside.len(), MAX_NAME);
-        assert!(parse(&aside).is_some_and(|(_, name)| long.ends_with(name)));
         assert_eq!(parse(&temporary_name()), None);
         assert_eq!(parse(b".ark-tmp-"), None);
+    }
+
+    /// What file systems take that take less than others: eCryptfs, APFS.
+    fn is_taken_everywhere(name: &[u8]) -> bool {
+        name.len() <= MAX_MADE_NAME && std::str::from_utf8(name).is_ok()
+    }
+
+    /// Names of `length` bytes or a few more, of characters of one to four.
+    fn names(length: usize) -> impl Iterator<Item = String> {
+        ["x", "é", "€", "𝄞"].into_iter().flat_map(move |character| {
+            let count = length.div_ceil(character.len());
+            (0..4).map(move |shift| format!("{}{}", "x".repeat(shift), character.repeat(count)))
+        })
+    }
+
+    #[test]
+    fn names_made_of_long_ones_are_taken_everywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        std::fs::write(folder.path().join("f"), "content").unwrap();
+        let stat = root.top().stat(b"f").unwrap();
+        let overhead = aside_name(&stat, None, b"").len();
+        for name in (1..=255).flat_map(names) {
+            let aside = aside_name(&stat, None, name.as_bytes());
+            assert!(is_taken_everywhere(&aside), "{name}: {aside:?}");
+            let (_, end) = parse(&aside).expect("it says what it was");
+            assert!(name.as_bytes().ends_with(end), "{name}: {aside:?}");
+            // No more is cut than has to be.
+            let left = MAX_MADE_NAME - overhead - end.len();
+            assert!(end.len() == name.len() || left < 4, "{name}: {left} bytes left");
+            let beside = name_beside(name.as_bytes());
+            assert!(is_taken_everywhere(&beside), "{name}: {beside:?}");
+            assert!(!name.as_bytes().starts_with(&beside), "{name}: {beside:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_cut_where_it_is_too_long() {
+        let long = [0xff; 255];
+        assert_eq!(shortened(&long, 83), &long[..83]);
+        assert_eq!(shortened(&long, 255), &long);
+        assert_eq!(name_beside(&long).len(), MAX_MADE_NAME);
+    }
+
+    #[test]
+    fn no_name_is_cut_to_a_reserved_one() {
+        for (name, room, expected) in [
+            ("x.ark-tmp-0", 10, "ark-tmp-0"),
+            ("x.ark", 4, "ark"),
+            ("x.arkignore", 10, ".arkignore"),
+            ("x..ark-", 5, "ark-"),
+        ] {
+            assert_eq!(shortened(name.as_bytes(), room), expected.as_bytes(), "{name}");
+        }
     }
 
     /// As if the process had ended right after a file was taken aside.

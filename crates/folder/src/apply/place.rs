@@ -2,7 +2,7 @@
 
 use ark_core::RelPath;
 
-use super::aside::{MAX_NAME, aside_name};
+use super::aside::{aside_name, name_beside};
 use super::content::{self, Made};
 use super::{Batch, Outcome, Stopped, Touched, has_permissions, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
@@ -267,8 +267,7 @@ pub(super) fn give_back(dir: &Dir, aside: &[u8], name: &[u8]) -> Result<(), FsEr
             },
             other => return other,
         }
-        let marked = [name, format!(".conflict-{:08x}", rand::random::<u32>()).as_bytes()].concat();
-        to_name = marked[marked.len().saturating_sub(MAX_NAME)..].to_vec();
+        to_name = name_beside(name);
     }
     dir.rename(aside, dir, &to_name)
 }
@@ -295,8 +294,10 @@ pub(super) fn discard(
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
-    use crate::fs::Root;
+    use crate::fs::{Gate, Root};
 
     /// What an edit between the last look and the exchange comes to.
     #[test]
@@ -350,6 +351,49 @@ mod tests {
         put_back(root.top(), b".ark-tmp-0", &made, b"f").unwrap();
         assert_eq!(std::fs::read(folder.path().join("f")).unwrap(), b"another edit");
         assert_eq!(contents(), ["another edit", "edit"]);
+    }
+
+    /// A root whose file system takes names of text only, and no longer ones than eCryptfs does.
+    fn strict_root(folder: &std::path::Path) -> Root {
+        let gate = Gate::new(|_, _, name| match std::str::from_utf8(name) {
+            Err(_) => Err(Errno::ILSEQ),
+            Ok(_) if name.len() > 143 => Err(Errno::NAMETOOLONG),
+            Ok(_) => Ok(()),
+        });
+        Root::open_behind(folder, gate).unwrap()
+    }
+
+    #[test]
+    fn files_of_long_names_are_replaced_and_given_back_wherever_they_can_be() {
+        for length in 70..=143 {
+            for character in ["x", "é", "€", "𝄞"] {
+                let count = length / character.len();
+                let name = "x".repeat(length % character.len()) + &character.repeat(count);
+                let folder = tempfile::tempdir().unwrap();
+                let root = strict_root(folder.path());
+                let path = RelPath::parse(name.as_bytes()).unwrap();
+                let target = folder.path().join(&name);
+                let write = |content: &str| {
+                    std::fs::write(&target, content).unwrap();
+                    root.stat(&path).unwrap()
+                };
+                let seen = write("before");
+                let temporary = root.top().create_temp().unwrap();
+                let made = root.top().stat(&temporary.name).unwrap();
+                replace(root.top(), &temporary.name, &made, name.as_bytes(), &seen, &path).unwrap();
+                let seen = root.stat(&path).unwrap();
+                write("by the user");
+                let discarded = discard(root.top(), name.as_bytes(), &seen, &path);
+                assert!(matches!(discarded, Err(Stopped::Dirty(_))), "{name}: {discarded:?}");
+                assert_eq!(std::fs::read(&target).unwrap(), b"by the user");
+                std::fs::write(folder.path().join(".ark-tmp-0"), "edit").unwrap();
+                give_back(root.top(), b".ark-tmp-0", name.as_bytes()).unwrap();
+                assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "{name}");
+                let seen = root.stat(&path).unwrap();
+                discard(root.top(), name.as_bytes(), &seen, &path).unwrap();
+                assert!(!target.exists());
+            }
+        }
     }
 
     #[test]
