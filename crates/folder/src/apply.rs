@@ -82,7 +82,8 @@ pub fn batch_length(actions: &[Action]) -> usize {
     actions.len().min(MAX_BATCH_ACTIONS)
 }
 
-/// Carries out `actions`, one batch. Blocking.
+/// Carries out `actions`, one batch. Blocking. `is_left_alone` says of a path that base does not
+/// have, and whether it is a directory, if it stays as it is for as long as it is there.
 ///
 /// # Errors
 /// See [`ApplyError`]; what fails about one path is in the result.
@@ -93,6 +94,7 @@ pub fn apply<R, B>(
     granularity: Granularity,
     actions: &[Action],
     control: &Control,
+    is_left_alone: &mut dyn FnMut(&RelPath, bool) -> bool,
 ) -> Result<Applied, ApplyError>
 where
     R: Read + Sync,
@@ -103,6 +105,7 @@ where
         root,
         granularity,
         disk,
+        is_left_alone,
         touched: BTreeMap::new(),
         unsynced: Unsynced::default(),
         failed: HashMap::new(),
@@ -153,11 +156,12 @@ impl<B: BaseRead> BaseRead for Disk<'_, B> {
 }
 
 /// One batch under way.
-#[derive(Debug)]
 struct Batch<'a, B> {
     root: &'a Root,
     granularity: Granularity,
     disk: Disk<'a, B>,
+    /// See [`apply`].
+    is_left_alone: &'a mut dyn FnMut(&RelPath, bool) -> bool,
     /// Directories in which names were changed.
     touched: BTreeMap<RelPath, Touched>,
     /// Paths that are not what they should be by now: what is below them fails with them.
@@ -244,10 +248,10 @@ impl<B: BaseRead> Batch<'_, B> {
             .collect();
         let count = jobs.iter().flatten().count();
         let sync_each = count <= MAX_SINGLE_SYNCS;
-        let written = content::write_all(self.root, reader, &jobs, sync_each, control);
+        let mut written = content::write_all(self.root, reader, &jobs, sync_each, control);
         if !sync_each && let Err(error) = self.root.sync_file_system() {
-            written.into_iter().for_each(content::Written::discard);
-            return Err(ApplyError::Sync(error));
+            tracing::warn!(error = %error.in_words(), "what was written is synced one by one");
+            written.iter_mut().for_each(content::Written::sync);
         }
         let mut attempted = 0;
         let mut written = written.into_iter();
@@ -336,9 +340,10 @@ impl<B: BaseRead> Batch<'_, B> {
         Ok((dir, name.as_bytes()))
     }
 
-    /// Makes all durable, and takes back what was done in directories that are not where they
-    /// were: an open directory goes on naming one that was moved away, perhaps out of the folder.
-    /// What the user never saw must not read as deleted by him.
+    /// Makes all durable, and takes back what could not be made so, and what was done in
+    /// directories that are not where they were: an open directory goes on naming one that was
+    /// moved away, perhaps out of the folder. What the user never saw must not read as deleted by
+    /// him.
     fn finish(mut self) -> Result<Applied, ApplyError> {
         let moved: BTreeSet<RelPath> = self
             .touched
@@ -347,9 +352,19 @@ impl<B: BaseRead> Batch<'_, B> {
             .map(|(path, _)| path.clone())
             .collect();
         if !moved.is_empty() {
-            self.take_back(&moved)?;
+            let is_in =
+                |path: &RelPath| path.split_last().is_some_and(|(dir, _)| moved.contains(&dir));
+            let paths: Vec<RelPath> =
+                self.applied.records.keys().filter(|path| is_in(path)).cloned().collect();
+            for path in paths {
+                self.take_back(path, Retry { hold: Hold::Blocked, reason: String::new() })?;
+            }
+            self.applied.dirty.extend(moved);
         }
-        self.unsynced.sync(self.root).map_err(ApplyError::Sync)?;
+        for (path, error) in self.unsynced.sync(self.root).map_err(ApplyError::Sync)? {
+            let reason = format!("cannot make {path:?} durable: {}", error.source);
+            self.take_back(path, Retry { hold: Hold::Failed, reason })?;
+        }
         Ok(self.applied)
     }
 
@@ -363,24 +378,18 @@ impl<B: BaseRead> Batch<'_, B> {
             || matches!(touched, Touched::One(then) if now().is_ok_and(|now| now.same_object(then)))
     }
 
-    /// What base says of paths in such directories holds for what was not replaced or removed
-    /// there; of the rest it is to say nothing, whatever the user did to the directory since.
-    fn take_back(&mut self, moved: &BTreeSet<RelPath>) -> Result<(), BaseError> {
-        let is_in = |path: &RelPath| path.split_last().is_some_and(|(dir, _)| moved.contains(&dir));
-        let paths: Vec<RelPath> =
-            self.applied.records.keys().filter(|path| is_in(path)).cloned().collect();
-        for path in paths {
-            let node = |record: &Record| record.node;
+    /// What base said of the path holds if nothing was replaced or removed there; else it is to
+    /// say nothing, whatever the user does or did there. A scan finds what there is.
+    fn take_back(&mut self, path: RelPath, retry: Retry) -> Result<(), BaseError> {
+        let node = |record: &Record| record.node;
+        if let Some(now) = self.applied.records.remove(&path) {
             let before = self.disk.base.get(&path)?;
-            let now = self.applied.records.remove(&path).flatten();
             if before.as_ref().map(node) != now.as_ref().map(node) {
                 self.applied.records.insert(path.clone(), None);
             }
-            let retry = Retry { hold: Hold::Blocked, reason: String::new() };
-            self.applied.retries.entry(path.clone()).or_insert(retry);
-            self.applied.dirty.insert(path);
         }
-        self.applied.dirty.extend(moved.iter().cloned());
+        self.applied.retries.entry(path.clone()).or_insert(retry);
+        self.applied.dirty.insert(path);
         Ok(())
     }
 

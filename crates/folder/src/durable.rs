@@ -43,20 +43,12 @@ impl Unsynced {
         self.files.len() + self.directories.len() > MAX_SINGLE_SYNCS
     }
 
-    /// Syncs all of them. What went meanwhile is no error: a scan finds it gone. Blocking.
+    /// Syncs all but the files that are returned, with why they could not be. What went meanwhile
+    /// is no error: a scan finds it gone. Blocking.
     ///
     /// # Errors
-    /// The device failed: base must not be told.
-    pub(crate) fn sync(&self, root: &Root) -> Result<(), FsError> {
-        let failed = self.sync_each(root)?;
-        failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
-    }
-
-    /// Syncs all but the files that are returned, with why they could not be. Blocking.
-    ///
-    /// # Errors
-    /// It failed for more than single files.
-    fn sync_each(&self, root: &Root) -> Result<Vec<(RelPath, FsError)>, FsError> {
+    /// It failed for more than single files: base must not be told.
+    pub(crate) fn sync(&self, root: &Root) -> Result<Vec<(RelPath, FsError)>, FsError> {
         if self.is_many() {
             return root.sync_file_system().map(|()| Vec::new());
         }
@@ -82,7 +74,7 @@ pub(crate) type Unsyncable = BTreeMap<RelPath, String>;
 /// # Errors
 /// It failed for more than single files: base must not be told anything.
 pub(crate) fn sync(root: &Root, result: &ScanResult) -> Result<Unsyncable, FsError> {
-    let failed = unsynced(result).sync_each(root)?;
+    let failed = unsynced(result).sync(root)?;
     Ok(failed.into_iter().map(|(path, error)| (path, error.source.to_string())).collect())
 }
 
@@ -277,7 +269,6 @@ mod tests {
         assert_eq!(unsyncable.keys().collect::<Vec<_>>(), [&path("a/f")]);
         let synced: BTreeSet<String> = synced.lock().expect("whole").iter().cloned().collect();
         assert_eq!(synced, ["sync a/", "sync a/f", "sync a/g"].map(str::to_owned).into());
-        unsynced(&result).sync(&root).expect_err("whoever cannot leave it out hears of it");
         leave_out(&unsyncable, &mut result);
         assert_eq!(result.found.keys().collect::<Vec<_>>(), [&path("a/g")]);
         assert_eq!(result.gone, [path("a/other")]);

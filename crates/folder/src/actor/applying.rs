@@ -19,6 +19,7 @@ use crate::base::{
     UNFINISHED_META, encode_applied, encode_applying, encode_unfinished, with_one_more,
 };
 use crate::ignore::{MAX_RULES_BYTES, Rules, RulesError, unusable};
+use crate::opening::Opened;
 use crate::plan::{Action, Dirty, Held, Plan, plan};
 use crate::publish::joined;
 use crate::scan::{Extent, FoundNode, Kept};
@@ -182,12 +183,18 @@ impl Actor {
         }));
         let (base, reader, home) = (self.repo.base(), self.repo.reader(), home.clone());
         let control = Arc::clone(&under_way.control);
+        let (rules, left_alone) = (Arc::clone(&self.rules), self.left_alone(under_way));
         let what = "cannot apply what others changed";
         let applied = blocking(move || {
             let snapshot = base.snapshot().map_err(|error| Setback::failed(what, &error))?;
             let view = BaseView::new(snapshot);
-            let opened = &home.opened;
-            apply(&opened.root, &reader, &view, opened.granularity, &actions, &control)
+            let Opened { root, granularity, .. } = &home.opened;
+            let mut ignored = rules.lookup(root);
+            // Where it cannot be told a scan says why.
+            let mut is_left_alone = |path: &RelPath, is_directory| {
+                left_alone.contains(path) || ignored.ignored(path, is_directory).unwrap_or(false)
+            };
+            apply(root, &reader, &view, *granularity, &actions, &control, &mut is_left_alone)
                 .map_err(|error| Setback::failed(what, &error))
         });
         let batch = applied.await??;
@@ -197,6 +204,14 @@ impl Actor {
             return Err(Setback::Failed(format!("{what}: a batch did nothing")));
         }
         Ok(batch)
+    }
+
+    /// Paths that stay as they are though they are not ignored: the scan leaves them alone, or
+    /// what is wanted of them was skipped.
+    fn left_alone(&self, under_way: &UnderWay) -> BTreeSet<RelPath> {
+        let retries = under_way.retries.iter().chain(&under_way.failing);
+        let skipped = retries.filter(|(_, retry)| retry.hold == Hold::Skipped);
+        self.kept.keys().chain(skipped.map(|(path, _)| path)).cloned().collect()
     }
 
     /// Merges the heads, makes the merge durable, and plans how to get there.

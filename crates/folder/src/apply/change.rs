@@ -1,6 +1,6 @@
 //! The actions that write no content: directories, moves, removals, bits.
 
-use ark_core::RelPath;
+use ark_core::{Name, RelPath};
 
 use super::aside::aside_name;
 use super::place::{discard, give_back, last_name, move_to_free, taken, unchanged};
@@ -190,12 +190,8 @@ impl<B: BaseRead> Batch<'_, B> {
         };
         match dir.remove_dir(name) {
             Err(error) if error.is_absent() => gone(),
-            // What is ignored, or was made just now: the directory stays, and its base with it,
-            // so that it is not taken for a new one.
             Err(error) if matches!(error.kind(), FsErrorKind::NotEmpty | FsErrorKind::Exists) => {
-                let holds_ours = self.disk.below(path)?.next().transpose()?.is_some();
-                let hold = if holds_ours { Hold::Blocked } else { Hold::Skipped };
-                Err(Stopped::Failed(Retry { hold, reason: String::new() }))
+                Err(self.occupied(path)?)
             }
             other => {
                 other?;
@@ -203,6 +199,37 @@ impl<B: BaseRead> Batch<'_, B> {
                 gone()
             }
         }
+    }
+
+    /// Why the directory at `path` stays, and its base with it, so that it is not taken for a new
+    /// one. If something was made in it just now, that is to be scanned; else it is as what base
+    /// has in it, which failed. If there is only what is left alone, nothing comes of trying.
+    fn occupied(&mut self, path: &RelPath) -> Result<Stopped, Stopped> {
+        let dir = self.root.dir(path)?;
+        let (mut hold, mut unseen) = (Hold::Skipped, Vec::new());
+        for entry in dir.entries()? {
+            // Reserved names, and those that no file in the tree can have, are not synced.
+            let Ok(name) = Name::new(&entry.name) else { continue };
+            let inside = path.join(name);
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                None => dir.stat(&entry.name)?.kind,
+            };
+            let is_special = matches!(kind, StatKind::Other(_));
+            if let Some(&failed) = self.failed.get(&inside) {
+                hold = hold.min(failed);
+            } else if !is_special && !(self.is_left_alone)(&inside, kind == StatKind::Directory) {
+                match self.disk.get(&inside)? {
+                    Some(_) => hold = Hold::Blocked,
+                    None => unseen.push(inside),
+                }
+            }
+        }
+        Ok(if unseen.is_empty() {
+            Stopped::Failed(Retry { hold, reason: String::new() })
+        } else {
+            Stopped::Dirty(unseen)
+        })
     }
 
     /// The record of `path`, its directory and its stat, if it is there and as base says.

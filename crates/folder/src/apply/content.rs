@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::Control;
 use crate::base::{Hold, Retry};
-use crate::fs::{Dir, FsError, Root, Stat, Temporary, temporary_name};
+use crate::fs::{Dir, FsError, Root, Stat, StatKind, Temporary, temporary_name};
 use crate::scan::FoundNode;
 use crate::wants::Want;
 use crate::words::in_words;
@@ -54,6 +54,18 @@ pub(super) struct Made {
 }
 
 impl Written {
+    /// Makes what was written durable by itself, or fails by itself.
+    pub(super) fn sync(&mut self) {
+        let Self::Temporary(Made { dir, name, stat }) = self else { return };
+        // What a symlink says is in its directory.
+        if stat.kind == StatKind::File
+            && let Err(error) = dir.sync_file(name)
+        {
+            remove(dir, name);
+            *self = Self::Fs(error);
+        }
+    }
+
     /// Removes what was written and is not wanted after all.
     pub(super) fn discard(self) {
         if let Self::Temporary(made) = self {
