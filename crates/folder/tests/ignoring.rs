@@ -158,3 +158,22 @@ async fn a_directory_renamed_away_under_whitelist_rules_goes_everywhere() {
     };
     tokio::time::timeout(syncing::PATIENCE, wait).await.expect("the old name goes, too");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_where_an_ignored_directory_is_is_said_and_not_tried_for_ever() {
+    let (a, b) = two_with(&[(".arkignore", "build/\n")]).await;
+    b.write("build/output", "of b alone");
+    b.rest().await;
+    a.write("build", "a file");
+    a.rest().await;
+    pull(&a, &b).await;
+    // At rest: what is skipped counts as applied.
+    b.rest().await;
+    let problems = b.status().problems;
+    assert!(problems.iter().any(|problem| problem.contains("not synced")), "{problems:?}");
+    assert_eq!(b.read("build/output"), "of b alone");
+    // And once the directory is gone, it comes.
+    b.remove("build");
+    settle(&[&a, &b]).await;
+    assert_eq!(b.read("build"), "a file");
+}

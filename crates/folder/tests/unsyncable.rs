@@ -5,20 +5,32 @@ mod syncing;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ark_folder::FolderState;
 use ark_folder::fs::Gate;
+use ark_folder::{FolderState, FolderStatus};
 use rustix::io::Errno;
 use syncing::{Device, eventually, pull, settle};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_be_synced_stops_nothing_else() {
+/// A device on whose disk the file `bad` cannot be made durable while that is set.
+fn failing(number: u8) -> (Device, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(true));
     let failing = Arc::clone(&fails);
-    let mut a = Device::new(1);
-    a.gate = Some(Gate::new(move |operation, _, name| {
+    let mut device = Device::new(number);
+    device.gate = Some(Gate::new(move |operation, _, name| {
         let is_refused = operation == "sync" && name == b"bad" && failing.load(Ordering::SeqCst);
         if is_refused { Err(Errno::IO) } else { Ok(()) }
     }));
+    (device, fails)
+}
+
+/// It waits for the file, and says so.
+fn is_said(status: &FolderStatus) -> bool {
+    status.state == FolderState::Waiting
+        && status.problems.iter().any(|problem| problem.contains("bad"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_synced_stops_nothing_else() {
+    let (mut a, fails) = failing(1);
     a.write("bad", "bad");
     a.write("good", "good");
     a.start().await;
@@ -27,11 +39,7 @@ async fn a_file_that_cannot_be_synced_stops_nothing_else() {
     b.rest().await;
     // Also right after a start, and in both directions.
     a.folder().fence().await.expect("what can be published is");
-    let said = |status: &ark_folder::FolderStatus| {
-        status.state == FolderState::Waiting
-            && status.problems.iter().any(|problem| problem.contains("bad"))
-    };
-    a.until("waiting for the bad file", said).await;
+    a.until("waiting for the bad file", is_said).await;
     pull(&a, &b).await;
     pull(&b, &a).await;
     b.rest().await;
@@ -43,4 +51,34 @@ async fn a_file_that_cannot_be_synced_stops_nothing_else() {
     a.until("well again", |status| status.problems.is_empty()).await;
     settle(&[&a, &b]).await;
     assert_eq!(b.read("bad"), "bad");
+}
+
+/// The same for what others did to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_did_to_such_a_file_stops_nothing_else() {
+    let (mut b, fails) = failing(2);
+    fails.store(false, Ordering::SeqCst);
+    b.start().await;
+    let a = Device::started(1).await;
+    for path in ["bad", "good", "from"] {
+        a.write(path, path);
+    }
+    settle(&[&a, &b]).await;
+    fails.store(true, Ordering::SeqCst);
+    a.chmod("bad", 0o600);
+    a.chmod("good", 0o600);
+    a.write("new", "new");
+    a.rest().await;
+    pull(&a, &b).await;
+    b.until("waiting for the bad file", is_said).await;
+    assert_eq!((b.mode("good"), b.read("new").as_str()), (0o600, "new"));
+    // What is applied goes on, too.
+    a.write("more", "more");
+    a.rest().await;
+    pull(&a, &b).await;
+    eventually("given more", || b.path("more").exists()).await;
+    fails.store(false, Ordering::SeqCst);
+    b.until("well again", |status| status.problems.is_empty()).await;
+    settle(&[&a, &b]).await;
+    assert_eq!((b.mode("bad"), b.published()), (0o600, 0));
 }

@@ -1,19 +1,22 @@
 //! Devices with a real store and a real folder that exchange states directly, without a network.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+pub mod moment;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ark_core::{
-    Dot, Head, Link, LocalChange, Object, Overlay, Permissions, Put, Read, RelPath, RepoKind,
-    SignedState, Snapshot, State, TopicId, Tree, What, Writer, put_in,
+    Dot, Head, Link, LocalChange, Object, Overlay, Permissions, Put, Read, RelPath,
+    RepoKind, SignedState, Snapshot, State, TopicId, Tree, What, Writer, put_in,
 };
 use ark_folder::fs::Gate;
 use ark_folder::{Folder, FolderState, FolderStatus, Options};
 use ark_store::{DEFAULT_INDEX_CACHE_BYTES, Join, Repo, Staged, Store};
 use ed25519_dalek::SigningKey;
+use moment::Moment;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -112,8 +115,20 @@ impl Device {
     /// Ends everything as it is: threads at the next safe point, all else where it waits. When
     /// this returns nothing goes on behind it, and the store's lock is free.
     pub async fn kill(&mut self) {
+        self.kill_when(|| ()).await;
+    }
+
+    /// As [`Device::kill`], in this moment: nothing is done after it.
+    pub async fn kill_in(&mut self, moment: &Moment) {
+        self.kill_when(|| moment.end()).await;
+        moment.over();
+    }
+
+    /// Ends everything; from `told` on it is known to.
+    async fn kill_when(&mut self, told: impl FnOnce()) {
         let Running { store, folder, repo, runtime } = self.running.take().unwrap();
         drop(folder);
+        told();
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
         drop(repo);
         store.close().await.unwrap();
@@ -336,31 +351,40 @@ pub async fn pull(from: &Device, to: &Device) -> Payload {
 
 pub async fn pull_repo(from: &Repo, to: &Repo) -> Payload {
     let mut payload = Payload::default();
-    for (writer, state) in &from.states().joined {
-        match to.stage(state.clone()).await.unwrap() {
-            Staged::Old => continue,
-            Staged::Staged { .. } | Staged::Complete | Staged::OwnFork { .. } => {}
-            other => panic!("{other:?}"),
-        }
-        loop {
-            match to.join(*writer).await.unwrap() {
-                Join::Joined(_) | Join::NothingStaged => break,
-                Join::Missing(links) => {
-                    let mut objects = Vec::new();
-                    for link in links {
-                        let bytes = from.read(link).await.unwrap();
-                        payload.objects += 1;
-                        payload.bytes += bytes.len();
-                        objects.push(Object::new(link.kind, bytes));
-                    }
-                    let received = to.receive(objects).await.unwrap();
-                    assert!(received.rejected.is_empty(), "{:?}", received.rejected);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
+    for &writer in from.states().joined.keys() {
+        let of_writer = pull_of(from, to, writer).await;
+        payload.objects += of_writer.objects;
+        payload.bytes += of_writer.bytes;
     }
     payload
+}
+
+/// `to` pulls what `writer` wrote of all that `from` has joined.
+pub async fn pull_of(from: &Repo, to: &Repo, writer: Writer) -> Payload {
+    let mut payload = Payload::default();
+    let state = from.states().joined[&writer].clone();
+    match to.stage(state).await.unwrap() {
+        Staged::Old => return payload,
+        Staged::Staged { .. } | Staged::Complete | Staged::OwnFork { .. } => {}
+        other => panic!("{other:?}"),
+    }
+    loop {
+        match to.join(writer).await.unwrap() {
+            Join::Joined(_) | Join::NothingStaged => return payload,
+            Join::Missing(links) => {
+                let mut objects = Vec::new();
+                for link in links {
+                    let bytes = from.read(link).await.unwrap();
+                    payload.objects += 1;
+                    payload.bytes += bytes.len();
+                    objects.push(Object::new(link.kind, bytes));
+                }
+                let received = to.receive(objects).await.unwrap();
+                assert!(received.rejected.is_empty(), "{:?}", received.rejected);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// Exchanges until nobody publishes any more; then all folders are the same.
