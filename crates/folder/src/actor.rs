@@ -7,6 +7,7 @@
 mod applying;
 mod due;
 mod fences;
+mod home;
 mod incarnation;
 mod pauses;
 mod taking_up;
@@ -20,19 +21,19 @@ use ark_store::{Change, Repo};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
-use crate::base::{Applied, BaseView, Hold, Incarnations, Retry};
+use crate::base::{BaseView, Hold, Incarnations, Retry};
 use crate::durable::Unsyncable;
 use crate::folder::{Command, FenceError, FolderState, Options, StartError};
 use crate::fs::Gate;
 use crate::ignore::{FormerRules, Rules};
-use crate::opening::{self, History, MARKER_META, Opened};
 use crate::scan::{Extent, Hashers, Kept};
 use crate::status::{MAX_PROBLEMS_LISTED, Shared};
-use crate::watch::{Touch, Watch};
+use crate::watch::Touch;
 use crate::words::in_words;
 use applying::UnderWay;
 use due::Due;
 use fences::Fence;
+use home::Home;
 use incarnation::{Awaited, hash_of, recorded_incarnations};
 use pauses::Pauses;
 
@@ -65,6 +66,8 @@ pub(crate) struct Actor {
     home: Option<Home>,
     /// What is to be scanned.
     due: Due,
+    /// Whether something is to be published though nothing is to be scanned.
+    take_over: bool,
     /// Paths whose hash could not be taken yet, because they are being written.
     in_flux: BTreeSet<RelPath>,
     /// Paths that the scan leaves alone.
@@ -93,13 +96,6 @@ pub(crate) struct Actor {
     halted: Option<String>,
     /// The last failure that concerns the whole folder.
     trouble: Option<String>,
-}
-
-/// A folder that is being synced.
-#[derive(Debug, Clone)]
-struct Home {
-    opened: Opened,
-    watch: Arc<Watch>,
 }
 
 /// Which of the retries a plan is to include besides those that were only blocked.
@@ -168,6 +164,7 @@ impl Actor {
             interrupted,
             home: None,
             due: Due::Everything,
+            take_over: false,
             in_flux: BTreeSet::new(),
             kept: BTreeMap::new(),
             unsyncable: Unsyncable::new(),
@@ -235,7 +232,8 @@ impl Actor {
         let can_apply = !matches!(self.due, Due::Everything)
             && (self.stale || self.under_way.is_some() || !self.revisit.is_empty())
             && self.pauses.applying.is_over();
-        let can_take_up = !self.due.is_nothing() && self.pauses.taking_up.is_over();
+        let is_due = self.take_over || !self.due.is_nothing();
+        let can_take_up = is_due && self.pauses.taking_up.is_over();
         if can_take_up && !(can_apply && self.was_taken_up) {
             self.was_taken_up = true;
             return self.take_up_due().await.map(|()| true);
@@ -265,7 +263,7 @@ impl Actor {
     /// Takes up all that is due.
     async fn take_up_due(&mut self) -> Result<(), Setback> {
         let extent = self.due.take();
-        let again = extent.clone();
+        let again = (extent.clone(), std::mem::take(&mut self.take_over));
         let taken_up = self.take_up(extent).await;
         match &taken_up {
             Ok(()) => {
@@ -273,7 +271,8 @@ impl Actor {
                 self.trouble = None;
             }
             Err(setback) => {
-                self.due.add(again);
+                self.due.add(again.0);
+                self.take_over |= again.1;
                 match setback {
                     Setback::Failed(_) => self.pauses.taking_up.lengthen(),
                     Setback::Later(pause) => self.pauses.taking_up.rest(*pause),
@@ -296,7 +295,7 @@ impl Actor {
         loop {
             match self.changes.try_recv() {
                 Ok(change) => self.change(&change),
-                Err(broadcast::error::TryRecvError::Lagged(_)) => self.stale = true,
+                Err(broadcast::error::TryRecvError::Lagged(_)) => self.heads_changed(),
                 Err(_) => break,
             }
         }
@@ -311,8 +310,13 @@ impl Actor {
 
     fn change(&mut self, change: &Change) {
         if matches!(change, Change::Joined { .. } | Change::Published { .. }) {
-            self.stale = true;
+            self.heads_changed();
         }
+    }
+
+    fn heads_changed(&mut self) {
+        self.stale = true;
+        self.take_over = self.is_to_take_over();
     }
 
     /// The next plan is to include these retries as well; one under way does not.
@@ -371,7 +375,7 @@ impl Actor {
             extent = hint => self.due.add(extent),
             change = self.changes.recv() => match change {
                 Ok(change) => self.change(&change),
-                Err(broadcast::error::RecvError::Lagged(_)) => self.stale = true,
+                Err(broadcast::error::RecvError::Lagged(_)) => self.heads_changed(),
                 // The store was closed: nothing works from here on.
                 Err(broadcast::error::RecvError::Closed) => self.shared.stop(),
             },
@@ -404,92 +408,6 @@ impl Actor {
         }
         self.fail_fences(&FenceError::Failed(why.clone()));
         self.trouble = Some(why);
-    }
-
-    /// The folder must not be touched. It is looked for again and again; the same reason is told
-    /// once.
-    fn halt(&mut self, why: String) {
-        if self.halted.as_ref() != Some(&why) {
-            tracing::error!(folder = %self.options.path.display(), "halted: {why}");
-        }
-        self.home = None;
-        self.under_way = None;
-        self.due = Due::Everything;
-        self.pauses.taking_up.rest(HALT_RECHECK);
-        self.fail_fences(&FenceError::Halted(why.clone()));
-        self.halted = Some(why);
-    }
-
-    /// Opens the folder, and begins anew with a scan of everything.
-    async fn open(&mut self) -> Result<(), Setback> {
-        let (path, topic) = (self.options.path.clone(), self.repo.topic());
-        let gate = self.gate.clone();
-        let base = self.repo.base();
-        let opened = blocking(move || {
-            let snapshot = base.snapshot().map_err(|error| in_words(&error))?;
-            opening::open(&path, gate.as_ref(), topic, &BaseView::new(snapshot))
-                .map_err(|error| in_words(&error))
-        });
-        let opened = opened.await?.map_err(Setback::Halt)?;
-        self.take_down(&opened).await?;
-        let applied = self.applied_before()?;
-        let rules = Arc::clone(&self.rules);
-        let watch = Watch::start(&opened.root, rules, self.options.quiet_period);
-        self.home = Some(Home { opened, watch: Arc::new(watch) });
-        self.halted = None;
-        self.due = Due::Everything;
-        self.stale = true;
-        self.retry = Tries::All;
-        self.shared.say(|said| {
-            said.state = FolderState::Busy;
-            said.problems.clear();
-            said.applied = applied.map(|applied| applied.revisions).unwrap_or_default();
-        });
-        Ok(())
-    }
-
-    /// Records what base has to learn of a folder that was opened.
-    async fn take_down(&mut self, opened: &Opened) -> Result<(), Setback> {
-        let what = "cannot record the folder's marker";
-        let token = opened.marker.token.to_vec();
-        match opened.history {
-            History::Known => {}
-            History::New => {
-                let set = self.repo.base().set_meta(MARKER_META, Some(token)).await;
-                set.map_err(|error| Setback::failed(what, &error))?;
-            }
-            History::Anew => {
-                tracing::warn!(folder = %self.options.path.display(), "united with what others have");
-                let (base, opened) = (self.repo.base(), opened.clone());
-                let (changes, meta) = blocking(move || {
-                    let snapshot =
-                        base.snapshot().map_err(|error| Setback::failed(what, &error))?;
-                    opening::anew(&BaseView::new(snapshot), &opened.marker)
-                        .map_err(|error| Setback::failed(what, &error))
-                })
-                .await??;
-                let applied = self.repo.base().apply(changes.into_records(), meta).await;
-                applied.map_err(|error| Setback::failed(what, &error))?;
-                self.retries.clear();
-                self.revisit.clear();
-                self.interrupted = None;
-                // If this is not reached, all of it is done once more.
-                let written = blocking(move || opened.marker.write(&opened.root)).await?;
-                written.map_err(|halt| Setback::Halt(in_words(&halt)))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn applied_before(&self) -> Result<Option<Applied>, Setback> {
-        let what = "cannot read what was applied";
-        let snapshot = self.repo.base().snapshot();
-        let snapshot = snapshot.map_err(|error| Setback::failed(what, &error))?;
-        BaseView::new(snapshot).applied().map_err(|error| Setback::failed(what, &error))
-    }
-
-    fn home(&self) -> Result<Home, Setback> {
-        self.home.clone().ok_or(Setback::Again)
     }
 }
 

@@ -1,12 +1,12 @@
 //! A synced folder: one actor that takes local changes up, publishes them, and applies what
 //! others wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ark_core::{RelPath, Writer};
+use ark_core::{DeviceId, RelPath, Writer};
 use ark_store::Repo;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -26,6 +26,9 @@ pub struct Options {
     pub quiet_period: Duration,
     /// How often the whole folder is looked at even if no event came (jittered).
     pub rescan_interval: Duration,
+    /// The other devices that write here. A head of one that is none of them, because it was
+    /// dropped from the config, is taken over: published as this device's own.
+    pub writers: BTreeSet<DeviceId>,
 }
 
 /// Why a folder could not be started. A folder that is missing, unreadable or another one's is

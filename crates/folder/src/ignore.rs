@@ -5,11 +5,11 @@
 //! deepest directory that says anything about a path decides, as git does it; what is in an
 //! ignored directory is ignored whatever else is said. `.gitignore` is not consulted.
 
+mod file;
 mod former;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,8 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::fs::{Dir, FsError, Root, Stat};
 
+pub(crate) use file::unusable;
+use file::{Seen, read_rules};
 pub use former::{FormerRules, Learned};
 pub(crate) use former::{RULES_META, Used};
 
@@ -85,15 +87,6 @@ struct Remembered {
     seen: HashMap<RelPath, Seen>,
     /// The patterns of the config by which the folder was last scanned whole, if they are others.
     former: Option<(Vec<String>, Gitignore)>,
-}
-
-#[derive(Debug, Clone)]
-struct Seen {
-    /// `None`: of an earlier run. The file is to be read again.
-    stat: Option<Stat>,
-    text: Arc<[u8]>,
-    rules: Arc<Gitignore>,
-    faults: Arc<[String]>,
 }
 
 /// The rules that hold for the names in one directory. Cheap to clone.
@@ -442,64 +435,4 @@ fn ignored_by(
 
 fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
-}
-
-/// Reads the rules that `dir` holds; `None` where the file is gone or no regular file.
-fn read_rules(dir: &Dir) -> Result<Option<Seen>, RulesError> {
-    let directory = || dir.path().clone();
-    let (file, stat) = match dir.open_file(RULES_FILE) {
-        Ok(opened) => opened,
-        Err(error) if error.is_absent() => return Ok(None),
-        Err(error) if error.kind() == crate::fs::FsErrorKind::NotAFile => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_RULES_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|source| RulesError::Content { directory: directory(), source })?;
-    if let Some(reason) = too_large(bytes.len() as u64) {
-        return Err(RulesError::Unusable { directory: directory(), reason });
-    }
-    Seen::of(dir.path(), Some(stat), &bytes).map(Some)
-}
-
-fn too_large(size: u64) -> Option<String> {
-    (size > MAX_RULES_BYTES).then(|| format!("more than {MAX_RULES_BYTES} bytes"))
-}
-
-/// Why a file of rules of `size` bytes that holds `bytes` cannot be used, if so. Of one that is too
-/// large no bytes are needed.
-pub(crate) fn unusable(size: u64, bytes: &[u8]) -> Option<String> {
-    if let Some(reason) = too_large(size) {
-        return Some(reason);
-    }
-    match Seen::of(&RelPath::root(), None, bytes) {
-        Err(RulesError::Unusable { reason, .. }) => Some(reason),
-        _ => None,
-    }
-}
-
-impl Seen {
-    /// The rules that the file in `directory` holds.
-    fn of(directory: &RelPath, stat: Option<Stat>, bytes: &[u8]) -> Result<Self, RulesError> {
-        let text = String::from_utf8_lossy(bytes);
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let mut builder = GitignoreBuilder::new(".");
-        let mut faults = Vec::new();
-        for (line, number) in text.lines().zip(1..) {
-            if let Err(error) = builder.add_line(None, line) {
-                let at = directory.join(rules_name());
-                faults.push(format!("{at}, line {number}: {error}"));
-            }
-        }
-        let rules = builder.build().map_err(|error| RulesError::Unusable {
-            directory: directory.clone(),
-            reason: error.to_string(),
-        })?;
-        Ok(Self { stat, text: bytes.into(), rules: Arc::new(rules), faults: faults.into() })
-    }
-}
-
-fn rules_name() -> ark_core::Name {
-    ark_core::Name::new(RULES_FILE).expect("a plain name")
 }

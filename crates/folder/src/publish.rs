@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ark_core::{
-    Dot, Link, Object, ObjectId, Overlay, Read, RelPath, SignedState, Snapshot, Tree, TreeError,
-    Vector, Writer, empty_directory, heads, join, links, put_in,
+    DeviceId, Dot, Link, Object, ObjectId, Overlay, Read, RelPath, SignedState, Snapshot, Tree,
+    TreeError, Vector, Writer, empty_directory, heads, join, links, put_in,
 };
 
 use crate::base::{BaseRead, Disowned, Record};
@@ -47,7 +47,7 @@ pub(crate) fn joined<R: Read>(
 /// What a scan leads to.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// What to publish; `None`: nothing was changed here.
+    /// What to publish; `None`: nothing.
     pub snapshot: Option<Prospect>,
     /// What base is to say afterwards.
     pub records: BTreeMap<RelPath, Option<Record>>,
@@ -68,8 +68,34 @@ pub(crate) struct Prospect {
     pub vector: Vector,
 }
 
+/// Whether a head among `states` is of a device that is not listed.
+pub(crate) fn has_unlisted_head(
+    states: &BTreeMap<Writer, SignedState>,
+    is_listed: impl Fn(DeviceId) -> bool,
+) -> bool {
+    // Nearly always all are, and the heads need not be worked out.
+    if states.keys().all(|writer| is_listed(writer.device)) {
+        return false;
+    }
+    let heads = heads(states.values().map(SignedState::state));
+    heads.iter().flat_map(|head| &head.dots).any(|dot| !is_listed(dot.writer.device))
+}
+
+/// What decides, beside what was found, what a scan leads to.
+#[derive(Debug)]
+pub(crate) struct Act<'a> {
+    /// Under which changes are published.
+    pub dot: Dot,
+    /// See [`Trees`].
+    pub interrupted: Option<ObjectId>,
+    /// Dots that drop nothing.
+    pub disowned: &'a [Disowned],
+    /// Whether the merge is to be published though nothing was changed here.
+    pub takes_over: bool,
+}
+
 /// Compares what was found with base and the merge of `states`, and puts what was changed into
-/// that merge under `dot`. `interrupted`: see [`Trees`]. Blocking.
+/// that merge. Blocking.
 ///
 /// # Errors
 /// Base or an object could not be read.
@@ -77,11 +103,10 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
     reader: R,
     states: &BTreeMap<Writer, SignedState>,
     base: &B,
-    interrupted: Option<ObjectId>,
     result: &ScanResult,
-    disowned: &[Disowned],
-    dot: Dot,
+    act: &Act<'_>,
 ) -> Result<Prepared, WantsError<R::Error>> {
+    let Act { dot, interrupted, disowned, takes_over } = *act;
     let mut overlay = Overlay::new(reader);
     let joined = join(&mut overlay, &heads(states.values().map(SignedState::state)))?.tree;
     // A tree may hold it, or come to hold it, made and stored by somebody or not.
@@ -102,7 +127,7 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
     };
     let (found, gone) = (&result.found, &result.gone);
     tracing::trace!(?found, ?gone, ?changed.changes, ?changed.records, "compared");
-    let snapshot = if changed.changes.is_empty() {
+    let snapshot = if changed.changes.is_empty() && !takes_over {
         None
     } else {
         Some(put_changes_in(&mut overlay, &joined, &mut changed, dot)?)

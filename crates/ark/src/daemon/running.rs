@@ -114,6 +114,7 @@ async fn folder(config: &Config, repo: &Repo, held: &ark_store::Repo) -> Running
         ignore: folder.ignore.clone(),
         quiet_period: config.quiet_period,
         rescan_interval: config.rescan_interval,
+        writers: repo.writers(),
     };
     match Folder::start(options, held.clone()).await {
         Ok(running) => RunningFolder::Running(running, folder.path.clone()),

@@ -14,7 +14,7 @@ use crate::base::{
 };
 use crate::durable::{self, Unsyncable};
 use crate::ignore::{Learned, RULES_FILE, RULES_META};
-use crate::publish::{Prepared, Prospect, prepare};
+use crate::publish::{Act, Prepared, Prospect, has_unlisted_head, prepare};
 use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
 use crate::status::Work;
 use crate::words::in_words;
@@ -102,6 +102,14 @@ impl Actor {
         }
     }
 
+    /// Whether a head is joined of a device that the config lists no more as a writer. What it
+    /// wrote is published as what this device has: others may never get to see its own state.
+    pub(super) fn is_to_take_over(&self) -> bool {
+        let own = self.repo.writer().device;
+        let is_listed = |device| device == own || self.options.writers.contains(&device);
+        has_unlisted_head(&self.repo.states().joined, is_listed)
+    }
+
     /// Runs a scan; its objects are in the batch.
     async fn scan(&self, home: &Home, extent: Extent) -> Result<(ScanResult, Batch), Setback> {
         let progress = Arc::new(ScanProgress::new());
@@ -147,7 +155,8 @@ impl Actor {
         let rules = self.rules_after(&result.learned);
         let nothing =
             result.found.is_empty() && result.gone.is_empty() && result.forgotten.is_empty();
-        if !nothing || rules.is_some() || !self.settled_meta(None).is_empty() {
+        let is_due = !nothing || self.is_to_take_over();
+        if is_due || rules.is_some() || !self.settled_meta(None).is_empty() {
             self.publish_changes(home, result, batch, rules.as_ref()).await?;
         }
         // Not before: until what was found by them is recorded, the former ones hold.
@@ -274,11 +283,13 @@ impl Actor {
         let (reader, base) = (self.repo.reader(), self.repo.base());
         let (states, result) = (self.repo.states(), Arc::clone(result));
         let (disowned, interrupted) = (self.incarnations.disowned.clone(), self.interrupted);
+        let takes_over = self.is_to_take_over();
         let what = "cannot compare the folder with what was recorded";
         blocking(move || {
             let snapshot = base.snapshot().map_err(|error| Setback::failed(what, &error))?;
             let view = BaseView::new(snapshot);
-            prepare(reader, &states.joined, &view, interrupted, &result, &disowned, dot)
+            let act = Act { dot, interrupted, disowned: &disowned, takes_over };
+            prepare(reader, &states.joined, &view, &result, &act)
                 .map_err(|error| Setback::failed(what, &error))
         })
         .await?

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ark_core::{
-    Dot, Head, Link, LocalChange, Object, Overlay, Permissions, Put, Read, RelPath,
+    DeviceId, Dot, Head, Link, LocalChange, Object, Overlay, Permissions, Put, Read, RelPath,
     RepoKind, SignedState, Snapshot, State, TopicId, Tree, What, Writer, put_in,
 };
 use ark_folder::fs::Gate;
@@ -23,11 +23,21 @@ use tokio::runtime::{Builder, Runtime};
 /// Long enough for any machine; reached only by a failing test.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// All numbers of devices in tests are up to this.
+const MOST_DEVICES: u8 = 9;
+
+/// The id of the device with this number.
+pub fn device_id(number: u8) -> DeviceId {
+    DeviceId::from_bytes(SigningKey::from_bytes(&[number; 32]).verifying_key().to_bytes())
+}
+
 /// A device: its directories outlive its daemon.
 pub struct Device {
     pub home: TempDir,
     pub key: [u8; 32],
     pub ignore: Vec<String>,
+    /// The devices, by number, that it lists as writers.
+    pub writers: BTreeSet<u8>,
     /// Every change of the folder passes it.
     pub gate: Option<Gate>,
     running: Option<Running>,
@@ -46,7 +56,8 @@ impl Device {
     pub fn new(number: u8) -> Self {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("folder")).unwrap();
-        Self { home, key: [number; 32], ignore: Vec::new(), gate: None, running: None }
+        let (key, writers) = ([number; 32], (1..=MOST_DEVICES).collect());
+        Self { home, key, ignore: Vec::new(), writers, gate: None, running: None }
     }
 
     pub async fn started(number: u8) -> Self {
@@ -89,6 +100,7 @@ impl Device {
             ignore: self.ignore.clone(),
             quiet_period: Duration::from_millis(20),
             rescan_interval: Duration::from_hours(1),
+            writers: self.writers.iter().map(|&number| device_id(number)).collect(),
         };
         let mut runtime = Builder::new_multi_thread();
         runtime.thread_name(format!("device-{}", self.key[0]));
