@@ -123,6 +123,11 @@ pub struct Engine {
     effects: Vec<Effect>,
 }
 
+/// A state's place among those of its writer: the greater stands.
+fn place(state: &SignedState) -> (u64, ObjectId) {
+    (state.state().revision, state.hash())
+}
+
 impl Engine {
     /// An engine over what the store holds. Effects come first with the first
     /// [`Engine::handle`]: give it [`Input::Timer`].
@@ -170,6 +175,7 @@ impl Engine {
         self.take_in(input);
         self.advance_pulls();
         self.look_up_lacking();
+        self.wish_for_older();
         self.send_wishes();
         self.keep_safe();
         self.send_haves();
@@ -263,12 +269,22 @@ impl Engine {
         growth.push_back((revision, amount));
     }
 
-    /// Revision and hash of the newest state known of a writer, joined or not.
+    /// Revision and hash that a state of a writer has to be newer than to be news: of the newest
+    /// known, joined or not; of the joined one, where the one to come cannot be finished.
     fn known(&self, writer: Writer) -> Option<(u64, ObjectId)> {
-        let of = |state: &SignedState| (state.state().revision, state.hash());
-        let joined = self.joined.get(&writer).map(of);
-        let pulled = self.pulls.get(&writer).map(|pull| of(pull.newest()));
-        joined.max(pulled).max(self.dead.get(&writer).copied())
+        let joined = self.joined.get(&writer).map(place);
+        if self.is_stuck(writer) {
+            return joined;
+        }
+        joined.max(self.pulls.get(&writer).map(|pull| place(pull.newest())))
+    }
+
+    /// The states of a writer that are not to be asked for whatever else is known: those to come,
+    /// and the newest that cannot be joined.
+    fn held(&self, writer: Writer) -> impl Iterator<Item = (u64, ObjectId)> {
+        let pull = self.pulls.get(&writer).into_iter();
+        let to_come = pull.flat_map(|it| std::iter::once(&it.current).chain(&it.next));
+        to_come.map(|it| place(&it.state)).chain(self.dead.get(&writer).copied())
     }
 
     /// What is said to be known here: the newest joined or staged state of every writer.

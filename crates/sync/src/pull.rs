@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ark_core::{DeviceId, Link, ObjectId, SignedState};
+use ark_core::{DeviceId, Dot, Link, ObjectId, SignedState};
 
 use crate::fetcher::{LaneId, Moment};
 use crate::view::Amount;
@@ -77,8 +77,14 @@ pub(crate) struct Pull {
     /// Who was asked in vain, for which object: nothing more is asked until there is somebody
     /// else.
     pub(crate) vain: Option<(ObjectId, BTreeSet<DeviceId>)>,
+    /// Something was joined, since the store was last asked, that makes heads of it needless: what
+    /// is missing is asked anew.
+    pub(crate) uncovered: bool,
     /// The newest state that came since.
     pub(crate) next: Option<Arrived>,
+    /// A newer state that could not be finished, and in the place of which this one was taken: it
+    /// is staged again when this one is joined.
+    pub(crate) shelved: Option<Arrived>,
     /// What was received for it.
     pub(crate) received: Amount,
     /// When it was begun, or something was last received for it.
@@ -95,7 +101,9 @@ impl Pull {
             begun: false,
             asked: Moment::default(),
             vain: None,
+            uncovered: false,
             next: None,
+            shelved: None,
             received: Amount::default(),
             progressed_ms: 0,
         }
@@ -158,8 +166,17 @@ impl Pull {
     /// Whether joining this state makes `other`'s heads needless: it has taken all of them in
     /// and holds none.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        let (state, other) = (self.current.state.state(), other.current.state.state());
-        !other.heads.is_empty()
-            && other.head_dots().all(|dot| state.vector.has(dot) && !state.held.contains(&dot))
+        let heads = || other.current.state.state().head_dots();
+        heads().next().is_some() && heads().all(|dot| self.covers_head(dot))
+    }
+
+    /// Whether joining this state makes heads of `other` needless.
+    pub(crate) fn covers_some(&self, other: &Self) -> bool {
+        other.current.state.state().head_dots().any(|dot| self.covers_head(dot))
+    }
+
+    fn covers_head(&self, dot: Dot) -> bool {
+        let state = self.current.state.state();
+        state.vector.has(dot) && !state.held.contains(&dot)
     }
 }

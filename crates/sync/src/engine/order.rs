@@ -169,6 +169,7 @@ impl Engine {
             if is_low || pull.phase == Phase::Unchecked {
                 pull.phase = Phase::Joining;
                 pull.asked = self.fetcher.moment();
+                pull.uncovered = false;
                 self.effects.push(Effect::Join { writer });
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ark_core::{DeviceId, MAX_STATE_BYTES, MAX_WRITERS, SignedState, Writer};
 
-use super::{Engine, SAFETY_MS};
+use super::{Engine, SAFETY_MS, place};
 use crate::admission::{Admission, may_write};
 use crate::announce::{Announced, Announcement};
 use crate::effect::Effect;
@@ -201,7 +201,9 @@ impl Engine {
             Announced::Named(SummaryEntry { writer, revision, hash }) => {
                 let device = writer.device;
                 let is_open = self.peers.get(&device).is_some_and(Peer::is_open);
-                if is_open && self.known(writer) < Some((revision, hash)) {
+                let is_news = self.known(writer) < Some((revision, hash))
+                    && self.held(writer).all(|held| held != (revision, hash));
+                if is_open && is_news {
                     self.wishes.named(writer, device, self.now_ms);
                 }
             }
@@ -213,7 +215,13 @@ impl Engine {
         debug_assert!(arrived.state.bytes().len() <= MAX_STATE_BYTES);
         let state = arrived.state.state();
         let (writer, revision) = (state.writer, state.revision);
-        let admission = self.admitting(writer).decide(&arrived.state);
+        let is_held = self.held(writer).any(|held| held == place(&arrived.state));
+        let admission = match self.admitting(writer).decide(&arrived.state) {
+            Admission::Newer | Admission::Equivocating | Admission::OwnUnknown if is_held => {
+                Admission::Known
+            }
+            admission => admission,
+        };
         let is_news =
             matches!(admission, Admission::Newer | Admission::Equivocating | Admission::OwnUnknown);
         if is_news && self.admitting(writer).names_too_many(&arrived.state, &self.named()) {
@@ -275,7 +283,24 @@ impl Engine {
 
     fn is_wanted(&self, writer: Writer, revision: u64) -> bool {
         let admitting = self.admitting(writer);
-        admitting.takes(writer) && admitting.known.is_none_or(|(known, _)| known < revision)
+        admitting.takes(writer)
+            && admitting.known.is_none_or(|(known, _)| known < revision)
+            && self.held(writer).all(|(held, _)| held != revision)
+    }
+
+    /// Where the state to come of a writer cannot be finished, an older one is wished for that
+    /// others have joined.
+    pub(super) fn wish_for_older(&mut self) {
+        let stuck = self.pulls.keys().copied().filter(|&writer| self.is_stuck(writer));
+        let has_older = |writer: &Writer| {
+            let open = self.peers.values().filter(|session| session.is_open());
+            let mut entries = open.filter_map(|session| session.writers.get(writer));
+            entries.any(|entry| self.is_wanted(*writer, entry.durable))
+        };
+        let wished: Vec<_> = stuck.filter(has_older).collect();
+        for writer in wished {
+            self.wishes.heard(writer, self.now_ms);
+        }
     }
 
     pub(super) fn send_wishes(&mut self) {

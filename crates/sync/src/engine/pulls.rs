@@ -2,7 +2,7 @@
 
 use ark_core::{DeviceId, Link, SignedState, Writer};
 
-use super::Engine;
+use super::{Engine, place};
 use crate::effect::{Effect, RequestId};
 use crate::fetcher::Need;
 use crate::input::{Failure, JoinOutcome, StageOutcome, StoreStep};
@@ -11,14 +11,45 @@ use crate::session::Violation;
 use crate::view::Problem;
 
 impl Engine {
-    /// Takes in a state that is news: it is staged, or waits for the one before it.
+    /// Takes in a state that is news: it is staged, or waits for the one before it, or takes the
+    /// place of a newer one that cannot be finished.
     pub(super) fn admit(&mut self, arrived: Arrived) {
         let writer = arrived.state.state().writer;
         self.wishes.came(writer, self.now_ms);
         match self.pulls.get_mut(&writer) {
-            Some(pull) => pull.succeed(arrived),
+            Some(pull) if arrived.state.replaces(pull.newest()) => pull.succeed(arrived),
+            Some(_) => self.fall_back(arrived),
             None => self.begin(Pull::new(arrived)),
         }
+    }
+
+    /// Whether the current state of `writer` cannot be finished with those who are connected: an
+    /// object of it is invalid, or nobody has the rest. Perhaps its writer lost it with a store.
+    pub(super) fn is_stuck(&self, writer: Writer) -> bool {
+        let Some(pull) = self.pulls.get(&writer) else { return false };
+        match pull.phase {
+            Phase::Broken => true,
+            Phase::Waiting(_) if pull.lane.is_none() => {
+                let providers = self.providers(writer);
+                providers.is_empty() || pull.is_vain(&providers)
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a state that others have joined in the place of a newer one that cannot be finished.
+    /// It is finished before any newer one, which can be staged again only when it is joined, or
+    /// when it is sent anew: so the two do not take turns.
+    fn fall_back(&mut self, arrived: Arrived) {
+        let writer = arrived.state.state().writer;
+        let Some(stuck) = self.pulls.remove(&writer) else { return };
+        let is_broken = stuck.phase == Phase::Broken;
+        if is_broken {
+            self.dead.insert(writer, place(&stuck.current.state));
+        }
+        let (next, shelved) = (stuck.next, (!is_broken).then_some(stuck.current));
+        let phase = Phase::Staging { replacing: true };
+        self.begin(Pull { phase, begun: true, next, shelved, ..Pull::new(arrived) });
     }
 
     /// A state that is known came again: its sender has all of it, and gossip may bring hints
@@ -85,6 +116,9 @@ impl Engine {
             return;
         }
         match outcome {
+            StageOutcome::Staged { .. } if std::mem::take(&mut pull.uncovered) => {
+                pull.phase = Phase::Unchecked;
+            }
             StageOutcome::Staged { missing } => {
                 pull.phase = Phase::Waiting(Some(missing));
                 self.reconcile_for(writer);
@@ -112,8 +146,7 @@ impl Engine {
     /// The store will not take the current state of `writer`, now or later.
     fn bury(&mut self, writer: Writer) {
         if let Some(pull) = self.pulls.get(&writer) {
-            let state = &pull.current.state;
-            self.dead.insert(writer, (state.state().revision, state.hash()));
+            self.dead.insert(writer, place(&pull.current.state));
         }
         self.finish(writer);
     }
@@ -124,7 +157,10 @@ impl Engine {
         if let Some(lane) = pull.lane {
             self.fetcher.close(lane);
         }
-        if let Some(next) = pull.next.take() {
+        let joined = self.joined.get(&writer);
+        let is_newer = |it: &Arrived| joined.is_none_or(|joined| it.state.replaces(joined));
+        let shelved = pull.shelved.take().filter(is_newer);
+        if let Some(next) = pull.next.take().or(shelved) {
             self.begin(Pull::new(next));
         }
         Some(pull)
@@ -239,17 +275,25 @@ impl Engine {
         }
     }
 
-    /// What waited for `joined`, because that makes it needless, can be joined now.
+    /// What `joined` makes needless can be joined now, whatever of it is still missing: it may have
+    /// waited for that, or its objects may be nowhere. What the store is being asked about is asked
+    /// again, because the answer may be older than the join.
     fn uncover(&mut self, joined: &Pull) {
-        for pull in self.pulls.values_mut() {
-            if matches!(pull.phase, Phase::Waiting(_)) && joined.covers(pull) {
-                pull.phase = Phase::Unchecked;
+        for pull in self.pulls.values_mut().filter(|pull| joined.covers_some(pull)) {
+            match pull.phase {
+                Phase::Waiting(_) | Phase::Pulling => pull.phase = Phase::Unchecked,
+                Phase::Staging { .. } | Phase::Joining => pull.uncovered = true,
+                Phase::Unchecked | Phase::Failed(_) | Phase::Broken => {}
             }
         }
     }
 
     fn still_missing(&mut self, writer: Writer, links: Vec<Link>) {
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
+        if std::mem::take(&mut pull.uncovered) {
+            pull.phase = Phase::Unchecked;
+            return;
+        }
         let Some(lane) = pull.lane else {
             pull.phase = Phase::Waiting(Some(links));
             return self.reconcile_for(writer);

@@ -1,0 +1,226 @@
+//! States that cannot be finished with those who are connected, and the older ones of the same
+//! writer that others have.
+
+use ark_core::Link;
+use ark_sync::{Effect, Input, JoinOutcome, Problem, StageOutcome};
+
+use crate::alone::{Alone, state_of, writer};
+use crate::world::{Manners, Weather, World};
+
+const SECOND_MS: u64 = 1_000;
+
+/// The first device's fourth state is staged at the second, and its objects are nowhere; the third
+/// has joined the second state. Only these two are connected, as of now.
+fn lost(seed: u64) -> World {
+    let mut world = World::new(3, seed, Weather::CALM);
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.connect_all();
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    part(&mut world);
+    edit(&mut world, "second");
+    world.connect(0, 2);
+    world.run(10 * SECOND_MS);
+    part(&mut world);
+    edit(&mut world, "third");
+    edit(&mut world, "fourth");
+    world.devices[0].manners = Manners::HasNothing;
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    part(&mut world);
+    assert_eq!(revisions(&world), (1, 2));
+    world.connect(1, 2);
+    world
+}
+
+fn edit(world: &mut World, content: &str) {
+    world.devices[0].tree.entry(0).or_default().push(content.as_bytes().to_vec());
+    world.publish(0);
+}
+
+fn part(world: &mut World) {
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        world.disconnect(a, b);
+    }
+}
+
+/// The first device's revision that the second and the third have joined.
+fn revisions(world: &World) -> (u64, u64) {
+    let of = |at: usize| {
+        let joined = &world.devices[at].store.joined;
+        joined.get(&world.devices[0].writer).map_or(0, |it| it.state().revision)
+    };
+    (of(1), of(2))
+}
+
+/// The revisions of the first device's states that the second has joined, in order.
+fn joins(world: &World) -> Vec<u64> {
+    world.devices[1].joins.iter().map(|(_, revision)| *revision).collect()
+}
+
+#[test]
+fn a_state_that_nobody_has_keeps_no_older_one_away() {
+    let mut world = lost(1);
+    world.run(SECOND_MS);
+    assert_eq!(revisions(&world), (2, 2));
+    // What others owe is settled.
+    let view = world.devices[2].engine.view();
+    assert_eq!(view.peers[&world.id(1)].durable, view.durable);
+    let view = world.devices[1].engine.view();
+    assert_eq!((view.missing.objects, view.requests), (0, 0));
+    // And it is quiet.
+    let (requests, sent) = (world.devices[1].requests.len(), world.sent.len());
+    world.run(60 * SECOND_MS);
+    assert_eq!((world.devices[1].requests.len(), world.sent.len()), (requests, sent));
+}
+
+#[test]
+fn the_newer_state_wins_once_somebody_has_it() {
+    let mut world = lost(2);
+    world.run(SECOND_MS);
+    world.devices[0].manners = Manners::Honest;
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    assert_eq!(joins(&world), [1, 2, 4], "what is joined never goes back");
+    let received = &world.devices[1].store.received;
+    assert!(received.values().all(|&times| times == 1), "nothing is sent twice");
+}
+
+#[test]
+fn a_newer_state_that_is_sent_over_and_over_takes_no_turns() {
+    let mut world = lost(3);
+    // Slow enough for the other to come in between.
+    world.weather.slowness = 1_000;
+    for _ in 0..20 {
+        world.connect(0, 1);
+        world.run(100);
+    }
+    world.run(10 * SECOND_MS);
+    assert_eq!(revisions(&world), (2, 2));
+    assert_eq!(joins(&world), [1, 2]);
+    let requests = world.devices[1].requests.len();
+    assert!(requests < 80, "{requests}");
+}
+
+#[test]
+fn an_older_state_that_nobody_has_either_is_not_asked_for_in_a_loop() {
+    let mut world = lost(4);
+    world.devices[2].manners = Manners::HasNothing;
+    let requests = world.devices[1].requests.len();
+    world.run(60 * SECOND_MS);
+    assert_eq!(joins(&world), [1]);
+    let more = world.devices[1].requests.len() - requests;
+    assert!((1..=3).contains(&more), "{more}");
+    let problems = world.devices[1].engine.view().problems;
+    assert!(problems.iter().any(|it| matches!(it, Problem::Unavailable { .. })), "{problems:?}");
+    world.devices[2].manners = Manners::Honest;
+    world.connect(1, 2);
+    world.run(10 * SECOND_MS);
+    assert_eq!(joins(&world), [1, 2]);
+}
+
+#[test]
+fn it_is_so_after_a_restart_too() {
+    let mut world = lost(5);
+    part(&mut world);
+    world.restart(1);
+    assert_eq!(world.devices[1].engine.view().staged, 1);
+    world.connect(1, 2);
+    world.run(SECOND_MS);
+    assert_eq!(revisions(&world), (2, 2));
+}
+
+#[test]
+fn a_state_that_is_under_way_gives_way_to_no_older_one() {
+    let mut world = lost(6);
+    part(&mut world);
+    world.devices[0].manners = Manners::Honest;
+    world.weather.slowness = 20_000;
+    world.connect(0, 1);
+    world.connect(1, 2);
+    world.run(60 * SECOND_MS);
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+    assert_eq!(joins(&world), [1, 4]);
+}
+
+#[test]
+fn an_invalid_state_keeps_no_older_one_away() {
+    let mut alone = Alone::warm();
+    let (older, invalid) = (alone.state(1, 1), alone.state(1, 2));
+    let writer = older.state().writer;
+    alone.send(&invalid);
+    let link = Link::snapshot(ark_core::ObjectId::of(b"head"));
+    let outcome = StageOutcome::Staged { missing: vec![link] };
+    alone.feed(Input::Staged { writer, outcome });
+    let (request, _) = alone.asked[0];
+    let rejected = vec![(link, "no snapshot".to_owned())];
+    let (received, next) = (Vec::new(), Vec::new());
+    alone.feed(Input::Stored { request, received, next, rejected });
+    let effects = alone.send(&older);
+    assert!(effects.contains(&Effect::Stage { state: older.clone(), replacing: true }));
+    // The invalid one does not come back; and one that the store found invalid is the same.
+    assert_eq!(alone.send(&invalid), []);
+    alone.feed(Input::Staged { writer, outcome: StageOutcome::Invalid });
+    assert_eq!(alone.engine.view().staged, 0);
+    assert_eq!(alone.send(&older), []);
+}
+
+/// A state of another writer that has taken in the first of the remote.
+fn covering(alone: &Alone) -> (ark_core::SignedState, ark_core::SignedState) {
+    let theirs = alone.state(1, 1);
+    let covering = state_of(&alone.key, 2, 1, [(theirs.state().writer, 1)]);
+    (theirs, covering)
+}
+
+#[test]
+fn a_state_that_becomes_needless_while_it_is_pulled_is_joined_at_once() {
+    let mut alone = Alone::new();
+    let (theirs, covering) = covering(&alone);
+    let a = theirs.state().writer;
+    alone.send(&theirs);
+    let missing = vec![Link::snapshot(ark_core::ObjectId::of(b"nowhere"))];
+    let effects =
+        alone.feed(Input::Staged { writer: a, outcome: StageOutcome::Staged { missing } });
+    assert!(matches!(effects[..], [Effect::Request { .. }]), "{effects:?}");
+    let effects = join(&mut alone, &covering);
+    assert!(effects.contains(&Effect::Join { writer: a }), "{effects:?}");
+}
+
+#[test]
+fn what_the_store_said_before_a_join_is_asked_again() {
+    let missing = || vec![Link::snapshot(ark_core::ObjectId::of(b"nowhere"))];
+    // It was staging, or joining, the one when the other was joined.
+    for is_joining in [false, true] {
+        let mut alone = Alone::new();
+        let (theirs, covering) = covering(&alone);
+        let a = theirs.state().writer;
+        alone.send(&theirs);
+        if is_joining {
+            let outcome = StageOutcome::Complete;
+            let effects = alone.feed(Input::Staged { writer: a, outcome });
+            assert_eq!(effects, [Effect::Join { writer: a }]);
+        }
+        assert!(!join(&mut alone, &covering).contains(&Effect::Join { writer: a }));
+        let effects = alone.feed(if is_joining {
+            Input::JoinResult { writer: a, outcome: JoinOutcome::Missing(missing()) }
+        } else {
+            Input::Staged { writer: a, outcome: StageOutcome::Staged { missing: missing() } }
+        });
+        assert_eq!(effects, [Effect::Join { writer: a }]);
+        // Once: then it is fetched.
+        let outcome = JoinOutcome::Missing(missing());
+        let effects = alone.feed(Input::JoinResult { writer: a, outcome });
+        assert!(matches!(effects[..], [Effect::Request { .. }]), "{effects:?}");
+    }
+}
+
+fn join(alone: &mut Alone, state: &ark_core::SignedState) -> Vec<Effect> {
+    let writer = state.state().writer;
+    assert_eq!(writer, self::writer(&alone.key, 2));
+    alone.send(state);
+    alone.feed(Input::Staged { writer, outcome: StageOutcome::Complete });
+    alone.feed(Input::JoinResult { writer, outcome: JoinOutcome::Joined(state.clone()) })
+}
