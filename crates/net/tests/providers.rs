@@ -129,3 +129,32 @@ async fn what_a_still_provider_was_asked_is_asked_of_another() {
     assert!(still.sync.close_reason().is_none(), "it is slow, and no enemy");
     scene.ends().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_have_it_share_the_work() {
+    log();
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(Device::new);
+    a.share("repo", &[&b, &c]);
+    let running_a = a.start().await;
+    b.share("repo", &[&a, &c]);
+    let running_b = b.start().await;
+    let content = files(3, 200, 256 << 10);
+    let state = publish(running_a.repo("repo"), &content).await;
+    running_b.until_durable("repo", &state).await;
+    // It asks for content only when its folder is scanned: when it has met both.
+    c.share("repo", &[&a, &b]).with_folder();
+    let running_c = c.start().await;
+    running_c.until_met("repo", a.id()).await;
+    running_c.until_met("repo", b.id()).await;
+    running_c.net.scanned(running_c.repo("repo").topic());
+    running_c.until_durable("repo", &state).await;
+    assert_has(running_c.repo("repo"), &content).await;
+    let peers = running_c.net.status().peers;
+    let from: Vec<u64> = peers.iter().map(|peer| peer.rx_bytes).collect();
+    let bytes: u64 = content.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    assert!(from.iter().all(|&from| from > bytes / 4), "{from:?} of {bytes}");
+    assert!(from.iter().sum::<u64>() < bytes + bytes / 50, "none twice: {from:?} of {bytes}");
+    for running in [running_a, running_b, running_c] {
+        running.stop().await;
+    }
+}
