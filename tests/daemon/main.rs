@@ -72,8 +72,11 @@ fn a_folder_goes_both_ways_and_status_tells_it() {
             "bytes",
             "conflicts",
             "problems",
+            "reconciliation",
         ],
     );
+    let counters = ["sessions", "round_trips", "last_round_trips", "sent_bytes", "received_bytes"];
+    has_keys(&repo["reconciliation"], &counters);
     has_keys(&repo["pending"], &["objects", "bytes"]);
     assert_eq!((&repo["id"], &repo["kind"]), (&Value::from(REPO), &Value::from("folder")));
     assert_eq!((&repo["files"], &repo["bytes"]), (&Value::from(2), &Value::from(6)));
@@ -93,7 +96,8 @@ fn a_folder_goes_both_ways_and_status_tells_it() {
             "repos",
         ],
     );
-    has_keys(&peer["repos"][0], &["id", "behind"]);
+    has_keys(&peer["repos"][0], &["id", "behind", "role", "granted"]);
+    assert_eq!(peer["repos"][0]["role"], "peer");
     has_keys(&peer["repos"][0]["behind"], &["objects", "bytes"]);
     assert_eq!((&peer["name"], &peer["node_id"]), (&Value::from("b"), &Value::from(b.id())));
     assert_eq!((&peer["connected"], &peer["path"]), (&Value::from(true), &Value::from("direct")));

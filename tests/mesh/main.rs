@@ -5,6 +5,7 @@ mod churn;
 mod halves;
 mod line;
 mod members;
+mod roles;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ark_control::{Amount, PeerStatus, Progress, RepoStatus, Status};
+use ark_control::{Amount, PeerRepo, PeerStatus, Progress, RepoStatus, Status};
 
 /// Columns of a bar.
 const BAR_WIDTH: u64 = 24;
@@ -93,6 +93,7 @@ fn push_peer(text: &mut String, peer: &PeerStatus) {
         line(text, &format!("  {problem}"));
     }
     for repo in &peer.repos {
+        push_roles(text, repo);
         if repo.refused {
             line(text, &format!("  {}: it does not list this device for it", repo.id));
         } else if let Some(sending) = &repo.sending {
@@ -103,6 +104,21 @@ fn push_peer(text: &mut String, peer: &PeerStatus) {
         } else if repo.connected && !repo.scanned {
             line(text, &format!("  {}: its first scan is not done", repo.id));
         }
+    }
+}
+
+/// What either side does not let the other do, where it is not all.
+fn push_roles(text: &mut String, repo: &PeerRepo) {
+    let here = match repo.role.as_str() {
+        "reader" => Some("a reader: what is written there stays there"),
+        "mirror" => Some("a mirror: it holds the repo for others"),
+        _ => None,
+    };
+    if let Some(here) = here {
+        line(text, &format!("  {}: {here}", repo.id));
+    }
+    if let Some(granted) = repo.granted.as_ref().filter(|granted| *granted != "peer") {
+        line(text, &format!("  {}: it lists this device as a {granted}", repo.id));
     }
 }
 

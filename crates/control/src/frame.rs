@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::message::{Request, Response};
 
 /// The version of the messages; it begins every frame.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The most bytes of a request: a repo id and some numbers, with room.
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;

@@ -15,7 +15,7 @@ mod socket;
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, read_request, write_response};
 pub use message::{
-    Amount, PeerRepo, PeerStatus, Progress, RefusedPeer, RepoStatus, Request, Response, Status,
-    WaitOutcome,
+    Amount, PeerRepo, PeerStatus, Progress, Reconciliation, RefusedPeer, RepoStatus, Request,
+    Response, Status, WaitOutcome,
 };
 pub use socket::{SocketError, bind, socket_path};

@@ -93,6 +93,26 @@ pub struct RepoStatus {
     pub progress: Option<Progress>,
     /// How the pull of `pending` goes.
     pub receiving: Option<Progress>,
+    /// What comparing the repo's objects with other devices' took, since the daemon started.
+    pub reconciliation: Reconciliation,
+}
+
+/// What it took to find out, set against set, which objects one of two devices lacks. Where all
+/// that was announced came, none is needed.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Default, Debug, Archive, Serialize, Deserialize, serde::Serialize,
+)]
+pub struct Reconciliation {
+    /// How often it was done, begun by either side.
+    pub sessions: u64,
+    /// Round trips in all, of those that this device began.
+    pub round_trips: u64,
+    /// Those of the last one.
+    pub last_round_trips: u64,
+    /// Bytes sent for it.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
 }
 
 /// An amount of data.
@@ -157,6 +177,10 @@ pub struct PeerStatus {
 pub struct PeerRepo {
     /// The repo's id.
     pub id: String,
+    /// What the config here lets the device do: `"peer"`, `"reader"` or `"mirror"`.
+    pub role: String,
+    /// What its config lets this device do; absent until it said.
+    pub granted: Option<String>,
     /// Whether both sides list each other for it and talk about it.
     pub connected: bool,
     /// Whether it said that it does not list this device for it.

@@ -132,6 +132,22 @@ impl<'d, 't> Section<'d, 't> {
         }
     }
 
+    /// The whole number under `key`; one that is none of 64 bits is `None` in the answer.
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        report: &mut Report,
+    ) -> Option<At<Option<u64>>> {
+        let At { value, place } = self.get(key, report)?;
+        if let DeValue::Integer(number) = value {
+            let value = u64::from_str_radix(number.as_str(), number.radix()).ok();
+            Some(At { value, place })
+        } else {
+            report.wrong(&place, format!("expected a whole number, found {}", describe(value)));
+            None
+        }
+    }
+
     /// The list of texts under `key`.
     pub(super) fn strings(
         &mut self,

@@ -36,6 +36,8 @@ pub struct Config {
     pub store_path: PathBuf,
     /// How other devices are reached.
     pub network: Network,
+    /// Where two devices find out what one of them lacks: at most so many ids are listed in full.
+    pub enumerate_threshold: usize,
     /// How long a file that nobody closes must be quiet before it is taken up.
     pub quiet_period: Duration,
     /// How often everything is looked at again though nothing asks for it.

@@ -23,6 +23,7 @@ pub(super) struct RawNetwork {
 }
 
 pub(super) struct RawSync {
+    pub(super) enumerate_threshold: Option<At<Option<u64>>>,
     pub(super) quiet_period: Option<At<String>>,
     pub(super) rescan_interval: Option<At<String>>,
 }
@@ -85,10 +86,11 @@ fn network(mut section: Section<'_, '_>, report: &mut Report) -> RawNetwork {
 
 fn sync(mut section: Section<'_, '_>, report: &mut Report) -> RawSync {
     let sync = RawSync {
+        enumerate_threshold: section.number("enumerate_threshold", report),
         quiet_period: section.string("quiet_period", report),
         rescan_interval: section.string("rescan_interval", report),
     };
-    section.finish(&["enumerate_threshold"], report);
+    section.finish(&[], report);
     sync
 }
 

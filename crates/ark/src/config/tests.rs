@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ark_core::DeviceId;
-use ark_net::{Discovery, Relay};
+use ark_net::{Discovery, Relay, Role};
 
 use super::{Config, LoadError, Surroundings};
 
@@ -78,12 +78,15 @@ fn a_whole_config() {
         [sync]
         quiet_period = "2s 500ms"
         rescan_interval = "10m"
+        enumerate_threshold = 0x10
         [[repos]]
         id = "photos"
         secret = "s"
         remotes = [
           {{ name = "laptop", node_id = "{}", role = "peer", addrs = ["192.0.2.7:4550"], relay = "https://r.example" }},
           {{ name = "nas", node_id = "{}" }},
+          {{ name = "screen", node_id = "{}", role = "reader" }},
+          {{ name = "vault", node_id = "{}", role = "mirror" }},
         ]
         [repos.folder]
         path = "~/photos"
@@ -94,6 +97,8 @@ fn a_whole_config() {
         "#,
         device(1),
         device(2).to_string().to_uppercase(),
+        device(3),
+        device(4),
     );
     let config = load_in(path, text.as_bytes()).expect("it is valid");
     assert_eq!(config.store_path, path.join("data"));
@@ -103,9 +108,13 @@ fn a_whole_config() {
     assert!(!config.network.port_mapping);
     assert_eq!(config.quiet_period, Duration::from_millis(2_500));
     assert_eq!(config.rescan_interval, Duration::from_mins(10));
+    assert_eq!(config.enumerate_threshold, 16);
     let photos = &config.repos[0];
-    assert_eq!((photos.id.as_str(), photos.remotes.len()), ("photos", 2));
+    assert_eq!((photos.id.as_str(), photos.remotes.len()), ("photos", 4));
     assert_eq!(photos.remotes[1].device, device(2));
+    let roles = [Role::Peer, Role::Peer, Role::Reader, Role::Mirror];
+    assert!(photos.remotes.iter().map(|remote| remote.role).eq(roles));
+    assert_eq!(photos.writers(), [device(1), device(2)].into());
     assert_eq!(photos.folder.as_ref().expect("a folder").path, path.join("home/photos"));
     assert_eq!(format!("{:?}", photos.secret), "Some(Secret(..))");
     assert_eq!(config.repos[1].folder, None);
@@ -126,6 +135,7 @@ fn a_folder_is_kept_while_it_and_its_writers_are_the_same() {
     };
     let old = config("peer", "*.o", "");
     assert!(config("peer", "*.o", "'127.0.0.1:9'").keeps_folder(&old, "a"));
+    assert!(!config("reader", "*.o", "").keeps_folder(&old, "a"));
     assert!(!config("peer", "*.a", "").keeps_folder(&old, "a"));
     assert!(!old.keeps_folder(&old, "b"));
 }
@@ -139,6 +149,7 @@ fn defaults() {
     assert_eq!(config.network.discovery, [Discovery::Dns, Discovery::Mdns]);
     assert_eq!(config.quiet_period, Duration::from_millis(50));
     assert_eq!(config.rescan_interval, Duration::from_hours(1));
+    assert_eq!(config.enumerate_threshold, 8);
     assert!(config.repos.is_empty());
 }
 
@@ -226,6 +237,14 @@ fn wrong_store_network_and_sync() {
             stored("\nsync.rescan_interval = '0s'"),
             &["FILE:2: sync.rescan_interval: \"0s\" is not between 1s and 1year 18h"],
         ),
+        (
+            stored("\nsync.enumerate_threshold = -1"),
+            &["FILE:2: sync.enumerate_threshold: not between 0 and 1000"],
+        ),
+        (
+            stored("\nsync.enumerate_threshold = '8'"),
+            &["FILE:2: sync.enumerate_threshold: expected a whole number, found the text \"8\""],
+        ),
     ];
     for (printed, expected) in cases {
         assert_eq!(printed, expected);
@@ -296,10 +315,8 @@ fn durations() {
 #[test]
 fn what_is_not_built_yet_is_refused() {
     let printed = lines(
-        "[store]\npath = 'd'\nmax_size = '1GiB'\nreserve_free = '1GiB'\n[sync]\n\
-         enumerate_threshold = 8\n[[repos]]\nid = 'a'\nremotes = [\n\
-         { name = 'x', node_id = '@1', role = 'reader' },\n\
-         { name = 'y', node_id = '@2', role = 'mirror' }]\n[repos.folder]\npath = 'm'\n\
+        "[store]\npath = 'd'\nmax_size = '1GiB'\nreserve_free = '1GiB'\n\
+         [[repos]]\nid = 'a'\n[repos.folder]\npath = 'm'\n\
          mode = 'send-only'\nmax_delete = '50%'\n[repos.history]\nkeep = '30d'\n",
     );
     assert_eq!(
@@ -307,12 +324,9 @@ fn what_is_not_built_yet_is_refused() {
         [
             "FILE:3: store.max_size: not supported by this version yet",
             "FILE:4: store.reserve_free: not supported by this version yet",
-            "FILE:6: sync.enumerate_threshold: not supported by this version yet",
-            "FILE:10: repos[0].remotes[0].role: \"reader\" is not supported by this version yet; \"peer\" is",
-            "FILE:11: repos[0].remotes[1].role: \"mirror\" is not supported by this version yet; \"peer\" is",
-            "FILE:14: repos[0].folder.mode: \"send-only\" is not supported by this version yet; \"two-way\" is",
-            "FILE:15: repos[0].folder.max_delete: not supported by this version yet",
-            "FILE:16: repos[0].history: not supported by this version yet",
+            "FILE:9: repos[0].folder.mode: \"send-only\" is not supported by this version yet; \"two-way\" is",
+            "FILE:10: repos[0].folder.max_delete: not supported by this version yet",
+            "FILE:11: repos[0].history: not supported by this version yet",
         ]
     );
 }
@@ -345,7 +359,7 @@ fn remotes() {
             "FILE:10: repos[0].remotes[5].node_id: \"{not_on_curve}\" is not the id of a device; compare it with `ark id` there"
         ),
         "FILE:11: repos[0].remotes[6].name: missing: what to call the device",
-        "FILE:11: repos[0].remotes[6].role: expected \"peer\", found \"admin\"",
+        "FILE:11: repos[0].remotes[6].role: expected \"peer\", \"reader\" or \"mirror\", found \"admin\"",
         "FILE:12: repos[0].remotes[7].node_id: missing: what `ark id` prints there",
         "FILE:13: repos[0].remotes[8].nodeid: unknown key; known here: name, node_id, role, addrs, relay",
         "FILE:13: repos[0].remotes[8].addrs[0]: \"h:1\" is not an address with a port, such as \"192.0.2.7:4550\" or \"[::]:4550\"",

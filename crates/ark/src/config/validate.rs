@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ark_core::DeviceId;
-use ark_net::{Discovery, Relay, Remote, Role};
+use ark_net::{DEFAULT_ENUMERATE_THRESHOLD, Discovery, Relay, Remote, Role};
 use iroh::RelayUrl;
 
 use super::document::{At, Report, Section, StringOrStrings};
@@ -23,6 +23,8 @@ const MAX_QUIET_PERIOD: Duration = Duration::from_hours(1);
 const MIN_RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than anybody means, short enough for any clock arithmetic.
 const MAX_RESCAN_INTERVAL: Duration = Duration::from_hours(366 * 24);
+/// Beyond so many ids a list is never the shortest answer.
+const MAX_ENUMERATE_THRESHOLD: usize = 1_000;
 /// Ids and names are for people and log lines.
 const MAX_NAME_BYTES: usize = 255;
 
@@ -73,6 +75,7 @@ fn validate(
     }
     let network = network(raw.network, report);
     let (quiet_period, rescan_interval) = intervals(&raw.sync, report);
+    let enumerate_threshold = enumerate_threshold(raw.sync.enumerate_threshold, report);
     let repos: Vec<Option<Repo>> = raw
         .repos
         .into_iter()
@@ -82,6 +85,7 @@ fn validate(
         file: file.to_owned(),
         store_path: store_path?,
         network,
+        enumerate_threshold,
         quiet_period,
         rescan_interval,
         repos: repos.into_iter().collect::<Option<_>>()?,
@@ -134,6 +138,15 @@ fn intervals(raw: &RawSync, report: &mut Report) -> (Duration, Duration) {
         .as_ref()
         .and_then(|at| duration(at, MIN_RESCAN_INTERVAL..=MAX_RESCAN_INTERVAL, report));
     (quiet.unwrap_or(DEFAULT_QUIET_PERIOD), rescan.unwrap_or(DEFAULT_RESCAN_INTERVAL))
+}
+
+fn enumerate_threshold(raw: Option<At<Option<u64>>>, report: &mut Report) -> usize {
+    let Some(At { value, place }) = raw else { return DEFAULT_ENUMERATE_THRESHOLD };
+    let threshold = value.and_then(|value| usize::try_from(value).ok());
+    threshold.filter(|threshold| *threshold <= MAX_ENUMERATE_THRESHOLD).unwrap_or_else(|| {
+        report.wrong(&place, format!("not between 0 and {MAX_ENUMERATE_THRESHOLD}"));
+        DEFAULT_ENUMERATE_THRESHOLD
+    })
 }
 
 /// The repo ids and the places that earlier lines have taken.
@@ -406,10 +419,9 @@ fn discovery(text: &str) -> Result<Discovery, String> {
 fn role(text: &str) -> Result<Role, String> {
     match text {
         "peer" => Ok(Role::Peer),
-        "reader" | "mirror" => {
-            Err(format!("{text:?} is not supported by this version yet; \"peer\" is"))
-        }
-        _ => Err(format!("expected \"peer\", found {text:?}")),
+        "reader" => Ok(Role::Reader),
+        "mirror" => Ok(Role::Mirror),
+        _ => Err(format!("expected \"peer\", \"reader\" or \"mirror\", found {text:?}")),
     }
 }
 

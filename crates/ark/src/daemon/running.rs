@@ -90,7 +90,7 @@ fn net_options(config: &Config, key: &Key) -> ark_net::Options {
         relay: config.network.relay.clone(),
         discovery: config.network.discovery.clone(),
         port_mapping: config.network.port_mapping,
-        enumerate_threshold: ark_net::DEFAULT_ENUMERATE_THRESHOLD,
+        enumerate_threshold: config.enumerate_threshold,
         lose_gossip: false,
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use ark_control::{Amount, PeerRepo, PeerStatus, Progress, RefusedPeer, RepoStatus, Status};
+use ark_control::{
+    Amount, PeerRepo, PeerStatus, Progress, Reconciliation, RefusedPeer, RepoStatus, Status,
+};
 use ark_core::{DeviceId, TopicId};
 use ark_folder::{FolderState, FolderStatus, Phase};
 use ark_net::{Behind, NetStatus, PathKind, RemoteStatus};
@@ -39,7 +41,7 @@ pub(super) fn status(house: &House, meters: &mut Meters, now: Instant) -> Status
         last_seen: peer.last_seen.map(time_text),
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
-        repos: peer_repos(peer.device, &net, meters, now),
+        repos: peer_repos(peer.device, house, &net, meters, now),
     });
     let refused = net.refused.iter().map(|refused| RefusedPeer {
         node_id: refused.device.to_string(),
@@ -112,6 +114,16 @@ fn repo_status(
         problems,
         progress: folder.and_then(|folder| folder.progress).map(folder_progress),
         receiving,
+        reconciliation: shared.map_or_else(Reconciliation::default, |shared| {
+            let of = shared.reconciliation;
+            Reconciliation {
+                sessions: of.sessions,
+                round_trips: of.round_trips,
+                last_round_trips: of.last_round_trips.into(),
+                sent_bytes: of.sent_bytes,
+                received_bytes: of.received_bytes,
+            }
+        }),
     }
 }
 
@@ -172,10 +184,15 @@ fn state(
 
 fn peer_repos(
     device: DeviceId,
+    house: &House,
     net: &NetStatus,
     meters: &mut Meters,
     now: Instant,
 ) -> Vec<PeerRepo> {
+    let role_here = |topic| {
+        let repo = house.repos.iter().find(|repo| repo.held.topic() == topic)?;
+        Some(repo.remotes.iter().find(|remote| remote.device == device)?.role)
+    };
     let of_repo = |repo: &ark_net::RepoStatus| {
         let remote = repo.remotes.iter().find(|remote| remote.device == device)?;
         let behind = amount(remote.behind);
@@ -184,6 +201,8 @@ fn peer_repos(
         meter.sample(if remote.connected { behind } else { Amount::default() }, now);
         Some(PeerRepo {
             id: repo.id.clone(),
+            role: role_here(repo.topic)?.to_string(),
+            granted: remote.granted.map(|role| role.to_string()),
             connected: remote.connected,
             refused: remote.refuses_us,
             scanned: remote.scanned,
