@@ -36,6 +36,46 @@ fn a_device_that_is_added_gets_all_there_is_and_gives_what_it_has() {
     assert_all_same(&[&a, &b, &c], LIMIT);
 }
 
+#[test]
+fn what_a_removed_device_wrote_stays_for_those_too_that_come_later() {
+    let [a, b, c] = mesh(["a", "b", "c"]);
+    c.write("of c/stays", "one");
+    c.write("of c/goes", "two");
+    a.write("of a", "three");
+    let (on_a, on_b, on_c) = (a.start(), b.start(), c.start());
+    for machine in [&a, &b] {
+        machine.await_file("of c/stays", Some("one"), LIMIT);
+    }
+    assert_all_same(&[&a, &b, &c], LIMIT);
+    assert!(on_c.stop().success());
+
+    let d = machine("d");
+    a.configure(&[&b, &d], &Setup::default());
+    b.configure(&[&a, &d], &Setup::default());
+    d.configure(&[&a, &b], &Setup::default());
+    on_a.re_read();
+    on_b.re_read();
+    let _on_d = d.start();
+    d.await_file("of c/stays", Some("one"), LIMIT);
+    assert_all_same(&[&a, &b, &d], LIMIT);
+    fs::remove_file(d.folder().join("of c/goes")).unwrap();
+    a.await_file("of c/goes", None, LIMIT);
+    assert_all_same(&[&a, &b, &d], LIMIT);
+    assert_eq!(d.tree().paths(), ["of a", "of c", "of c/stays"]);
+    d.wait(LIMIT);
+    assert!(!d.shows(c.id()), "{}", d.status());
+
+    // The removed one does not know it: it is refused, and what it writes stays with it.
+    c.write("of c/stays", "not any more");
+    let _on_c = c.start();
+    await_condition("it is refused", LIMIT, || a.shows(c.id()).then_some(()));
+    a.write("of a", "four");
+    d.await_file("of a", Some("four"), LIMIT);
+    for machine in [&a, &b, &d] {
+        assert_eq!(machine.read("of c/stays").as_deref(), Some(&b"one"[..]));
+    }
+}
+
 /// A new key and store for a folder that has been there: a union without conflicts, and without
 /// sending again what is there.
 #[test]
