@@ -96,7 +96,7 @@ impl Engine {
                 if first == First::Yes {
                     self.reconciling.compared(peer);
                 }
-                self.note_wishes(peer);
+                let _ = &peer;
             }
             Ok(Heard::Ignored) => {}
         }
@@ -135,13 +135,19 @@ impl Engine {
         }
     }
 
-    /// Sends what the peer lacks or has older; then, the first time, what is here.
+    /// Sends what the peer lacks or has older; then, the first time, what is here. What it says it
+    /// does not take is sent that once, so that it can show what it refuses.
     fn answer_summary(&mut self, peer: DeviceId, entries: &[SummaryEntry], first: First) {
         let theirs = |writer: Writer| {
             let at = entries.binary_search_by(|entry| entry.writer.cmp(&writer)).ok()?;
             Some((entries[at].revision, entries[at].hash))
         };
-        let lacking = self.joined.iter().filter(|(writer, state)| {
+        let hello = self.peers.get(&peer).and_then(|session| session.hello.as_ref());
+        let takes = |writer: Writer| {
+            hello.is_some_and(|hello| hello.listed.binary_search(&writer.device).is_ok())
+        };
+        let told = self.joined.iter().filter(|(writer, _)| first == First::Yes || takes(**writer));
+        let lacking = told.filter(|(writer, state)| {
             theirs(**writer) < Some((state.state().revision, state.hash()))
                 && self.is_relayed(state)
         });
@@ -282,10 +288,9 @@ impl Engine {
     }
 
     fn is_wanted(&self, writer: Writer, revision: u64) -> bool {
-        let admitting = self.admitting(writer);
-        admitting.takes(writer)
-            && admitting.known.is_none_or(|(known, _)| known < revision)
+        self.known(writer).is_none_or(|(known, _)| known < revision)
             && self.held(writer).all(|(held, _)| held != revision)
+            && self.admitting(writer).takes(writer)
     }
 
     /// Where the state to come of a writer cannot be finished, an older one is wished for that

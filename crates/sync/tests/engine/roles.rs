@@ -46,6 +46,13 @@ fn a_reader_gets_all_and_what_it_writes_is_refused_and_shown() {
     assert_eq!(remote.granted, Some(Role::Reader));
     assert!(remote.lists(writer) && !remote.lists(reader));
     assert_eq!(remote.behind.objects, 0);
+
+    // Nor is it sent over and over.
+    world.connect(0, 1);
+    world.run(SECOND_MS);
+    let refused = world.devices[0].engine.view().counters.unlisted;
+    world.run(60 * 60 * SECOND_MS);
+    assert_eq!(world.devices[0].engine.view().counters.unlisted, refused);
 }
 
 #[test]
