@@ -4,7 +4,7 @@ mod support;
 
 use ark_core::{Object, ObjectId, ObjectKind, SignedState};
 use iroh::SecretKey;
-use iroh::endpoint::{Connection, VarInt};
+use iroh::endpoint::{Connection, ReadError, VarInt};
 use iroh_blobs::Hash;
 use iroh_blobs::get::fsm::{self, ConnectedNext, EndBlobNext, RequestCounters};
 use iroh_blobs::protocol::{
@@ -151,6 +151,26 @@ async fn anything_but_a_get_of_one_blob_is_refused() {
 
     let bytes = &scene.content[0].1;
     assert!(get(&connection, GetRequest::blob(hash(0))).await.unwrap() == *bytes);
+    scene.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_request_ends_its_stream_and_nothing_else() {
+    let scene = Scene::new().await;
+    let connection = scene.connect().await;
+    // Of no kind; a Get of what is no hash; one that says that it is longer than there are bytes.
+    let hash = Hash::new(&scene.content[0].1);
+    let endless = [&[0][..], hash.as_bytes(), &[255, 255, 255, 255, 127]].concat();
+    for garbage in [vec![9; 100], vec![0; 10], endless] {
+        let (mut send, mut recv) = Stranger::send(&connection, &garbage).await;
+        send.finish().unwrap();
+        match guarded("the end of the stream", recv.read(&mut [0])).await {
+            Err(ReadError::Reset(code)) => assert_eq!(code, VarInt::from_u32(3)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let bytes = &scene.content[0].1;
+    assert!(get(&connection, GetRequest::blob(hash)).await.unwrap() == *bytes);
     scene.running.stop().await;
 }
 
