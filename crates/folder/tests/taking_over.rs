@@ -100,6 +100,16 @@ async fn what_is_joined_later_is_taken_over_too() {
     assert_eq!((a.published(), writers_of_heads(a.repo())), (before + 1, vec![1]));
     assert_eq!(a.read("of-c"), "edited");
     settle(&[&a, &b, &c]).await;
+    // Also where nothing is to be done to the files, whose events would have them looked at.
+    for device in [&a, &c] {
+        device.write("same", "written on both");
+        device.rest().await;
+    }
+    let before = a.published();
+    pull(&c, &a).await;
+    a.until("taken over", |_| a.published() > before).await;
+    assert_eq!((a.published(), writers_of_heads(a.repo())), (before + 1, vec![1]));
+    settle(&[&a, &b, &c]).await;
     // An edit of its own in the same moment is one publication with it, and no conflict.
     a.stop().await;
     c.write("of-c", "edited again");
