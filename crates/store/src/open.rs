@@ -24,7 +24,6 @@ use crate::space::Space;
 use crate::states::StateRow;
 use crate::store::{Inner, NewIncarnation, Options, Recovery, Store};
 use crate::tags::{self, StateTag};
-use crate::trie;
 
 const LOCK: &str = "lock";
 const INDEX: &str = "index.redb";
@@ -102,7 +101,6 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
     let token = draw_token();
     let last = witness.clone();
     let renewed = inner.index.write(move |transaction| {
-        trie::retry(transaction)?;
         Record::renew(transaction, device, incarnation, file, &last, &token)
     });
     renewed.await?;

@@ -15,9 +15,8 @@ use crate::index::{
     Index, STATES, Slot, TopicNumber, View, clear_objects_and_states, insert_objects, number_topic,
     state_key,
 };
-use crate::states::{States, heads_in, roots_with};
+use crate::states::roots_with;
 use crate::tags::{self, StateTag};
-use crate::trie;
 
 /// What a rebuild made.
 pub(crate) struct Rebuilt {
@@ -178,16 +177,13 @@ fn rebuild_repo(
         .chain(staged.into_iter().map(|state| (Slot::Staged, state.clone())))
         .collect();
     let topic = source.topic;
-    let (blobs, runtime) = (source.blobs.clone(), source.runtime.clone());
     source.runtime.block_on(source.index.write(move |transaction| {
         let mut table = transaction.open_table(STATES)?;
         for (slot, state) in rows {
             let key = state_key(topic, slot, state.state().writer);
             table.insert(&key, state.bytes().as_ref())?;
         }
-        drop(table);
-        let heads = heads_in(transaction, topic, &States { joined, ..States::default() })?;
-        trie::follow(transaction, topic, heads, |link| blobs.read_blocking(&runtime, link))
+        Ok(())
     }))?;
     Ok(rebuilt)
 }

@@ -1,7 +1,7 @@
 //! One repo of a store: its objects, states and base.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ark_core::{Incarnation, Link, Object, ObjectId, RepoKind, SignedState, TopicId, Writer};
@@ -25,7 +25,7 @@ use crate::reader::Reader;
 use crate::receive::Received;
 use crate::states::{Change, Equivocation, Staged, StateRow, States, heads_in, heads_of};
 use crate::store::Inner;
-use crate::trie::{self, Trie};
+use crate::trie::{self, Followed, Lag, Trie, catch_up};
 
 /// Changes that a subscriber may lag behind before it must re-read the states.
 const CHANGES: usize = 256;
@@ -51,6 +51,8 @@ pub(crate) struct RepoInner {
     pub(crate) deciding: tokio::sync::Mutex<Pulls>,
     /// Held by the publisher.
     pub(crate) publishing: Arc<tokio::sync::Mutex<()>>,
+    /// Whether a thread brings the trie after the heads.
+    pub(crate) catching_up: AtomicBool,
 }
 
 /// The highest revision and sequence issued or burnt.
@@ -201,7 +203,8 @@ impl Repo {
         crate::join::join(&self.inner, writer).await
     }
 
-    /// What the repo is compared with a peer's by; `None` where the store could not keep it.
+    /// What the repo is compared with a peer's by; `None` while it is made, as after a first copy
+    /// of very much, and where the store could not keep it.
     ///
     /// # Errors
     /// The index failed.
@@ -280,7 +283,7 @@ impl RepoInner {
             Arc::clone(all.entry(topic).or_insert_with(|| Arc::new(Mutex::new(issued))))
         };
         let heads = heads_of(states.joined.values());
-        let is_behind = trie::is_behind(&store.index.begin_read()?, number, heads)?;
+        let lag = trie::lag(&store.index.begin_read()?, number, heads)?;
         let repo = Arc::new(Self {
             store,
             topic,
@@ -291,11 +294,16 @@ impl RepoInner {
             issued,
             deciding: tokio::sync::Mutex::default(),
             publishing: Arc::default(),
+            catching_up: AtomicBool::new(false),
         });
-        if is_behind {
-            let following = Arc::clone(&repo);
-            let followed = move |transaction: &_| following.follow_heads(transaction);
-            repo.store.index.write(followed).await?;
+        match lag {
+            Lag::None => {}
+            Lag::Behind => {
+                let following = Arc::clone(&repo);
+                let followed = move |transaction: &_| following.follow_heads(transaction);
+                repo.store.index.write(followed).await?;
+            }
+            Lag::Unknown => catch_up::start(&repo),
         }
         Ok(repo)
     }
@@ -357,18 +365,25 @@ impl RepoInner {
         Ok(bytes)
     }
 
-    /// Brings the trie after the joined states that `transaction` has.
+    /// Brings the trie after the joined states that `transaction` has; where that is much, later.
     pub(crate) fn follow_heads(
-        &self,
+        self: &Arc<Self>,
         transaction: &redb::WriteTransaction,
     ) -> Result<(), IndexError> {
         let heads = heads_in(transaction, self.number, &self.states())?;
-        trie::follow(transaction, self.number, heads, |link| {
-            let hit = self.store.failpoints.hit("trie");
-            let failed = |error| BlobError::Io { what: "trie", source: Arc::new(error) };
-            hit.map_err(|error| ReadError::Blob { link, source: failed(error) })?;
-            self.read_stored(link)
-        })
+        let read = |link| self.read_reached(link);
+        if trie::follow(transaction, self.number, heads, read)? == Followed::Later {
+            catch_up::start(self);
+        }
+        Ok(())
+    }
+
+    /// Reads an object that a head reaches, for the trie. Blocking.
+    pub(crate) fn read_reached(&self, link: Link) -> Result<Bytes, ReadError> {
+        let hit = self.store.failpoints.hit("trie");
+        let failed = |error| BlobError::Io { what: "trie", source: Arc::new(error) };
+        hit.map_err(|error| ReadError::Blob { link, source: failed(error) })?;
+        self.read_stored(link)
     }
 
     /// The bytes of a pending object. Blocking.

@@ -148,8 +148,8 @@ impl Store {
 
     /// As [`Store::open`], with a hook that is called at named places of the durability barrier
     /// and may fail or end the process: `import`, `publish`, `tagged`, `sync-db`, `sync-files`,
-    /// `index`, `index-commit`, `index-durable`, `committed`, `trie`, `witness`, `rebuild`; and
-    /// under the index's database `index-read`, `index-write`, `index-sync`.
+    /// `index`, `index-commit`, `index-durable`, `committed`, `trie`, `trie-part`, `witness`,
+    /// `rebuild`; and under the index's database `index-read`, `index-write`, `index-sync`.
     ///
     /// # Errors
     /// As [`Store::open`].

@@ -5,11 +5,16 @@
 //! A link is counted by how many links of the closure lead to it, heads by one each: so what a new
 //! head adds and an old one leaves is found from the difference of the two alone, and what is
 //! equal in both is not looked at.
+//!
+//! What changes much, as a first copy does, would keep the one thread that writes the index for
+//! seconds: it is [caught up with](catch_up) beside it, and until then there is no trie.
 
+pub(crate) mod catch_up;
+mod count;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use ark_core::{Link, ObjectId, ObjectKind};
 use ark_recon::{LinksUnder, NODE_BYTES, Node, Prefix};
@@ -17,12 +22,11 @@ use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use crate::error::{IndexError, ReadError};
-use crate::index::{
-    LINKS, NODES, NodeKey, ObjectKey, ROOTS, TopicNumber, node_key, object_key, object_keys,
-};
+use crate::index::{LINKS, NODES, NodeKey, ObjectKey, ROOTS, TopicNumber, node_key, object_keys};
+use count::{CountError, Counting, Window};
 
-/// Counts held before they are written: a few megabytes.
-const MAX_HELD: usize = if cfg!(test) { 500 } else { 1 << 16 };
+/// Links that are counted in the transaction of a joined state: some 20 ms of it.
+const MAX_COUNTED: usize = if cfg!(test) { 500 } else { 4096 };
 
 /// Links of a repo's heads and of all that they link, as of one moment: what a session of
 /// `ark_recon` asks. Holding it long keeps the space of what was replaced since.
@@ -33,14 +37,13 @@ pub struct Trie {
 }
 
 impl Trie {
-    /// The trie of a repo; `None` if it could not be kept, because an object that a head reaches
-    /// is damaged.
+    /// The trie of a repo; `None` while it is being made, or if it could not be kept, because an
+    /// object that a head reaches is damaged.
     pub(crate) fn read(
         transaction: &ReadTransaction,
         topic: TopicNumber,
     ) -> Result<Option<Self>, IndexError> {
-        let roots = transaction.open_table(ROOTS)?.get(topic)?;
-        if roots.is_some_and(|roots| Roots::read(roots.value()).is_none()) {
+        if roots_in(&transaction.open_table(ROOTS)?, topic)?.is_none() {
             return Ok(None);
         }
         let (links, nodes) = (transaction.open_table(LINKS)?, transaction.open_table(NODES)?);
@@ -97,13 +100,13 @@ fn node_at(
     Node::from_bytes(row.value()).map(Some).ok_or(IndexError::Damaged { table: "nodes" })
 }
 
-/// The tables inside a transaction that changes them.
-struct Writing<'a, 'b> {
+/// A repo's links, wherever they are read.
+struct LinksOf<'a, T> {
     topic: TopicNumber,
-    links: &'a Table<'b, &'static ObjectKey, u32>,
+    links: &'a T,
 }
 
-impl ark_recon::Links for Writing<'_, '_> {
+impl<T: ReadableTable<&'static ObjectKey, u32>> ark_recon::Links for LinksOf<'_, T> {
     type Error = IndexError;
 
     fn links(&self, prefix: Prefix) -> Result<LinksUnder<'_, IndexError>, IndexError> {
@@ -138,16 +141,23 @@ impl ark_recon::NodesMut for WritingNodes<'_> {
 }
 
 /// The heads that the tables are of.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 struct Roots(BTreeSet<Link>);
 
+/// In the place of [`Roots`]: the tables are of nothing in particular. They are being brought
+/// after the heads, that was interrupted, or it cannot be done.
+const UNKNOWN: &[u8] = &[];
+
 impl Roots {
-    /// As a row has them: their ids; of which kind they are is given by the first byte.
+    /// As a row has them: their ids; of which kind they are, as all heads of a repo are of one, is
+    /// given by the first byte.
     fn to_bytes(&self) -> Vec<u8> {
+        let kind = self.0.first().map_or(ObjectKind::Snapshot, |link| link.kind);
         let ids = self.0.iter().flat_map(|link| *link.id.as_bytes());
-        [ObjectKind::Snapshot as u8].into_iter().chain(ids).collect()
+        [kind as u8].into_iter().chain(ids).collect()
     }
 
-    /// `None`: the tables were given up.
+    /// `None`: [`UNKNOWN`].
     fn read(bytes: &[u8]) -> Option<Self> {
         let (&kind, ids) = bytes.split_first()?;
         let kind = ObjectKind::from_u8(kind)?;
@@ -156,112 +166,89 @@ impl Roots {
     }
 }
 
-/// Why the tables cannot be brought after the heads.
-enum FollowError {
-    Index(IndexError),
-    /// An object cannot be read.
-    Read {
-        error: ReadError,
-        /// Whether some counts were written already.
-        is_partial: bool,
-    },
+/// The heads that a repo's tables are of; `None`: [`UNKNOWN`].
+fn roots_in(
+    table: &impl ReadableTable<TopicNumber, &'static [u8]>,
+    topic: TopicNumber,
+) -> Result<Option<Roots>, IndexError> {
+    let row = table.get(topic)?;
+    Ok(row.map_or_else(|| Some(Roots::default()), |row| Roots::read(row.value())))
 }
 
-impl FollowError {
-    /// Whether the tables can go on from where they are once it has passed.
-    fn passes(&self) -> bool {
-        match self {
-            Self::Index(_) => false,
-            Self::Read { error, is_partial } => {
-                let is_lasting =
-                    matches!(error, ReadError::Absent { .. } | ReadError::Damaged { .. });
-                !is_lasting && !is_partial
-            }
-        }
-    }
-}
-
-impl<E: Into<IndexError>> From<E> for FollowError {
-    fn from(error: E) -> Self {
-        Self::Index(error.into())
-    }
+/// What became of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Followed {
+    /// They are of the heads, or nothing is to be done about it now.
+    Done,
+    /// Too much changed: they are to be [caught up](catch_up) when the transaction is committed.
+    Later,
 }
 
 /// Brings a repo's tables after its heads, which are `heads` once `transaction` is committed.
 /// `read` gives the bytes of an object that a head reaches or reached. Nothing but comparisons
 /// needs the tables, so what is wrong with them fails nothing else: where an object cannot be read
 /// now they stay behind until the next change, where it is damaged, or they are, they are given up
-/// until the store is opened again.
+/// until the repo is opened again.
 pub(crate) fn follow(
     transaction: &WriteTransaction,
     topic: TopicNumber,
     heads: impl IntoIterator<Item = Link>,
     read: impl FnMut(Link) -> Result<Bytes, ReadError>,
-) -> Result<(), IndexError> {
+) -> Result<Followed, IndexError> {
     let new = Roots(heads.into_iter().collect());
     let mut table = transaction.open_table(ROOTS)?;
-    let old = match table.get(topic)? {
-        None => Roots(BTreeSet::new()),
-        Some(row) => match Roots::read(row.value()) {
-            Some(old) => old,
-            None => return Ok(()),
-        },
-    };
-    if old.0 == new.0 {
-        return Ok(());
+    let Some(old) = roots_in(&table, topic)? else { return Ok(Followed::Done) };
+    if old == new {
+        return Ok(Followed::Done);
     }
     match count(transaction, topic, &old, &new, read) {
         Ok(()) => drop(table.insert(topic, new.to_bytes().as_slice())?),
+        Err(CountError::TooMany) => return Ok(Followed::Later),
         Err(error) if error.passes() => {
             tracing::warn!("what a repo is compared by stays behind its heads for now");
         }
-        Err(FollowError::Read { error, .. }) => give_up(transaction, topic, &mut table, &error)?,
-        Err(FollowError::Index(error @ IndexError::Damaged { .. })) => {
-            give_up(transaction, topic, &mut table, &error)?;
+        Err(CountError::Read(error)) => give_up(topic, &mut table, &error)?,
+        Err(CountError::Index(error @ IndexError::Damaged { .. })) => {
+            give_up(topic, &mut table, &error)?;
         }
-        Err(FollowError::Index(error)) => return Err(error),
+        Err(CountError::Index(error)) => return Err(error),
     }
-    Ok(())
+    Ok(Followed::Done)
 }
 
 fn give_up(
-    transaction: &WriteTransaction,
     topic: TopicNumber,
     roots: &mut Table<'_, TopicNumber, &'static [u8]>,
     why: &dyn std::fmt::Display,
 ) -> Result<(), IndexError> {
     tracing::warn!(%why, "no more comparisons in this repo before the next start");
-    clear(transaction, topic)?;
-    roots.insert(topic, [].as_slice())?;
+    roots.insert(topic, UNKNOWN)?;
     Ok(())
 }
 
-/// Whether a repo's tables are of other heads than these, as in a store of before there were any.
-pub(crate) fn is_behind(
+/// How a repo's tables are to its heads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lag {
+    /// They are of these.
+    None,
+    /// They are of others, as in a store of before there were any.
+    Behind,
+    /// They are of nothing in particular.
+    Unknown,
+}
+
+/// How the tables of a repo with these heads are.
+pub(crate) fn lag(
     transaction: &ReadTransaction,
     topic: TopicNumber,
     heads: impl IntoIterator<Item = Link>,
-) -> Result<bool, IndexError> {
-    let new: BTreeSet<Link> = heads.into_iter().collect();
-    Ok(match transaction.open_table(ROOTS)?.get(topic)? {
-        None => !new.is_empty(),
-        Some(row) => Roots::read(row.value()).is_some_and(|old| old.0 != new),
+) -> Result<Lag, IndexError> {
+    let new = Roots(heads.into_iter().collect());
+    Ok(match roots_in(&transaction.open_table(ROOTS)?, topic)? {
+        None => Lag::Unknown,
+        Some(old) if old == new => Lag::None,
+        Some(_) => Lag::Behind,
     })
-}
-
-/// Lets tables that were given up be made anew.
-pub(crate) fn retry(transaction: &WriteTransaction) -> Result<(), IndexError> {
-    transaction.open_table(ROOTS)?.retain(|_, roots| Roots::read(roots).is_some())?;
-    Ok(())
-}
-
-/// Empties a repo's tables, but for what they are of.
-fn clear(transaction: &WriteTransaction, topic: TopicNumber) -> Result<(), IndexError> {
-    let mut links = transaction.open_table(LINKS)?;
-    let (first, _) = object_keys(topic, Prefix::ROOT.first());
-    let (_, last) = object_keys(topic, Prefix::ROOT.last());
-    links.retain_in::<&ObjectKey, _>(&first..=&last, |_, _| false)?;
-    clear_nodes(&mut transaction.open_table(NODES)?, topic)
 }
 
 fn clear_nodes(
@@ -275,124 +262,24 @@ fn clear_nodes(
     Ok(())
 }
 
+/// Brings the tables from one set of heads to another.
 fn count(
     transaction: &WriteTransaction,
     topic: TopicNumber,
     old: &Roots,
     new: &Roots,
     read: impl FnMut(Link) -> Result<Bytes, ReadError>,
-) -> Result<(), FollowError> {
-    let links = transaction.open_table(LINKS)?;
-    let (held, changed) = (HashMap::new(), Vec::new());
-    let mut counting = Counting { topic, links, read, held, changed, is_flushed: false };
-    // First what comes, then what goes: what is under both is never taken for gone.
-    for &root in new.0.difference(&old.0) {
-        counting.enter(root)?;
+) -> Result<(), CountError> {
+    let mut links = transaction.open_table(LINKS)?;
+    let mut counting = Counting::new(topic, Some(&links), read, Window::All { most: MAX_COUNTED });
+    counting.turn(old, new)?;
+    let rows = counting.into_rows();
+    let changed: Vec<ObjectId> =
+        rows.iter().filter(|row| row.came_or_went()).map(|row| row.link.id).collect();
+    for row in &rows {
+        row.write(&mut links, topic)?;
     }
-    for &root in old.0.difference(&new.0) {
-        counting.leave(root)?;
-    }
-    counting.write()?;
-    let Counting { links, changed, is_flushed, .. } = counting;
     let mut nodes = WritingNodes { topic, nodes: transaction.open_table(NODES)? };
-    let links = Writing { topic, links: &links };
-    if is_flushed {
-        clear_nodes(&mut nodes.nodes, topic)?;
-        ark_recon::rebuild(&links, &mut nodes)?;
-    } else {
-        ark_recon::update(&links, &mut nodes, changed)?;
-    }
+    ark_recon::update(&LinksOf { topic, links: &links }, &mut nodes, changed)?;
     Ok(())
-}
-
-/// How often a link was linked, and is.
-#[derive(Clone, Copy, Debug)]
-struct Count {
-    before: u32,
-    now: u32,
-}
-
-struct Counting<'a, R> {
-    topic: TopicNumber,
-    links: Table<'a, &'static ObjectKey, u32>,
-    read: R,
-    held: HashMap<Link, Count>,
-    /// Ids of the links that came or went.
-    changed: Vec<ObjectId>,
-    /// Whether so many came or went that they are not noted.
-    is_flushed: bool,
-}
-
-impl<R: FnMut(Link) -> Result<Bytes, ReadError>> Counting<'_, R> {
-    fn count(&mut self, link: Link) -> Result<&mut Count, FollowError> {
-        if self.held.len() >= MAX_HELD && !self.held.contains_key(&link) {
-            self.write()?;
-            self.changed = Vec::new();
-            self.is_flushed = true;
-        }
-        Ok(match self.held.entry(link) {
-            std::collections::hash_map::Entry::Occupied(held) => held.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                let row = self.links.get(&object_key(self.topic, link))?;
-                let before = row.map_or(0, |row| row.value());
-                place.insert(Count { before, now: before })
-            }
-        })
-    }
-
-    fn enter(&mut self, root: Link) -> Result<(), FollowError> {
-        let mut stack = vec![root];
-        while let Some(link) = stack.pop() {
-            let count = self.count(link)?;
-            count.now = count.now.saturating_add(1);
-            if count.now == 1 {
-                stack.extend(self.children(link)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn leave(&mut self, root: Link) -> Result<(), FollowError> {
-        let mut stack = vec![root];
-        while let Some(link) = stack.pop() {
-            let count = self.count(link)?;
-            let damaged = IndexError::Damaged { table: "links" };
-            count.now = count.now.checked_sub(1).ok_or(damaged)?;
-            if count.now == 0 {
-                stack.extend(self.children(link)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn children(&mut self, link: Link) -> Result<Vec<Link>, FollowError> {
-        if !link.kind.is_structured() {
-            return Ok(Vec::new());
-        }
-        let is_partial = self.is_flushed;
-        let failed = |error| FollowError::Read { error, is_partial };
-        let bytes = (self.read)(link).map_err(failed)?;
-        // What is indexed was checked; it is the disk that lies.
-        let links = ark_core::links(link, &bytes);
-        links.map_err(|error| failed(ReadError::Damaged { link, reason: error.to_string() }))
-    }
-
-    /// Writes what is held, in order of key.
-    fn write(&mut self) -> Result<(), IndexError> {
-        let held = self.held.drain().filter(|(_, count)| count.before != count.now);
-        let mut held: Vec<_> = held.collect();
-        held.sort_unstable_by_key(|(link, _)| object_key(self.topic, *link));
-        for (link, count) in held {
-            let key = object_key(self.topic, link);
-            if count.now == 0 {
-                self.links.remove(&key)?;
-            } else {
-                self.links.insert(&key, count.now)?;
-            }
-            if count.before == 0 || count.now == 0 {
-                self.changed.push(link.id);
-            }
-        }
-        Ok(())
-    }
 }

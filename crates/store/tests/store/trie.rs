@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use ark_core::{Link, SignedState};
+use ark_core::{Link, Object, SignedState};
 use ark_recon::{Digest, Links, LinksUnder, Node, Nodes, NodesMut, Prefix};
-use ark_store::{Join, Recovery, Repo};
+use ark_store::{Join, PullError, Recovery, Repo, Staged, Store};
 
-use crate::support::{Dice, Faults, Machine, publish, pull, repo};
+use crate::rollback::copy;
+use crate::support::{Dice, Faults, Machine, publish, pull, repo, try_publish};
 
 /// A set of links and its trie, in memory.
 #[derive(Default)]
@@ -61,12 +65,25 @@ async fn reached(repo: &Repo) -> Anew {
     anew
 }
 
+/// Waits until there is something.
+async fn awaited<T>(look: impl Fn() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            match look() {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), found).await.expect("it comes")
+}
+
 /// Checks the trie against one made anew, all nodes of it.
 pub async fn assert_trie(repo: &Repo) -> Digest {
     let anew = reached(repo).await;
     let mut nodes = AnewNodes::default();
     let root = ark_recon::rebuild(&anew, &mut nodes).unwrap();
-    let trie = repo.trie().unwrap().expect("it is kept");
+    let trie = awaited(|| repo.trie().unwrap()).await;
     let links: Vec<Link> = trie.links(Prefix::ROOT).unwrap().map(Result::unwrap).collect();
     let expected: Vec<Link> = anew.links.iter().map(|(_, _, link)| *link).collect();
     assert_eq!(links, expected);
@@ -190,4 +207,210 @@ async fn a_damaged_object_stops_comparisons_and_nothing_else() {
     let sb = b.open().await;
     let rb = repo(&sb).await;
     assert_eq!(assert_trie(&rb).await, assert_trie(&ra).await);
+}
+
+/// More files than are counted in the transaction of a joined state.
+const MANY: u32 = 5_000;
+
+async fn publish_many(repo: &Repo, content: u32) -> SignedState {
+    let files: Vec<(String, [u8; 8])> = (0..MANY)
+        .map(|n| (format!("f{n}"), (u64::from(content) << 32 | u64::from(n)).to_le_bytes()))
+        .collect();
+    let files: Vec<(&str, &[u8])> =
+        files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    publish(repo, &files).await
+}
+
+#[tokio::test]
+async fn what_changes_much_is_caught_up_with_whatever_comes_meanwhile() {
+    let (a, b) = (Machine::new(1), Machine::new(2));
+    let (sa, sb) = (a.open().await, b.open().await);
+    let (ra, rb) = (repo(&sa).await, repo(&sb).await);
+    // Other heads come while it is made, little of them and much.
+    publish_many(&ra, 1).await;
+    publish(&ra, &[("x", b"little")]).await;
+    let root = assert_trie(&ra).await;
+    assert!(root.count > u64::from(MANY));
+    let first = publish_many(&ra, 2).await;
+    let second = publish(&ra, &[("x", b"less")]).await;
+    pull(&ra, &rb, &first).await;
+    pull(&ra, &rb, &second).await;
+    assert_eq!(assert_trie(&ra).await, assert_trie(&rb).await);
+    // Little is followed at once.
+    let third = publish(&ra, &[("x", b"least")]).await;
+    assert!(ra.trie().unwrap().is_some());
+    pull(&ra, &rb, &third).await;
+    assert!(rb.trie().unwrap().is_some());
+    assert_eq!(assert_trie(&ra).await, assert_trie(&rb).await);
+    // As if there had never been one.
+    drop(rb);
+    sb.close().await.unwrap();
+    std::fs::remove_file(b.store_path().join("index.redb")).unwrap();
+    let sb = b.open().await;
+    let rb = repo(&sb).await;
+    assert_eq!(assert_trie(&ra).await, assert_trie(&rb).await);
+}
+
+#[tokio::test]
+async fn a_catching_up_that_ends_anywhere_begins_anew_at_the_next_start() {
+    // The place, and how often it is passed when it fails: in the walk; before it begins, its two
+    // parts, and what says what the trie is of.
+    let parts = (1..=4).map(|count| ("trie-part", count));
+    for (place, count) in parts.chain([("trie", 60)]) {
+        let machine = Machine::new(1);
+        let passed = Arc::new(AtomicUsize::new(0));
+        let hook = {
+            let passed = Arc::clone(&passed);
+            move |name| {
+                if name == place && passed.fetch_add(1, Ordering::SeqCst) + 1 == count {
+                    return Err(std::io::ErrorKind::Other.into());
+                }
+                Ok(())
+            }
+        };
+        let store = machine.open_with(Arc::new(hook)).await;
+        let opened = repo(&store).await;
+        let before = publish(&opened, &[("x", b"little")]).await;
+        let root = assert_trie(&opened).await;
+        passed.store(0, Ordering::SeqCst);
+        publish_many(&opened, 1).await;
+        awaited(|| (passed.load(Ordering::SeqCst) >= count).then_some(())).await;
+        drop(opened);
+        store.close().await.unwrap();
+
+        let store = machine.open().await;
+        let opened = repo(&store).await;
+        assert_ne!(crate::support::own_head(&opened), Some(before), "{place} {count}");
+        assert_ne!(assert_trie(&opened).await, root, "{place} {count}");
+    }
+}
+
+/// Pulls all that is joined there.
+async fn try_pull(from: &Repo, to: &Repo) -> Result<(), PullError> {
+    for state in from.states().joined.values() {
+        let staged = match to.stage(state.clone()).await? {
+            Staged::OwnFork { then } => *then,
+            staged => staged,
+        };
+        let mut wanted = match staged {
+            Staged::Staged { missing } => missing,
+            Staged::Complete => Vec::new(),
+            _ => continue,
+        };
+        while !wanted.is_empty() {
+            let mut objects = Vec::new();
+            for link in wanted {
+                objects.push(Object::new(link.kind, from.read(link).await.unwrap()));
+            }
+            match to.receive(objects).await {
+                Ok(received) => wanted = received.next,
+                Err(_) => return Ok(()),
+            }
+        }
+        to.join(state.state().writer).await?;
+    }
+    Ok(())
+}
+
+/// A store that can be closed, opened and put back, over a disk with faults.
+struct Endangered {
+    machine: Machine,
+    faults: Faults,
+    open: Option<(Store, Repo)>,
+}
+
+impl Endangered {
+    async fn new(number: u8) -> Self {
+        let machine = Machine::new(number);
+        let mut new = Self { machine, faults: Faults::default(), open: None };
+        new.open().await;
+        new
+    }
+
+    async fn open(&mut self) {
+        let store = self.machine.open_with(self.faults.hook()).await;
+        let repo = repo(&store).await;
+        self.open = Some((store, repo));
+    }
+
+    async fn close(&mut self) {
+        let (store, repo) = self.open.take().unwrap();
+        drop(repo);
+        store.close().await.unwrap();
+    }
+
+    fn repo(&self) -> &Repo {
+        &self.open.as_ref().unwrap().1
+    }
+
+    fn backup(&self) -> std::path::PathBuf {
+        self.machine.dir.path().join("backup")
+    }
+}
+
+/// Where a publication or a pull may fail.
+const PLACES: [&str; 6] = ["import", "publish", "sync-db", "sync-files", "index", "index-commit"];
+
+#[tokio::test]
+async fn whatever_fails_or_is_put_back_the_trie_is_that_of_the_heads() {
+    for seed in 1..=4 {
+        let mut dice = Dice(0x9e37_79b9 * seed);
+        let mut stores = [Endangered::new(1).await, Endangered::new(2).await];
+        for step in 0..40 {
+            let at = usize::try_from(dice.roll(2)).unwrap();
+            if dice.roll(3) == 0 {
+                let place = PLACES[usize::try_from(dice.roll(6)).unwrap()];
+                stores[at].faults.set(&[place]);
+            }
+            match dice.roll(8) {
+                0..=3 => {
+                    let count = if dice.roll(8) == 0 { 400 } else { 1 + dice.roll(30) };
+                    let files: BTreeMap<String, Vec<u8>> = (0..count)
+                        .map(|_| {
+                            (format!("f{}", dice.roll(600)), dice.roll(500).to_le_bytes().to_vec())
+                        })
+                        .collect();
+                    let files: Vec<(&str, &[u8])> = files
+                        .iter()
+                        .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+                        .collect();
+                    // It may fail; what is durable all the same is told.
+                    drop(try_publish(stores[at].repo(), &files).await);
+                }
+                4 | 5 => drop(try_pull(stores[1 - at].repo(), stores[at].repo()).await),
+                6 => {
+                    stores[at].faults.set(&[]);
+                    let backup = stores[at].backup();
+                    stores[at].close().await;
+                    if backup.exists() && dice.roll(2) == 0 {
+                        std::fs::remove_dir_all(stores[at].machine.store_path()).unwrap();
+                        copy(&backup, &stores[at].machine.store_path());
+                    } else if !backup.exists() {
+                        copy(&stores[at].machine.store_path(), &backup);
+                    }
+                    stores[at].open().await;
+                }
+                _ => {
+                    stores[at].faults.set(&[]);
+                    stores[at].close().await;
+                    stores[at].open().await;
+                }
+            }
+            stores[at].faults.set(&[]);
+            for store in &stores {
+                eprintln!("seed {seed} step {step}");
+                assert_trie(store.repo()).await;
+            }
+        }
+        for _ in 0..2 {
+            for (from, to) in [(0, 1), (1, 0)] {
+                try_pull(stores[from].repo(), stores[to].repo()).await.unwrap();
+            }
+        }
+        let joined = stores.each_ref().map(|store| store.repo().states().joined.clone());
+        assert_eq!(joined[0], joined[1], "seed {seed}");
+        // With the same states, the same trie.
+        let roots = [assert_trie(stores[0].repo()).await, assert_trie(stores[1].repo()).await];
+        assert_eq!(roots[0], roots[1], "seed {seed}");
+    }
 }

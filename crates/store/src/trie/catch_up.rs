@@ -1,0 +1,184 @@
+//! Bringing a trie after its heads where that is much: the closure is walked on a thread of its
+//! own, and what it counts is written in parts that hold up nobody who waits for the index. They go
+//! from the first key to the last, so that neighbours share pages.
+//!
+//! Meanwhile the tables are of nothing in particular, and say so. What is joined or published in
+//! that time is looked for at the end; a crash leaves them so, and they are made anew.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ark_core::ObjectId;
+use ark_recon::{Node, Prefix};
+use redb::WriteTransaction;
+
+use super::count::{CountError, Counting, Row, Window};
+use super::{LinksOf, Roots, UNKNOWN, clear_nodes, roots_in};
+use crate::error::IndexError;
+use crate::index::{LINKS, NODES, ROOTS, node_key, object_key, object_keys};
+use crate::repo::RepoInner;
+use crate::states::heads_in;
+
+/// Links counted at a time: some 25 MB. Of more, the closure is walked several times.
+const MAX_COUNTED: usize = 1 << 18;
+/// Rows written in one transaction. Where they lie far from each other each changes a page of its
+/// own, which are 16 MiB then.
+const PART_ROWS: usize = 4096;
+
+/// From which heads to which; of `None` nothing is known.
+struct Task {
+    old: Option<Roots>,
+    new: Roots,
+}
+
+/// Begins to catch up with what is in the index once everything that was given to it before is
+/// done. Who does so already looks again at the end.
+pub(crate) fn start(repo: &Arc<RepoInner>) {
+    if repo.catching_up.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let repo = Arc::clone(repo);
+    repo.store.runtime.clone().spawn_blocking(move || {
+        let error = match catch_up(&repo) {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        repo.catching_up.store(false, Ordering::Release);
+        if !matches!(error, CountError::Index(IndexError::Closed)) {
+            tracing::warn!(%error, "no more comparisons in this repo before the next start");
+        }
+    });
+}
+
+fn catch_up(repo: &Arc<RepoInner>) -> Result<(), CountError> {
+    loop {
+        let beginning = Arc::clone(repo);
+        match write(repo, move |transaction| begin(&beginning, transaction))? {
+            Some(task) => bring(repo, &task)?,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn write<T: Send + 'static>(
+    repo: &RepoInner,
+    change: impl FnOnce(&WriteTransaction) -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    repo.store.failpoints.hit("trie-part").map_err(redb::Error::from)?;
+    repo.store.runtime.block_on(repo.store.index.write(change))
+}
+
+/// `None`: there is nothing to do, and whoever finds that there is begins anew.
+fn begin(repo: &RepoInner, transaction: &WriteTransaction) -> Result<Option<Task>, IndexError> {
+    let new = Roots(heads_in(transaction, repo.number, &repo.states())?.into_iter().collect());
+    let mut table = transaction.open_table(ROOTS)?;
+    let old = roots_in(&table, repo.number)?;
+    if old.as_ref() == Some(&new) {
+        // Here, on the thread where heads change: nothing comes between the two.
+        repo.catching_up.store(false, Ordering::Release);
+        return Ok(None);
+    }
+    table.insert(repo.number, UNKNOWN)?;
+    Ok(Some(Task { old, new }))
+}
+
+fn bring(repo: &RepoInner, task: &Task) -> Result<(), CountError> {
+    // As of before the first part is written, for all walks.
+    let before = match &task.old {
+        Some(old) if !old.0.is_empty() => {
+            Some((old, repo.store.index.begin_read()?.open_table(LINKS)?))
+        }
+        _ => None,
+    };
+    let old = before.as_ref().map_or(&Roots::default(), |(old, _)| *old).clone();
+    let links = before.as_ref().map(|(_, links)| links);
+    let mut first = ObjectId::from_bytes([0; 32]);
+    loop {
+        let window = Window::From { first, until: None, most: MAX_COUNTED };
+        let read = |link| repo.read_reached(link);
+        let mut counting = Counting::new(repo.number, links, read, window);
+        counting.turn(&old, &task.new)?;
+        let until = counting.until();
+        put(repo, counting.into_rows(), first, until, links.is_none())?;
+        match until {
+            Some(until) => first = until,
+            None => break,
+        }
+    }
+    Ok(finish(repo, &task.new)?)
+}
+
+/// Writes rows from `first` up to `until`; in place of what is there, if it is to be made anew.
+fn put(
+    repo: &RepoInner,
+    mut rows: Vec<Row>,
+    first: ObjectId,
+    until: Option<ObjectId>,
+    anew: bool,
+) -> Result<(), IndexError> {
+    let number = repo.number;
+    let end = match until {
+        Some(until) => Bound::Excluded(object_keys(number, until).0),
+        None => Bound::Included(object_keys(number, Prefix::ROOT.last()).1),
+    };
+    let mut from = object_keys(number, first).0;
+    loop {
+        let rest = rows.split_off(rows.len().min(PART_ROWS));
+        let next = rest.first().map(|row| object_key(number, row.link));
+        let to = next.map_or(end, Bound::Excluded);
+        write(repo, move |transaction| {
+            let mut links = transaction.open_table(LINKS)?;
+            if anew {
+                let range = (Bound::Included(&from), to.as_ref());
+                links.retain_in::<&[u8; 37], _>(range, |_, _| false)?;
+            }
+            rows.iter().try_for_each(|row| row.write(&mut links, number))
+        })?;
+        let Some(next) = next else { return Ok(()) };
+        (rows, from) = (rest, next);
+    }
+}
+
+/// Makes the nodes, of which there are few, and says what the tables are of.
+fn finish(repo: &RepoInner, roots: &Roots) -> Result<(), IndexError> {
+    let number = repo.number;
+    let mut made = Made::default();
+    let links = repo.store.index.begin_read()?.open_table(LINKS)?;
+    ark_recon::rebuild(&LinksOf { topic: number, links: &links }, &mut made)?;
+    let roots = roots.to_bytes();
+    write(repo, move |transaction| {
+        let mut nodes = transaction.open_table(NODES)?;
+        clear_nodes(&mut nodes, number)?;
+        for (prefix, node) in made.0 {
+            nodes.insert(&node_key(number, prefix), node.to_bytes().as_slice())?;
+        }
+        transaction.open_table(ROOTS)?.insert(number, roots.as_slice())?;
+        Ok(())
+    })
+}
+
+/// Nodes in memory: a megabyte for each million links.
+#[derive(Default)]
+struct Made(BTreeMap<Prefix, Node>);
+
+impl ark_recon::Nodes for Made {
+    type Error = IndexError;
+
+    fn node(&self, prefix: Prefix) -> Result<Option<Node>, IndexError> {
+        Ok(self.0.get(&prefix).cloned())
+    }
+}
+
+impl ark_recon::NodesMut for Made {
+    fn put(&mut self, prefix: Prefix, node: &Node) -> Result<(), IndexError> {
+        self.0.insert(prefix, node.clone());
+        Ok(())
+    }
+
+    fn remove(&mut self, prefix: Prefix) -> Result<(), IndexError> {
+        self.0.remove(&prefix);
+        Ok(())
+    }
+}
