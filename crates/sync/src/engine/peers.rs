@@ -96,7 +96,7 @@ impl Engine {
                 if first == First::Yes {
                     self.reconciling.compared(peer);
                 }
-                let _ = &peer;
+                self.note_wishes(peer);
             }
             Ok(Heard::Ignored) => {}
         }
