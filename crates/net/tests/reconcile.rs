@@ -192,11 +192,18 @@ async fn what_changed_on_both_sides_is_found_cheaply() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a minute or more: 100,000 objects"]
 async fn a_hundred_of_a_hundred_thousand_are_found_cheaply() {
-    for (changed_a, changed_b) in [(100, 0), (50, 50)] {
-        let counted = after_a_partition(100_000, changed_a, changed_b).await;
-        println!("{changed_a} here, {changed_b} there: {counted:?}");
-        assert_cheap(counted);
-    }
+    let counted = after_a_partition(100_000, 100, 0).await;
+    println!("{counted:?}");
+    assert_cheap(counted);
+}
+
+/// Likewise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a minute or more: 100,000 objects"]
+async fn fifty_on_either_side_of_a_hundred_thousand_are_found_cheaply() {
+    let counted = after_a_partition(100_000, 50, 50).await;
+    println!("{counted:?}");
+    assert_cheap(counted);
 }
 
 /// Scenario 54: who may have missed something compares, though nothing tells it what.

@@ -19,8 +19,9 @@ use iroh::endpoint::{Connection, RecvStream, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, RelayUrl, SecretKey};
 use tempfile::TempDir;
 
-/// Guards against waiting forever; nothing is asserted about time.
-const GUARD: Duration = Duration::from_mins(1);
+/// Guards against waiting forever, on a machine that is busy with much else, too; nothing is
+/// asserted about time.
+const GUARD: Duration = Duration::from_mins(3);
 
 /// Prints the daemon's log of a failing test, where `RUST_LOG` asks for it.
 pub fn log() {
