@@ -37,6 +37,32 @@ pub struct Local {
 }
 
 impl Local {
+    /// Has base say nothing of paths at and below those that were `unseen` by the scan, where the
+    /// tree that was being applied shows something else than base. Once they are seen nobody will
+    /// know any more that what stands there need not be made of what base says.
+    ///
+    /// # Errors
+    /// Base or the tree could not be read.
+    pub fn forget_unseen<'p, R: Read, B: BaseRead>(
+        &mut self,
+        unseen: impl Iterator<Item = &'p RelPath>,
+        base: &B,
+        trees: &mut Trees<'_, R>,
+    ) -> Result<(), WantsError<R::Error>> {
+        let Some(interrupted) = &mut trees.interrupted else { return Ok(()) };
+        for path in unseen {
+            let own = base.get(path)?.map(|record| Ok((path.clone(), record)));
+            for item in own.into_iter().chain(base.below(path)?) {
+                let (path, before) = item?;
+                if interrupted.want(&path)?.is_none_or(|want| want.node != before.node) {
+                    self.records.insert(path.clone(), None);
+                    self.revisit.insert(path);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Puts true versions behind the changed paths, by the tree that the changes were put in:
     /// equal content written elsewhere shares the path with what was written here.
     ///

@@ -118,6 +118,8 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
         };
         let mut changed = local(&result.found, &result.gone, base, &mut trees, dot, disowned)?;
         add_disowned(&mut changed, disowned, base, &mut trees.joined, dot)?;
+        let unseen = result.in_flux.iter().chain(result.kept.keys());
+        changed.forget_unseen(unseen, base, &mut trees)?;
         for path in &result.forgotten {
             // Not to be removed anywhere: the plan writes it again once no rule holds it back.
             changed.records.insert(path.clone(), None);
@@ -178,4 +180,64 @@ fn needed(made: Vec<Object>, roots: &[Link]) -> Vec<Object> {
 fn wall_time_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use ark_core::{Behind, Content, DeviceId, Incarnation, Mtime, Permissions};
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::scan::{FoundNode, Kept};
+    use crate::wants::empty_root;
+
+    struct Nothing;
+
+    impl Read for Nothing {
+        type Error = std::io::Error;
+
+        fn read(&self, _link: Link) -> Result<Bytes, std::io::Error> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    /// In the tree that was being applied is nothing of what base has: it may be gone from disk.
+    #[test]
+    fn after_an_interruption_base_forgets_what_could_not_be_looked_at() {
+        let writer =
+            Writer { device: DeviceId::from_bytes([1; 32]), incarnation: Incarnation::new(1) };
+        let dot = Dot { writer, sequence: 2 };
+        let record = |path: &RelPath| Record {
+            behind: Behind {
+                name: path.names().last().unwrap().clone(),
+                dots: vec![Dot { writer, sequence: 1 }],
+                permissions_dot: Dot { writer, sequence: 1 },
+            },
+            node: FoundNode::File { content: Content::Raw(ObjectId::of(b"x")), size: 1 },
+            permissions: Permissions::from_mode(0o644),
+            mtime: Mtime::default(),
+            cache: None,
+        };
+        let paths = ["in-flux", "kept", "kept/in-it", "seen"].map(path);
+        let base: BTreeMap<RelPath, Record> =
+            paths.iter().map(|path| (path.clone(), record(path))).collect();
+        let result = ScanResult {
+            in_flux: [path("in-flux"), path("new")].into(),
+            kept: [(path("kept"), Kept::TooDeep)].into(),
+            ..ScanResult::default()
+        };
+        let forgotten = |interrupted| {
+            let act = Act { dot, interrupted, disowned: &[], takes_over: false };
+            let prepared = prepare(Nothing, &BTreeMap::new(), &base, &result, &act).unwrap();
+            assert!(prepared.snapshot.is_none());
+            assert!(prepared.records.values().all(Option::is_none));
+            prepared.records.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(forgotten(Some(empty_root())), ["in-flux", "kept", "kept/in-it"].map(path));
+        assert_eq!(forgotten(None), []);
+    }
 }

@@ -3,9 +3,11 @@
 
 mod syncing;
 
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use ark_core::RelPath;
+use ark_folder::FolderStatus;
 use ark_folder::apply::MAX_BATCH_WRITES;
 use ark_folder::base::{BaseRead as _, BaseView};
 use ark_folder::scan::FoundNode;
@@ -173,4 +175,34 @@ async fn what_was_published_last_can_be_deleted_elsewhere() {
     b.start().await;
     settle(&[&a, &b]).await;
     assert!(!b.path("of-b").exists(), "it stays");
+}
+
+/// What stood at a path is replaced by what a scan cannot take up, and only later by what it can:
+/// then nobody knows any more that the batch had put something else there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_batch_set_aside_outlives_what_cannot_be_looked_at_there() {
+    let (a, mut b, moment) = two_with(&[]).await;
+    b.write("d", "of b");
+    b.rest().await;
+    a.write("d/f", "of a");
+    a.rest().await;
+    // All is placed, and nothing recorded.
+    moment.expect(1, |it, _, name| it == "sync" && name.is_empty());
+    pull(&a, &b).await;
+    moment.met().await;
+    b.kill_in(&moment).await;
+    assert!(b.path("d/f").exists() && b.tree().len() == 3, "{:?}", b.tree());
+    b.remove("d");
+    let socket = UnixListener::bind(b.path("d")).unwrap();
+    b.start().await;
+    let is_said =
+        |status: &FolderStatus| status.problems.iter().any(|problem| problem.contains("socket"));
+    b.until("saying so", |status| status.scanned && is_said(status)).await;
+    drop(socket);
+    b.remove("d");
+    b.write("d", "again of b");
+    settle(&[&a, &b]).await;
+    let tree = a.tree();
+    let is_there = |content| tree.values().any(|what| what.ends_with(content));
+    assert!(is_there("644 of b") && is_there("644 again of b"), "{tree:?}");
 }
