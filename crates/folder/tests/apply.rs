@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use ark_core::{Content, Dot, ObjectId, Read, RelPath};
+use ark_core::{Content, Dot, ObjectId, RelPath};
 use ark_folder::apply::{Control, MAX_BATCH_WRITES, apply, batch_length};
 use ark_folder::base::Hold;
 use ark_folder::plan::Action;

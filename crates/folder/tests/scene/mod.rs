@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
