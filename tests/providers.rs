@@ -15,13 +15,23 @@ use rustix::process::Signal;
 const BINARY: &str = env!("CARGO_BIN_EXE_ark");
 /// Far beyond what any of these takes; only a failure reaches it.
 const LIMIT: Duration = Duration::from_mins(10);
-/// Each file is one object: what is begun anew when a provider dies is counted in whole ones.
-const FILE_BYTES: usize = 256 << 10;
+/// What the third machine lacks. Each file is one object: what is begun anew when a provider dies
+/// is counted in whole ones.
+#[derive(Clone, Copy)]
+struct Lacked {
+    files: usize,
+    file_bytes: usize,
+}
+
+/// So many files that a provider which is met late, as on a busy machine, finds work left.
+const GATE: Lacked = Lacked { files: 2048, file_bytes: 64 << 10 };
+const GIBIBYTE: Lacked = Lacked { files: 4096, file_bytes: 256 << 10 };
 /// Requests that one provider has at once at most: an object of each is under way.
 const REQUESTS: u64 = 8;
 
 /// What was received, in bytes.
 struct Received {
+    lacked: Lacked,
     content: u64,
     /// From either provider.
     from: [u64; 2],
@@ -32,13 +42,14 @@ impl Received {
     /// states and what is said of them, which are less than one part in fifty.
     fn is_once_but(&self, twice: u64) -> bool {
         let all: u64 = self.from.iter().sum();
-        all < self.content + self.content / 50 + twice * FILE_BYTES as u64
+        all < self.content + self.content / 50 + twice * self.lacked.file_bytes as u64
     }
 }
 
-/// Has two machines have this many files, and then a third one take them from both; kills the one
+/// Has two machines have what is lacked, and then a third one take them from both; kills the one
 /// that wrote them in the middle of that, if asked.
-fn taken_from_two(files: usize, killing: bool) -> Received {
+fn taken_from_two(lacked: Lacked, killing: bool) -> Received {
+    let Lacked { files, file_bytes } = lacked;
     let [a, b, c] = ["a", "b", "c"].map(|name| Machine::new(BINARY, name, None));
     a.configure(&[&b, &c], &Setup::default());
     b.configure(&[&a, &c], &Setup::default());
@@ -53,10 +64,10 @@ fn taken_from_two(files: usize, killing: bool) -> Received {
     // It sleeps while the files come into being, so that it hears of them from both at once.
     on_c.signal(Signal::STOP);
     for n in 0..files {
-        let bytes: Vec<u8> = noise(n as u64 + 1).flatten().take(FILE_BYTES).collect();
+        let bytes: Vec<u8> = noise(n as u64 + 1).flatten().take(file_bytes).collect();
         a.write(&format!("d{}/f{n}", n / 100), bytes);
     }
-    let content = (files * FILE_BYTES) as u64;
+    let content = (files * file_bytes) as u64;
     await_condition("the second has them", LIMIT, || (count(&b) == files).then_some(()));
     on_c.signal(Signal::CONT);
     let from = |provider: &Machine| {
@@ -72,7 +83,7 @@ fn taken_from_two(files: usize, killing: bool) -> Received {
         on_a.kill();
     }
     assert_in_step(&b, &c, LIMIT);
-    let received = Received { content, from: [from(&a), from(&b)] };
+    let received = Received { lacked, content, from: [from(&a), from(&b)] };
     println!("of {content} bytes came {:?} from either", received.from);
     received
 }
@@ -88,37 +99,37 @@ fn count(machine: &Machine) -> usize {
     named(&machine.folder(), 'd').map(|directory| named(&directory, 'f').count()).sum()
 }
 
-fn both_deliver(files: usize) {
-    let received = taken_from_two(files, false);
+fn both_deliver(lacked: Lacked) {
+    let received = taken_from_two(lacked, false);
     for from in received.from {
         assert!(from >= received.content / 4, "{from} of {}", received.content);
     }
     assert!(received.is_once_but(0), "{:?} for {}", received.from, received.content);
 }
 
-fn one_is_killed(files: usize) {
-    let received = taken_from_two(files, true);
+fn one_is_killed(lacked: Lacked) {
+    let received = taken_from_two(lacked, true);
     assert!(received.is_once_but(REQUESTS), "{:?} for {}", received.from, received.content);
 }
 
 #[test]
 fn two_providers_both_deliver() {
-    both_deliver(512);
+    both_deliver(GATE);
 }
 
 #[test]
 fn what_a_killed_provider_leaves_comes_from_the_other() {
-    one_is_killed(512);
+    one_is_killed(GATE);
 }
 
 #[test]
 #[ignore = "a gibibyte: some minutes and 6 GiB of disk; see above"]
 fn two_providers_both_deliver_a_gibibyte() {
-    both_deliver(4096);
+    both_deliver(GIBIBYTE);
 }
 
 #[test]
 #[ignore = "a gibibyte: some minutes and 6 GiB of disk; see above"]
 fn what_a_killed_provider_leaves_of_a_gibibyte_comes_from_the_other() {
-    one_is_killed(4096);
+    one_is_killed(GIBIBYTE);
 }
