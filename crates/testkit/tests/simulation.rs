@@ -14,13 +14,17 @@ use ark_testkit::sim::{Cost, Fault, Finding, Report, Simulation, crowd, reunion}
 /// Seeds that are always run.
 const FIXED: u64 = 40;
 /// Seeds that once failed, each the first of its kind, and what they found.
-const EARLY: [(u64, &str); 6] = [
+const EARLY: [(u64, &str); 10] = [
     (26, "a file that a plan given up half-way had written stayed"),
     (1_795_277_240_093_800, "a file that a plan given up half-way had removed never came back"),
     (1_795_277_240_093_167, "what ark moved aside in a directory deleted meanwhile was lost"),
     (1_795_278_276_329_140, "the same of a file that ark had replaced by a directory"),
     (1_795_278_760_046_241, "an older state that came ended the wish for a newer one"),
     (1_795_278_760_048_692, "the same"),
+    (1_795_278_760_049_763, "a state whose heads became needless while it was pulled waited"),
+    (1_795_280_567_666_069, "the same"),
+    (1_795_280_567_666_633, "the same"),
+    (1_795_278_760_046_186, "a lost state that was staged kept an older one away"),
 ];
 /// Fresh seeds that are run besides.
 const FRESH: u64 = 5;
@@ -40,7 +44,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// The history of a seed.
 fn history(seed: u64) -> Simulation {
-    let is_early = EARLY.iter().chain(&OPEN).any(|(early, _)| *early == seed);
+    let is_early = EARLY.iter().any(|(early, _)| *early == seed);
     let history = Simulation::new(seed);
     if is_early { history.early() } else { history }
 }
@@ -98,21 +102,6 @@ fn devices_come_out_the_same_and_nothing_is_lost() {
     run_all(&all);
 }
 
-/// Seeds of the first 10,000 that fail still, by what is seen of it.
-const OPEN: [(u64, &str); 2] = [
-    (
-        1_795_278_760_049_763,
-        "a state whose heads became needless while it was pulled waits for the safety timer",
-    ),
-    (1_795_278_760_046_186, "a store put back: other trees, where a state that is lost is staged"),
-];
-
-#[test]
-#[ignore = "what these seeds find is not mended yet"]
-fn seeds_that_fail_still() {
-    run_all(&OPEN.map(|(seed, _)| seed));
-}
-
 #[test]
 fn a_seed_is_the_same_history_to_the_byte() {
     for seed in [3, 11] {
@@ -131,7 +120,7 @@ fn built_in_faults_are_found() {
         (Fault::NotSynced, 14),
         (Fault::SequencesTwice, 17),
         (Fault::StagedClaimed, 0),
-        (Fault::InterruptionForgotten, 540),
+        (Fault::InterruptionForgotten, 1122),
         (Fault::ToldBeforeDurable, 0),
         (Fault::ReaderHeard, 0),
     ];

@@ -18,7 +18,7 @@ const PATIENCE_MS: u64 = 5 * 60_000;
 /// How often it is looked whether they are.
 const LOOK_MS: u64 = 10;
 /// What is said after everybody shows an edit is said within this.
-const AFTERMATH_MS: u64 = 10_000;
+const AFTERMATH_MS: u64 = 3_000;
 
 /// What something took among all devices together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
