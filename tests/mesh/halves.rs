@@ -37,17 +37,22 @@ fn two_halves_that_were_parted_for_long_are_the_same_again() {
     d.await_file("both", Some("before"), LIMIT);
     b.await_file("of c", Some("before"), LIMIT);
     assert_all_same(&[&a, &b, &c, &d], LIMIT);
+    let over_the_wires_all_are = |connected: bool| {
+        let are = |one: &Machine, other: &Machine| {
+            one.peer(other)["connected"] == connected && other.peer(one)["connected"] == connected
+        };
+        await_condition("all pairs over the wires are connected, or none", LIMIT, || {
+            [&a, &b].iter().all(|near| are(near, &c) && are(near, &d)).then_some(())
+        });
+    };
 
+    over_the_wires_all_are(true);
     cut(true);
     a.write("both", "of the first half");
     d.write("both", "of the second half");
     b.await_file("both", Some("of the first half"), LIMIT);
     c.await_file("both", Some("of the second half"), LIMIT);
-    await_condition("nobody is connected over the wires", LIMIT, || {
-        let parted = |one: &Machine, other| one.peer(other)["connected"] == false;
-        let pairs = [(&a, &c), (&a, &d), (&b, &c), (&b, &d)];
-        pairs.iter().all(|(one, other)| parted(one, other) && parted(other, one)).then_some(())
-    });
+    over_the_wires_all_are(false);
     // Each half goes on by itself.
     fs::remove_file(b.folder().join("goes")).unwrap();
     a.await_file("goes", None, LIMIT);
