@@ -31,6 +31,9 @@ pub(crate) use iroh_blobs::ALPN;
 
 /// A request must be here, whole, this soon after its stream was opened.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of a request: more than name every second chunk of the largest object. iroh-blobs would
+/// take a mebibyte, which takes many in memory once it is decoded.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
 /// A reader that takes nothing for this long is given up, as one of our own protocol is.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often an object is in memory while it is served: as it was read, and in the store made
@@ -145,7 +148,8 @@ async fn find(
     Err(ServeError::Missing)
 }
 
-/// What is read is counted.
+/// What is read is counted, and of a request no more is read than one may have: iroh-blobs refuses
+/// it where more follows.
 struct CountedRecv {
     stream: RecvStream,
     board: Arc<PeerBoard>,
@@ -153,7 +157,7 @@ struct CountedRecv {
 
 impl iroh_blobs::util::RecvStream for CountedRecv {
     async fn recv_bytes(&mut self, len: usize) -> io::Result<Bytes> {
-        let bytes = self.stream.recv_bytes(len).await?;
+        let bytes = self.stream.recv_bytes(len.min(MAX_REQUEST_BYTES)).await?;
         self.board.traffic.received(bytes.len());
         Ok(bytes)
     }

@@ -161,7 +161,11 @@ async fn what_is_no_request_ends_its_stream_and_nothing_else() {
     // Of no kind; a Get of what is no hash; one that says that it is longer than there are bytes.
     let hash = Hash::new(&scene.content[0].1);
     let endless = [&[0][..], hash.as_bytes(), &[255, 255, 255, 255, 127]].concat();
-    for garbage in [vec![9; 100], vec![0; 10], endless] {
+    // A Get that is one, of every second of many more ranges than any object has.
+    let mut ranges = [&[0][..], hash.as_bytes(), &[2, 0, 0xA0, 0x8D, 0x06]].concat();
+    ranges.extend([1; 100_000]);
+    ranges.extend([1, 0]);
+    for garbage in [vec![9; 100], vec![0; 10], endless, ranges] {
         let (mut send, mut recv) = Stranger::send(&connection, &garbage).await;
         send.finish().unwrap();
         match guarded("the end of the stream", recv.read(&mut [0])).await {
