@@ -22,7 +22,7 @@ use crate::effect::Effect;
 use crate::fetcher::Fetcher;
 use crate::input::{Input, StoreStep};
 use crate::message::{Role, SummaryEntry};
-use crate::pull::Pull;
+use crate::pull::{Pull, Vain};
 use crate::random::Random;
 use crate::session::Peer;
 use crate::view::{Amount, Counters, Problem};
@@ -42,6 +42,8 @@ const SCAN_PATIENCE_MS: u64 = 10_000;
 const MAX_PROBLEMS: usize = 64;
 /// Revisions per writer of which the size is remembered, to tell what a peer lacks.
 const MAX_GROWTH: usize = 64;
+/// States of one writer for which it is remembered who was asked in vain.
+const MAX_TRIED: usize = 4;
 /// The objects of a repo that holds nothing: a snapshot and its empty root.
 const EMPTY_REPO_OBJECTS: usize = 2;
 
@@ -101,6 +103,8 @@ pub struct Engine {
     pulls: BTreeMap<Writer, Pull>,
     /// States that the store will not take again, by writer: revision and hash of the newest.
     dead: BTreeMap<Writer, (u64, ObjectId)>,
+    /// Who was asked in vain for states that others were taken in the place of, by writer.
+    tried: BTreeMap<Writer, BTreeMap<(u64, ObjectId), Vain>>,
     peers: BTreeMap<DeviceId, Peer>,
     wishes: Wishes,
     fetcher: Fetcher,
@@ -146,6 +150,7 @@ impl Engine {
             joined,
             pulls: resumed,
             dead: BTreeMap::new(),
+            tried: BTreeMap::new(),
             peers,
             wishes: Wishes::default(),
             fetcher: Fetcher::new(),

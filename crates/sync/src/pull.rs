@@ -61,6 +61,9 @@ pub(crate) enum Succession {
     Waits,
 }
 
+/// For which object of a state somebody was asked in vain, and who.
+pub(crate) type Vain = (ObjectId, BTreeSet<DeviceId>);
+
 /// A state on its way to be joined, and the one that comes after it.
 #[derive(Debug)]
 pub(crate) struct Pull {
@@ -74,9 +77,8 @@ pub(crate) struct Pull {
     pub(crate) begun: bool,
     /// When the store was last asked what is missing.
     pub(crate) asked: Moment,
-    /// Who was asked in vain, for which object: nothing more is asked until there is somebody
-    /// else.
-    pub(crate) vain: Option<(ObjectId, BTreeSet<DeviceId>)>,
+    /// Who was asked in vain: nothing more is asked until there is somebody else.
+    pub(crate) vain: Option<Vain>,
     /// Something was joined, since the store was last asked, that makes heads of it needless: what
     /// is missing is asked anew.
     pub(crate) uncovered: bool,

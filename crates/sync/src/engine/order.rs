@@ -69,9 +69,11 @@ impl Engine {
             if let Some(lane) = pull.lane {
                 self.fetcher.close(lane);
             }
+            self.keep_vain(&mut pull);
             if let Some(next) = pull.next.take() {
                 let phase = Phase::Staging { replacing: true };
-                self.begin(Pull { phase, ..Pull::new(next) });
+                let shelved = pull.shelved.take().filter(|it| it.state.replaces(&next.state));
+                self.begin(Pull { phase, shelved, ..Pull::new(next) });
             }
         }
     }
@@ -122,15 +124,15 @@ impl Engine {
         }
     }
 
-    /// When a state that waits for another's pull is to be looked at again, because nothing came
-    /// for that one.
+    /// When a state that waits is to be looked at again: because nothing came for another, the
+    /// pull of which it waits for, or because nobody came who has the rest of it.
     pub(super) fn stalls_at(&self) -> Option<u64> {
         let waits = |pull: &Pull| matches!(pull.phase, Phase::Waiting(_));
         if !self.pulls.values().any(waits) {
             return None;
         }
-        let pulling = self.pulls.values().filter(|pull| pull.lane.is_some());
-        let stalls = pulling.map(|pull| pull.progressed_ms.saturating_add(STALL_MS));
+        let begun = self.pulls.values().filter(|pull| pull.lane.is_some() || pull.begun);
+        let stalls = begun.map(|pull| pull.progressed_ms.saturating_add(STALL_MS));
         stalls.filter(|&at_ms| at_ms > self.now_ms).min()
     }
 

@@ -1,6 +1,6 @@
 //! The sessions: who is told what, and what is made of what they say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{DeviceId, MAX_STATE_BYTES, MAX_WRITERS, SignedState, Writer};
 
@@ -32,6 +32,9 @@ impl Engine {
             if let Some((_, asked)) = &mut pull.vain {
                 asked.remove(&peer);
             }
+        }
+        for (_, asked) in self.tried.values_mut().flat_map(BTreeMap::values_mut) {
+            asked.remove(&peer);
         }
         let own = self.options.writer.device;
         let remotes = &self.options.remotes;
@@ -281,15 +284,20 @@ impl Engine {
         let Some(session) = self.peers.get(&peer) else { return };
         let entries: Vec<HaveEntry> = session.writers.values().copied().collect();
         for HaveEntry { writer, durable, .. } in entries {
-            if self.is_wanted(writer, durable) {
+            if self.is_wanted(peer, writer, durable) {
                 self.wishes.heard(writer, self.now_ms);
             }
         }
     }
 
-    fn is_wanted(&self, writer: Writer, revision: u64) -> bool {
+    /// Whether `peer` is to be asked for a state that it says it has.
+    fn is_wanted(&self, peer: DeviceId, writer: Writer, revision: u64) -> bool {
+        let tried = self.tried.get(&writer).into_iter().flatten();
+        let mut in_vain =
+            tried.filter(|((of, _), (_, asked))| *of == revision && asked.contains(&peer));
         self.known(writer).is_none_or(|(known, _)| known < revision)
             && self.held(writer).all(|(held, _)| held != revision)
+            && in_vain.next().is_none()
             && self.admitting(writer).takes(writer)
     }
 
@@ -298,9 +306,11 @@ impl Engine {
     pub(super) fn wish_for_older(&mut self) {
         let stuck = self.pulls.keys().copied().filter(|&writer| self.is_stuck(writer));
         let has_older = |writer: &Writer| {
-            let open = self.peers.values().filter(|session| session.is_open());
-            let mut entries = open.filter_map(|session| session.writers.get(writer));
-            entries.any(|entry| self.is_wanted(*writer, entry.durable))
+            let mut open = self.peers.iter().filter(|(_, session)| session.is_open());
+            open.any(|(&peer, session)| {
+                let entry = session.writers.get(writer);
+                entry.is_some_and(|entry| self.is_wanted(peer, *writer, entry.durable))
+            })
         };
         let wished: Vec<_> = stuck.filter(has_older).collect();
         for writer in wished {
@@ -317,7 +327,8 @@ impl Engine {
             let open = self.peers.iter().filter(|(_, session)| session.is_open());
             let having = open.filter(|(device, session)| {
                 let entry = session.writers.get(&writer);
-                let has_newer = entry.is_some_and(|entry| self.is_wanted(writer, entry.durable));
+                let is_wanted = |it: &HaveEntry| self.is_wanted(**device, writer, it.durable);
+                let has_newer = entry.is_some_and(is_wanted);
                 has_newer || named == Some(**device)
             });
             having.map(|(&device, _)| device).collect()
@@ -396,6 +407,7 @@ impl Engine {
             for pull in self.pulls.values_mut() {
                 pull.vain = None;
             }
+            self.tried.clear();
             self.advance_pulls();
         }
         self.safety_ms = Some(self.now_ms.saturating_add(self.random.around(SAFETY_MS)));

@@ -2,9 +2,9 @@
 
 use ark_core::{DeviceId, Link, SignedState, Writer};
 
-use super::{Engine, place};
+use super::{Engine, MAX_TRIED, place};
 use crate::effect::{Effect, RequestId};
-use crate::fetcher::Need;
+use crate::fetcher::{Need, STALL_MS};
 use crate::input::{Failure, JoinOutcome, StageOutcome, StoreStep};
 use crate::pull::{Arrived, Phase, Pull, Step};
 use crate::session::Violation;
@@ -24,14 +24,16 @@ impl Engine {
     }
 
     /// Whether the current state of `writer` cannot be finished with those who are connected: an
-    /// object of it is invalid, or nobody has the rest. Perhaps its writer lost it with a store.
+    /// object of it is invalid, or nobody has the rest. Perhaps its writer lost it with a store. One
+    /// that was begun is not given up where a connection breaks for a moment.
     pub(super) fn is_stuck(&self, writer: Writer) -> bool {
         let Some(pull) = self.pulls.get(&writer) else { return false };
         match pull.phase {
             Phase::Broken => true,
             Phase::Waiting(_) if pull.lane.is_none() => {
                 let providers = self.providers(writer);
-                providers.is_empty() || pull.is_vain(&providers)
+                let is_left = self.now_ms >= pull.progressed_ms.saturating_add(STALL_MS);
+                if providers.is_empty() { is_left || !pull.begun } else { pull.is_vain(&providers) }
             }
             _ => false,
         }
@@ -42,12 +44,14 @@ impl Engine {
     /// when it is sent anew: so the two do not take turns.
     fn fall_back(&mut self, arrived: Arrived) {
         let writer = arrived.state.state().writer;
-        let Some(stuck) = self.pulls.remove(&writer) else { return };
+        let Some(mut stuck) = self.pulls.remove(&writer) else { return };
+        self.keep_vain(&mut stuck);
         let is_broken = stuck.phase == Phase::Broken;
         if is_broken {
             self.dead.insert(writer, place(&stuck.current.state));
         }
-        let (next, shelved) = (stuck.next, (!is_broken).then_some(stuck.current));
+        let shelved = newest(stuck.shelved, (!is_broken).then_some(stuck.current));
+        let next = stuck.next;
         let phase = Phase::Staging { replacing: true };
         self.begin(Pull { phase, begun: true, next, shelved, ..Pull::new(arrived) });
     }
@@ -74,11 +78,24 @@ impl Engine {
         }
     }
 
+    /// Remembers who was asked in vain for a state that another is taken in the place of: where
+    /// somebody only says that it has it, the two would take turns.
+    pub(super) fn keep_vain(&mut self, pull: &mut Pull) {
+        let Some(vain) = pull.vain.take() else { return };
+        let tried = self.tried.entry(pull.current.state.state().writer).or_default();
+        tried.insert(place(&pull.current.state), vain);
+        if tried.len() > MAX_TRIED {
+            tried.pop_first();
+        }
+    }
+
     /// Has a state staged.
     pub(super) fn begin(&mut self, mut pull: Pull) {
         pull.asked = self.fetcher.moment();
         pull.progressed_ms = self.now_ms;
         let writer = pull.current.state.state().writer;
+        let tried = self.tried.get_mut(&writer);
+        pull.vain = tried.and_then(|tried| tried.remove(&place(&pull.current.state)));
         let state = pull.current.state.clone();
         let replacing = pull.phase == Phase::Staging { replacing: true };
         self.pulls.insert(writer, pull);
@@ -160,7 +177,7 @@ impl Engine {
         let joined = self.joined.get(&writer);
         let is_newer = |it: &Arrived| joined.is_none_or(|joined| it.state.replaces(joined));
         let shelved = pull.shelved.take().filter(is_newer);
-        if let Some(next) = pull.next.take().or(shelved) {
+        if let Some(next) = newest(pull.next.take(), shelved) {
             self.begin(Pull::new(next));
         }
         Some(pull)
@@ -252,6 +269,7 @@ impl Engine {
         if !state.state().heads.is_empty() {
             self.cold = false;
         }
+        self.tried.remove(&writer);
         self.grew(writer, state.state().revision, received);
         self.problems.retain(
             |problem| !matches!(problem, Problem::Invalid { writer: of, .. } if *of == writer),
@@ -335,5 +353,13 @@ impl Engine {
             })
             .map(|(&device, _)| device)
             .collect()
+    }
+}
+
+/// The newer of two states of one writer.
+fn newest(a: Option<Arrived>, b: Option<Arrived>) -> Option<Arrived> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.state.replaces(&a.state) { b } else { a }),
+        (a, b) => a.or(b),
     }
 }

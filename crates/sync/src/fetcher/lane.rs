@@ -96,7 +96,7 @@ impl Lanes {
         let Some(lane) = self.open.remove(&id) else { return };
         self.slots[lane.slot] = None;
         if lane.awaited == 0 {
-            return;
+            return self.give_back();
         }
         let bit = 1 << lane.slot;
         let structured = &mut self.structured;
@@ -106,6 +106,14 @@ impl Lanes {
             *structured -= usize::from(!keep && link.kind.is_structured());
             keep
         });
+        self.give_back();
+    }
+
+    /// Once a table of many objects is empty its memory is of no more use.
+    fn give_back(&mut self) {
+        if self.wanted.is_empty() {
+            self.wanted = HashMap::new();
+        }
     }
 
     /// Whether no lane is open.

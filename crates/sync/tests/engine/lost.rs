@@ -128,8 +128,50 @@ fn it_is_so_after_a_restart_too() {
     world.restart(1);
     assert_eq!(world.devices[1].engine.view().staged, 1);
     world.connect(1, 2);
-    world.run(SECOND_MS);
+    world.run(11 * SECOND_MS);
     assert_eq!(revisions(&world), (2, 2));
+}
+
+#[test]
+fn a_connection_that_breaks_for_a_moment_gives_up_nothing() {
+    let mut world = lost(7);
+    part(&mut world);
+    world.devices[0].manners = Manners::Honest;
+    world.weather.slowness = 20_000;
+    world.connect(0, 1);
+    world.run(SECOND_MS);
+    assert!(world.devices[1].engine.view().requests > 0);
+    world.connect(1, 2);
+    for _ in 0..5 {
+        world.disconnect(0, 1);
+        world.run(2 * SECOND_MS);
+        world.connect(0, 1);
+        world.run(SECOND_MS);
+    }
+    world.run(300 * SECOND_MS);
+    assert_eq!(joins(&world), [1, 4]);
+}
+
+#[test]
+fn two_states_that_are_only_claimed_take_no_turns() {
+    let mut world = lost(8);
+    world.devices[2].manners = Manners::HasNothing;
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    let (requests, sent) = (world.devices[1].requests.len(), world.sent.len());
+    assert!(requests < 20, "{requests}");
+    world.run(60 * SECOND_MS);
+    assert_eq!((world.devices[1].requests.len(), world.sent.len()), (requests, sent));
+    assert_eq!(joins(&world), [1]);
+    // Whoever comes and has one is asked.
+    world.devices[2].manners = Manners::Honest;
+    world.connect(1, 2);
+    world.run(10 * SECOND_MS);
+    assert_eq!(joins(&world), [1, 2]);
+    world.devices[0].manners = Manners::Honest;
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    assert_eq!(joins(&world), [1, 2, 4]);
 }
 
 #[test]
