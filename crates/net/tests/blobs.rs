@@ -163,7 +163,7 @@ async fn what_is_no_request_ends_its_stream_and_nothing_else() {
     let endless = [&[0][..], hash.as_bytes(), &[255, 255, 255, 255, 127]].concat();
     // A Get that is one, of every second of many more ranges than any object has.
     let mut ranges = [&[0][..], hash.as_bytes(), &[2, 0, 0xA0, 0x8D, 0x06]].concat();
-    ranges.extend([1; 100_000]);
+    ranges.extend(std::iter::repeat_n(1, 100_000));
     ranges.extend([1, 0]);
     for garbage in [vec![9; 100], vec![0; 10], endless, ranges] {
         let (mut send, mut recv) = Stranger::send(&connection, &garbage).await;
