@@ -149,8 +149,10 @@ impl Reconciling {
             let code = if gives_way { CODE_DUPLICATE } else { CODE_GAVE_UP };
             let _ = send.reset(code);
             let _ = recv.stop(code);
-            if !matches!(&result, Err(error) if error.is_violation()) {
-                return;
+            match &result {
+                Err(error) if error.is_violation() => {}
+                Err(error) => return debug!(error = %chain(error), "not taken up"),
+                Ok(_) => return,
             }
         }
         self.ended(&tally, result).await;

@@ -4,7 +4,7 @@ mod support;
 
 use std::fmt::Write as _;
 
-use ark_core::{Link, Object, ObjectKind, RepoKind, SealingKey, TopicId};
+use ark_core::{DeviceId, Link, Object, ObjectKind, RepoKind, SealingKey, TopicId};
 use ark_net::{Net, NetStatus, Past, StartError};
 use ark_sync::{
     Announced, Announcement, Hello, ITEM_HEADER_BYTES, ItemHeader, Message, ObjectsRequest,
@@ -170,13 +170,19 @@ async fn asking_who_lists_what_gives_nothing_away() {
 }
 
 fn hello(id: &str, stranger: &Stranger) -> Message {
+    hello_listing(id, vec![device_id(&stranger.key)])
+}
+
+/// Takes the states of these devices.
+fn hello_listing(id: &str, mut listed: Vec<DeviceId>) -> Message {
+    listed.sort_unstable();
     Message::Hello(Hello {
         protocol: PROTOCOL,
         topic: topic(id),
         kind: RepoKind::Folder,
         role: Role::Peer,
         folder: false,
-        listed: vec![device_id(&stranger.key)],
+        listed,
     })
 }
 
@@ -277,7 +283,8 @@ async fn one_that_asks_and_does_not_read_is_closed() {
     assert!(state.bytes().len() * QUESTIONS > 6 << 20, "{} bytes", state.bytes().len());
 
     let connection = hostile.connect(&a, SYNC).await;
-    let mut bytes = frame(&hello("repo", &hostile).encode());
+    let mut bytes =
+        frame(&hello_listing("repo", vec![running.id, device_id(&hostile.key)]).encode());
     for _ in 0..QUESTIONS {
         bytes.extend_from_slice(&frame(&Message::Summary(Vec::new()).encode()));
     }
