@@ -54,6 +54,11 @@ fn what_a_removed_device_wrote_stays_for_those_too_that_come_later() {
     b.configure(&[&a, &d], &Setup::default());
     d.configure(&[&a, &b], &Setup::default());
     on_a.re_read();
+    // One knows it before the other, who is not told any more what the removed one said itself.
+    a.write("of a", "three and more");
+    b.await_file("of a", Some("three and more"), LIMIT);
+    a.wait(LIMIT);
+    b.wait(LIMIT);
     on_b.re_read();
     let _on_d = d.start();
     d.await_file("of c/stays", Some("one"), LIMIT);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ark_control::Status;
-use ark_core::DeviceId;
+use ark_core::{DeviceId, Writer};
 use ark_folder::Folder;
 use ark_net::{Net, Remote};
 use tokio::sync::watch;
@@ -53,6 +53,12 @@ pub(super) enum RunningFolder {
 }
 
 impl RunningRepo {
+    /// Whether states of this writer count here: it is an incarnation of this device, or listed as
+    /// one that writes. Others are not told of, so nobody owes anything for them.
+    pub(super) fn counts(&self, writer: Writer) -> bool {
+        writer.device == self.held.writer().device || self.writers.contains(&writer.device)
+    }
+
     pub(super) fn running_folder(&self) -> Option<&Folder> {
         match &self.folder {
             RunningFolder::Running(folder, _) => Some(folder),

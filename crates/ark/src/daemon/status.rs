@@ -160,7 +160,7 @@ fn state(
         Some(FolderState::Waiting | FolderState::InStep) | None => {}
     }
     let states = repo.held.states();
-    let held = wait::revisions(&states);
+    let held = wait::revisions(&states, |writer| repo.counts(writer));
     let mut connected = remotes.iter().filter(|remote| remote.connected).peekable();
     let is_alone = connected.peek().is_none();
     let is_incomplete = !states.staged.is_empty() || pending != Amount::default();

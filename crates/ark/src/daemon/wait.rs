@@ -53,7 +53,9 @@ async fn wait_for(house: &House, repo: &RunningRepo, deadline: Instant) -> Vec<S
         let news = async { house.net.repo_status(repo.held.topic()).await };
         match timeout_at(deadline, news).await {
             Ok(Some(shared)) => {
-                let call = call.get_or_insert_with(|| Call::new(&repo.held.states(), &shared));
+                let counts = |writer| repo.counts(writer);
+                let call =
+                    call.get_or_insert_with(|| Call::new(&repo.held.states(), &shared, counts));
                 missing = call.missing(house, repo, &shared.remotes);
                 if missing.is_empty() {
                     return missing;
@@ -110,8 +112,8 @@ fn unfenced(status: &FolderStatus) -> String {
     format!("not taken up yet, because they are being written to: {}", held_up.join(", "))
 }
 
-/// The newest revision of every writer that is held: joined or to be.
-pub(super) fn revisions(states: &States) -> Revisions {
+/// The newest revision that is held of every writer that counts: joined or to be.
+pub(super) fn revisions(states: &States, counts: impl Fn(Writer) -> bool) -> Revisions {
     let mut revisions = Revisions::new();
     for held in [&states.joined, &states.staged, &states.waiting] {
         for (&writer, state) in held {
@@ -119,6 +121,7 @@ pub(super) fn revisions(states: &States) -> Revisions {
             *newest = (*newest).max(state.state().revision);
         }
     }
+    revisions.retain(|&writer, _| counts(writer));
     revisions
 }
 
@@ -157,10 +160,10 @@ struct Call {
 }
 
 impl Call {
-    fn new(states: &States, shared: &ark_net::RepoStatus) -> Self {
-        let mut held = revisions(states);
+    fn new(states: &States, shared: &ark_net::RepoStatus, counts: impl Fn(Writer) -> bool) -> Self {
+        let mut held = revisions(states, &counts);
         // A state that came may be on its way into the store.
-        for (&writer, &revision) in &shared.known {
+        for (&writer, &revision) in shared.known.iter().filter(|(writer, _)| counts(**writer)) {
             let newest = held.entry(writer).or_insert(0);
             *newest = (*newest).max(revision);
         }
@@ -180,10 +183,7 @@ impl Call {
                 Some(folder) => folder.status().applied,
                 None => revisions_joined(repo),
             };
-            let listed = |writer: Writer| {
-                writer.device == house.device || repo.writers.contains(&writer.device)
-            };
-            missing.extend(self.behind(remotes, &applied, listed));
+            missing.extend(self.behind(remotes, &applied, |writer| repo.counts(writer)));
         } else {
             let names: Vec<&str> = repo.remotes.iter().map(|remote| remote.name.as_str()).collect();
             missing.push(format!("no remote is connected ({})", names.join(", ")));
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_state_that_came_and_is_not_stored_yet_is_waited_for() {
-        let mut call = Call::new(&States::default(), &shared(&[(9, 6)]));
+        let mut call = Call::new(&States::default(), &shared(&[(9, 6)]), |_| true);
         // The remote has not said that it has what it announced by gossip.
         let behind = call.behind(&[remote(&[(9, 5)])], &revisions(&[(9, 5)]), |_| true);
         assert_eq!(
@@ -388,9 +388,19 @@ mod tests {
         assert_eq!(call.behind(&[remote(&[(9, 6)])], &revisions(&[(9, 6)]), |_| true), [""; 0]);
     }
 
+    /// It was dropped from the config here and not there: what it wrote is told under this device's
+    /// own name now.
+    #[test]
+    fn nobody_owes_the_states_of_a_writer_that_is_not_listed_here() {
+        let counts = |writer: Writer| writer.device == device(1);
+        let mut call = Call::new(&States::default(), &shared(&[(1, 5), (2, 7)]), counts);
+        let applied = revisions(&[(1, 5)]);
+        assert_eq!(call.behind(&[remote(&[(1, 5)])], &applied, counts), [""; 0]);
+    }
+
     #[test]
     fn what_a_remote_announces_later_does_not_prolong_the_wait() {
-        let mut call = Call::new(&States::default(), &shared(&[]));
+        let mut call = Call::new(&States::default(), &shared(&[]), |_| true);
         let applied = revisions(&[(9, 5)]);
         let nothing = Revisions::new();
         let lacking = ["1 of 1 states announced by nine are not applied here"];
