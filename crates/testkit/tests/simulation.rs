@@ -102,6 +102,18 @@ fn devices_come_out_the_same_and_nothing_is_lost() {
     run_all(&all);
 }
 
+/// Seeds that fail still, by what is seen of it.
+const OPEN: [(u64, &str); 1] = [(
+    1_795_289_899_753_990,
+    "a copy went with the file of the same content beside it, deleted before the copy was taken away",
+)];
+
+#[test]
+#[ignore = "what these seeds find is not mended yet"]
+fn seeds_that_fail_still() {
+    run_all(&OPEN.map(|(seed, _)| seed));
+}
+
 #[test]
 fn a_seed_is_the_same_history_to_the_byte() {
     for seed in [3, 11] {
@@ -120,7 +132,7 @@ fn built_in_faults_are_found() {
         (Fault::NotSynced, 14),
         (Fault::SequencesTwice, 17),
         (Fault::StagedClaimed, 0),
-        (Fault::InterruptionForgotten, 1122),
+        (Fault::InterruptionForgotten, 1479),
         (Fault::ToldBeforeDurable, 0),
         (Fault::ReaderHeard, 0),
     ];
