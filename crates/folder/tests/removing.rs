@@ -64,3 +64,26 @@ async fn a_directory_that_holds_what_is_ignored_counts_as_gone() {
     assert!(!b.path("d").exists());
     assert_eq!(b.published(), 0);
 }
+
+/// While what was in it is moved elsewhere, and a file is to take its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_its_user_renames_in_the_moment_is_seen_to_be_gone() {
+    let (a, mut b, moment) = (Device::started(1).await, Device::new(2), Moment::default());
+    b.gate = Some(moment.gate());
+    b.start().await;
+    a.write("d/sub/f", "1");
+    settle(&[&a, &b]).await;
+    a.rename("d/sub/f", "g");
+    a.remove("d");
+    a.write("d", "a file");
+    a.write("new/f", "2");
+    a.rest().await;
+    // Directories are made before anything is moved.
+    moment.expect(1, |it, _, name| it == "make directory" && name == b"new");
+    pull(&a, &b).await;
+    moment.met().await;
+    b.rename("d", "renamed");
+    moment.over();
+    settle(&[&a, &b]).await;
+    assert_eq!((a.read("d"), a.read("renamed/sub/f")), ("a file".to_owned(), "1".to_owned()));
+}

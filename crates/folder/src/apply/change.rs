@@ -183,21 +183,29 @@ impl<B: BaseRead> Batch<'_, B> {
     }
 
     fn remove_directory(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {
-        let gone = || Ok(Outcome::Done(vec![(path.clone(), None)]));
         let (dir, name) = match self.parent(path) {
-            Err(error) if error.is_absent() => return gone(),
+            Err(error) if error.is_absent() => return self.went(path),
             other => other?,
         };
         match dir.remove_dir(name) {
-            Err(error) if error.is_absent() => gone(),
+            Err(error) if error.is_absent() => self.went(path),
             Err(error) if matches!(error.kind(), FsErrorKind::NotEmpty | FsErrorKind::Exists) => {
                 Err(self.occupied(path)?)
             }
             other => {
                 other?;
                 self.touch(path, &dir);
-                gone()
+                Ok(Outcome::Done(vec![(path.clone(), None)]))
             }
+        }
+    }
+
+    /// The directory at `path` went by another's hand. If so did something in it that base has, a
+    /// scan is to see that: nothing may be put at `path` before, or nobody would look below it.
+    fn went(&self, path: &RelPath) -> Result<Outcome, Stopped> {
+        match self.disk.below(path)?.next().transpose()? {
+            None => Ok(Outcome::Done(vec![(path.clone(), None)])),
+            Some(_) => Err(Stopped::Dirty(vec![path.clone()])),
         }
     }
 
