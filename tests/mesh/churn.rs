@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ark_testkit::daemon::{Daemon, Machine, assert_all_same};
 use ark_testkit::noise::noise;
+use ark_testkit::tree::await_condition;
 
 use super::{LIMIT, mesh};
 
@@ -58,6 +59,7 @@ fn machines_that_are_killed_and_started_at_any_moment_are_the_same_in_the_end() 
     }
     for (machine, daemon) in machines.iter().zip(&mut daemons) {
         daemon.get_or_insert_with(|| machine.start_unawaited());
+        await_condition("it answers", LIMIT, || machine.try_status());
     }
     for machine in &machines {
         for (path, content) in &expected {

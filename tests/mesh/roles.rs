@@ -120,7 +120,7 @@ fn a_reader_gets_everything_and_what_it_writes_stays_there() {
     on_a.re_read();
     a.await_file("own", Some("stays"), LIMIT);
     assert_all_same(&[&a, &screen], LIMIT);
-    assert_eq!(a.conflicts().len(), 1);
+    await_condition("both are kept there too", LIMIT, || (a.conflicts().len() == 1).then_some(()));
     await_condition("nothing is wrong any more", LIMIT, || {
         (!screen.shows("reader") && !a.shows("reader")).then_some(())
     });
