@@ -160,9 +160,10 @@ impl Pull {
         vector.iter().fold(0_u64, |sum, (_, it)| sum.saturating_add(it))
     }
 
-    /// Whether everybody of `providers` was asked in vain.
+    /// Whether there are `providers`, and all of them were asked in vain.
     pub(crate) fn is_vain(&self, providers: &[DeviceId]) -> bool {
-        self.vain.as_ref().is_some_and(|(_, asked)| providers.iter().all(|it| asked.contains(it)))
+        let all = |(_, asked): &Vain| providers.iter().all(|it| asked.contains(it));
+        !providers.is_empty() && self.vain.as_ref().is_some_and(all)
     }
 
     /// Whether joining this state makes `other`'s heads needless: it has taken all of them in

@@ -19,6 +19,9 @@ pub struct View {
     pub applied: BTreeMap<Writer, u64>,
     /// States that are staged, or wait to be.
     pub staged: usize,
+    /// The writers whose state to come cannot be joined as things are: nobody connected has it, or
+    /// an object of it is invalid. Nothing is owed for these beyond what is durable.
+    pub stuck: BTreeSet<Writer>,
     /// Objects known to be missing here; bytes are estimated.
     pub missing: Amount,
     /// Objects received since the start.

@@ -175,6 +175,36 @@ async fn an_abandoned_state_gives_way() {
 }
 
 #[tokio::test]
+async fn an_older_state_is_joined_where_a_newer_one_is_given_up() {
+    let ((_ma, _sa, a), (mb, sb, b)) = two().await;
+    let writer = a.writer();
+    let first = publish(&a, &[("x", &[1; 3000])]).await;
+    assert!(matches!(pull(&a, &b, &first).await, Join::Joined(_)));
+    let second = publish(&a, &[("x", &[2; 3000])]).await;
+    let third = publish(&a, &[("x", &[3; 3000])]).await;
+    assert!(matches!(b.stage(third.clone()).await.unwrap(), Staged::Staged { .. }));
+    assert!(matches!(b.stage(second.clone()).await.unwrap(), Staged::Old));
+    b.abandon(writer).await.unwrap();
+    assert!(matches!(pull(&a, &b, &second).await, Join::Joined(_)));
+    // The newer one comes again, and nothing goes back to before.
+    assert!(matches!(b.stage(third.clone()).await.unwrap(), Staged::Staged { .. }));
+    for state in [&first, &second] {
+        assert!(matches!(b.stage(state.clone()).await.unwrap(), Staged::Old));
+    }
+    drop(b);
+    sb.close().await.unwrap();
+    let sb = mb.open().await;
+    let b = repo(&sb).await;
+    assert_eq!((&b.states().joined[&writer], &b.states().staged[&writer]), (&second, &third));
+    b.abandon(writer).await.unwrap();
+    for state in [&first, &second] {
+        assert!(matches!(b.stage(state.clone()).await.unwrap(), Staged::Old));
+    }
+    assert!(matches!(pull(&a, &b, &third).await, Join::Joined(_)));
+    assert_eq!(b.states().joined[&writer], third);
+}
+
+#[tokio::test]
 async fn after_a_restart_a_newer_state_replaces_what_was_staged() {
     let ((_ma, _sa, a), (mb, sb, b)) = two().await;
     let first = publish(&a, &[("x", &[1; 3000])]).await;

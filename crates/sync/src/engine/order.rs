@@ -209,7 +209,8 @@ impl Engine {
                     asked.extend(here.iter().copied());
                     self.reconciling.due(here);
                 }
-                LaneStatus::Working if here.is_empty() => {}
+                // From now on it is waited for that somebody comes.
+                LaneStatus::Working if here.is_empty() => pull.progressed_ms = self.now_ms,
                 _ => continue,
             }
             self.fetcher.close(lane);

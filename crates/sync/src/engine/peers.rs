@@ -9,7 +9,7 @@ use crate::admission::{Admission, may_write};
 use crate::announce::{Announced, Announcement};
 use crate::effect::Effect;
 use crate::message::{Have, HaveEntry, Hello, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry};
-use crate::pull::Arrived;
+use crate::pull::{Arrived, Vain};
 use crate::session::{First, Heard, Peer, Violation};
 use crate::view::Problem;
 
@@ -97,7 +97,7 @@ impl Engine {
             Ok(Heard::States(states)) => self.states_came(peer, &states),
             Ok(Heard::Have(first)) => {
                 if first == First::Yes {
-                    self.reconciling.compared(peer);
+                    self.compared(peer);
                 }
                 self.note_wishes(peer);
             }
@@ -163,7 +163,7 @@ impl Engine {
 
     /// Whether others are told of a joined state. Not of one whose device may not write here (the
     /// config dropped it), once all of its heads were taken over: nothing of it is left to know.
-    fn is_relayed(&self, signed: &SignedState) -> bool {
+    pub(super) fn is_relayed(&self, signed: &SignedState) -> bool {
         let state = signed.state();
         let has_taken = |by: &SignedState, dot| {
             let by = by.state();
@@ -224,7 +224,10 @@ impl Engine {
         debug_assert!(arrived.state.bytes().len() <= MAX_STATE_BYTES);
         let state = arrived.state.state();
         let (writer, revision) = (state.writer, state.revision);
-        let is_held = self.held(writer).any(|held| held == place(&arrived.state));
+        let here = place(&arrived.state);
+        let tried = self.tried.get(&writer).and_then(|tried| tried.get(&here));
+        let is_vain = |(_, asked): &Vain| arrived.senders.is_subset(asked);
+        let is_held = self.held(writer).any(|held| held == here) || tried.is_some_and(is_vain);
         let admission = match self.admitting(writer).decide(&arrived.state) {
             Admission::Newer | Admission::Equivocating | Admission::OwnUnknown if is_held => {
                 Admission::Known

@@ -120,6 +120,7 @@ impl Engine {
         }
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
         if pull.current.state.state().revision == revision && pull.takes_hints() {
+            let absent = &self.reconciling.believed(absent);
             pull.lane = pull.lane.or_else(|| self.fetcher.open());
             if let Some(lane) = pull.lane {
                 self.fetcher.want(lane, absent, Need::Hinted);

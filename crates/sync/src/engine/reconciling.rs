@@ -3,8 +3,10 @@
 //! It replaces nothing: the walk of a pull goes on beside it, and what it finds fills the same lane
 //! sooner, as hints do. It is *due* with a peer from when they connect, when gossip lagged, by the
 //! slow timer, and where a state could not be finished. The first state that such a peer sends on
-//! its stream and that lacks something begins it. A peer that had nothing newer to send when it
-//! connected is in step, and what comes later is the normal flow, which needs none.
+//! its stream and that lacks something begins it, or one that a break interrupted and that it has.
+//! A peer that had nothing newer to send when it connected is in step, and what comes later is the
+//! normal flow, which needs none. (After a lag and by the timer nothing says that all was sent: a
+//! state that comes later on the stream begins one then, for some hundred bytes.)
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,6 +16,7 @@ use super::Engine;
 use crate::effect::Effect;
 use crate::fetcher::MAX_WANTED;
 use crate::input::Reconciliation;
+use crate::pull::Pull;
 use crate::session::Peer;
 use crate::view::Reconciliations;
 
@@ -22,6 +25,11 @@ const PORTION: usize = 4096;
 /// Links that wait to be looked up, of all peers. More cannot be wanted at once; what is beyond is
 /// found by the walk.
 const MAX_LACKING: usize = MAX_WANTED;
+
+/// Raw objects that are wanted on somebody's word, for each state that is joined: they link nothing,
+/// so they are indexed as they come, whether anything will link them or not. A gibibyte at worst.
+/// The walk names those beyond, a round trip later.
+const MAX_RAW: usize = 256;
 
 /// Where reconciliation with one peer stands.
 #[derive(Debug, Default)]
@@ -54,6 +62,8 @@ pub(super) struct Reconciling {
     waiting: usize,
     /// The pull that a portion is being looked up for.
     looking_up: Option<(Writer, u64)>,
+    /// Raw objects that were wanted on somebody's word since something was last joined.
+    raw: usize,
     counts: Reconciliations,
 }
 
@@ -93,12 +103,24 @@ impl Reconciling {
         self.peers.get(&peer).is_some_and(|standing| standing.due)
     }
 
-    /// The peer has sent all the states that were newer there when it connected: those that came
-    /// are marked, and others are not why it was due.
-    pub(super) fn compared(&mut self, peer: DeviceId) {
+    /// It is due no more.
+    fn settled(&mut self, peer: DeviceId) {
         if let Some(standing) = self.peers.get_mut(&peer) {
             standing.due = false;
         }
+    }
+
+    /// Of what is absent here, what is wanted on somebody's word.
+    pub(super) fn believed(&mut self, absent: &[Link]) -> Vec<Link> {
+        let is_believed = |link: &&Link| {
+            if link.kind.is_structured() {
+                return true;
+            }
+            let has_room = self.raw < MAX_RAW;
+            self.raw += usize::from(has_room);
+            has_room
+        };
+        absent.iter().filter(is_believed).copied().collect()
     }
 
     /// The store has answered, perhaps about another's hints: then two are under way for once.
@@ -122,6 +144,21 @@ impl Engine {
         }
     }
 
+    /// The peer has said what it has, after all the states that were newer there when it connected:
+    /// those are marked. What was staged before is not sent again, and is reconciled, too.
+    pub(super) fn compared(&mut self, peer: DeviceId) {
+        let has = |writer: &Writer, pull: &Pull| {
+            let revision = pull.current.state.state().revision;
+            self.peers.get(&peer).is_some_and(|it| it.has(*writer, revision))
+        };
+        let lacking = self.pulls.iter().filter(|(writer, pull)| pull.lacks() && has(writer, pull));
+        let is_lacking = lacking.count() > 0;
+        if is_lacking && !self.cold && self.reconciling.is_due(peer) {
+            self.reconcile(peer);
+        }
+        self.reconciling.settled(peer);
+    }
+
     fn reconcile(&mut self, peer: DeviceId) {
         let is_open = self.peers.get(&peer).is_some_and(Peer::is_open);
         let Some(standing) = self.reconciling.peers.get_mut(&peer) else { return };
@@ -134,7 +171,7 @@ impl Engine {
 
     /// It is due no more with this peer, whoever began it.
     fn is_reconciled(&mut self, peer: DeviceId) {
-        self.reconciling.compared(peer);
+        self.reconciling.settled(peer);
         for pull in self.pulls.values_mut() {
             pull.current.due.remove(&peer);
             if let Some(next) = &mut pull.next {
@@ -208,6 +245,7 @@ impl Engine {
     /// Something was joined, so there is less to find: where a ceiling ended a reconciliation, and
     /// its peer provides for what is lacking still, it goes on.
     pub(super) fn reconcile_on(&mut self) {
+        self.reconciling.raw = 0;
         let mut again = Vec::new();
         for (&peer, standing) in &mut self.reconciling.peers {
             if standing.found == Found::NotAll {

@@ -29,6 +29,7 @@ impl Engine {
             durable,
             applied: self.applied.clone(),
             staged: self.pulls.len(),
+            stuck: self.pulls.keys().copied().filter(|&it| self.is_stuck(it)).collect(),
             missing: self.fetcher.missing(),
             received: self.received,
             requests: self.fetcher.requests(),
@@ -54,7 +55,7 @@ impl Engine {
         };
         for (&writer, state) in &self.joined {
             let theirs = view.durable.get(&writer).copied().unwrap_or(0);
-            if view.lists(writer) && theirs < state.state().revision {
+            if self.is_relayed(state) && view.lists(writer) && theirs < state.state().revision {
                 view.behind = view.behind.plus(self.growth_after(writer, theirs));
             }
         }

@@ -69,6 +69,7 @@ fn a_state_that_nobody_has_keeps_no_older_one_away() {
     assert_eq!(view.peers[&world.id(1)].durable, view.durable);
     let view = world.devices[1].engine.view();
     assert_eq!((view.missing.objects, view.requests), (0, 0));
+    assert_eq!(view.stuck, [world.devices[0].writer].into());
     // And it is quiet.
     let (requests, sent) = (world.devices[1].requests.len(), world.sent.len());
     world.run(60 * SECOND_MS);
@@ -172,6 +173,29 @@ fn two_states_that_are_only_claimed_take_no_turns() {
     world.connect(0, 1);
     world.run(10 * SECOND_MS);
     assert_eq!(joins(&world), [1, 2, 4]);
+}
+
+#[test]
+fn states_that_are_sent_unasked_and_not_delivered_take_no_turns() {
+    let mut world = lost(9);
+    world.devices[2].manners = Manners::HasNothing;
+    world.connect(0, 1);
+    world.run(10 * SECOND_MS);
+    let state = |at: usize| {
+        let joined = &world.devices[at].store.joined;
+        joined[&world.devices[0].writer].bytes().to_vec()
+    };
+    let (peer, states) = (world.id(2), [state(0), state(2)]);
+    let mut stagings = 0;
+    for state in states.iter().cycle().take(50) {
+        let message = ark_sync::Message::States(vec![state.clone()]);
+        let device = &mut world.devices[1];
+        device.staged = 0;
+        world.feed(1, Input::Message { peer, message });
+        world.run(SECOND_MS);
+        stagings += world.devices[1].staged;
+    }
+    assert!(stagings <= 4, "{stagings}");
 }
 
 #[test]

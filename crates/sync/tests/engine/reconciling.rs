@@ -134,6 +134,33 @@ fn it_is_due_where_a_state_could_not_be_finished() {
     assert_eq!(begun(&world), [0, 1]);
 }
 
+#[test]
+fn a_pull_that_a_break_interrupted_is_reconciled() {
+    let mut world = in_step(7);
+    world.weather.slowness = 5_000;
+    edit(&mut world, 0, &"long".repeat(500));
+    world.run(2 * SECOND_MS);
+    assert!(world.devices[1].engine.view().requests > 0);
+    assert_eq!(begun(&world), [0, 0]);
+    world.connect(0, 1);
+    world.run(60 * SECOND_MS);
+    world.converged().unwrap();
+    assert_eq!(begun(&world), [0, 1]);
+}
+
+#[test]
+fn raw_objects_that_nothing_links_are_wanted_in_small_numbers() {
+    let mut alone = Alone::warm();
+    let (peer, staged) = (writer(&alone.key, 1).device, writer(&alone.key, 1));
+    stage(&mut alone, 1);
+    for _ in 0..20 {
+        alone.feed(Input::Lacking { peer, links: invented(4_000) });
+        let absent = invented(4_000);
+        alone.feed(Input::LookedUp { writer: staged, revision: 1, absent });
+    }
+    assert!(alone.engine.view().missing.objects <= 257);
+}
+
 /// Links that nobody has.
 fn invented(count: usize) -> Vec<Link> {
     let link = |n: usize| {
@@ -204,7 +231,8 @@ fn invented_links_cost_bounded_work_and_delay_nothing_for_long() {
     let peer = writer(&alone.key, 1).device;
     let staged = writer(&alone.key, 1);
     stage(&mut alone, 1);
-    let mut effects = alone.feed(Input::Lacking { peer, links: invented(4 * MAX_WANTED) });
+    let links = invented(4 * MAX_WANTED).into_iter().map(|link| Link::directory(link.id));
+    let mut effects = alone.feed(Input::Lacking { peer, links: links.collect() });
     let mut looked_up = 0;
     let lookup = |effects: &[Effect]| {
         effects.iter().find_map(|it| match it {

@@ -63,6 +63,8 @@ pub struct Device {
     pub requests: Vec<(u64, usize, ObjectsRequest)>,
     /// Every join, in order.
     pub joins: Vec<(Writer, u64)>,
+    /// How many states were staged.
+    pub staged: usize,
     /// Every reconciliation that it began: when, and with whom.
     pub reconciliations: Vec<(u64, usize)>,
     pub tree: BTreeMap<u32, Vec<Vec<u8>>>,
@@ -211,6 +213,7 @@ impl World {
                 problems: Vec::new(),
                 requests: Vec::new(),
                 joins: Vec::new(),
+                staged: 0,
                 reconciliations: Vec::new(),
                 tree: BTreeMap::new(),
                 padding: Vec::new(),
@@ -569,6 +572,7 @@ impl World {
                 reason: "no space".to_owned(),
             },
             Effect::Stage { state, replacing } => {
+                device.staged += 1;
                 let outcome = device.store.stage(&state, replacing);
                 Input::Staged { writer: state.state().writer, outcome }
             }
