@@ -1,7 +1,7 @@
 //! One repo of a store: its objects, states and base.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ark_core::{Incarnation, Link, Object, ObjectId, RepoKind, SignedState, TopicId, Writer};
@@ -25,7 +25,7 @@ use crate::reader::Reader;
 use crate::receive::Received;
 use crate::states::{Change, Equivocation, Staged, StateRow, States, heads_in, heads_of};
 use crate::store::Inner;
-use crate::trie::{self, Followed, Lag, Trie, catch_up};
+use crate::trie::{self, Followed, Trie, catch_up};
 
 /// Changes that a subscriber may lag behind before it must re-read the states.
 const CHANGES: usize = 256;
@@ -51,8 +51,8 @@ pub(crate) struct RepoInner {
     pub(crate) deciding: tokio::sync::Mutex<Pulls>,
     /// Held by the publisher.
     pub(crate) publishing: Arc<tokio::sync::Mutex<()>>,
-    /// Whether a thread brings the trie after the heads.
-    pub(crate) catching_up: AtomicBool,
+    /// How far it is with bringing the trie after the heads.
+    pub(crate) course: Mutex<catch_up::Course>,
 }
 
 /// The highest revision and sequence issued or burnt.
@@ -145,7 +145,8 @@ impl Repo {
     }
 
     /// Takes a verified state from a peer: decides whether it is news and, if so, stages it.
-    /// Whether its writer is listed for the repo is the caller's to check.
+    /// Whether its writer is listed for the repo, and whether there is a place for one more writer,
+    /// is the caller's to check.
     ///
     /// # Errors
     /// The disk failed.
@@ -283,7 +284,7 @@ impl RepoInner {
             Arc::clone(all.entry(topic).or_insert_with(|| Arc::new(Mutex::new(issued))))
         };
         let heads = heads_of(states.joined.values());
-        let lag = trie::lag(&store.index.begin_read()?, number, heads)?;
+        let is_behind = trie::is_behind(&store.index.begin_read()?, number, heads)?;
         let repo = Arc::new(Self {
             store,
             topic,
@@ -294,16 +295,12 @@ impl RepoInner {
             issued,
             deciding: tokio::sync::Mutex::default(),
             publishing: Arc::default(),
-            catching_up: AtomicBool::new(false),
+            course: Mutex::default(),
         });
-        match lag {
-            Lag::None => {}
-            Lag::Behind => {
-                let following = Arc::clone(&repo);
-                let followed = move |transaction: &_| following.follow_heads(transaction);
-                repo.store.index.write(followed).await?;
-            }
-            Lag::Unknown => catch_up::start(&repo),
+        if is_behind {
+            let following = Arc::clone(&repo);
+            let followed = move |transaction: &_| following.follow_heads(transaction);
+            repo.store.index.write(followed).await?;
         }
         Ok(repo)
     }

@@ -144,8 +144,8 @@ impl ark_recon::NodesMut for WritingNodes<'_> {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 struct Roots(BTreeSet<Link>);
 
-/// In the place of [`Roots`]: the tables are of nothing in particular. They are being brought
-/// after the heads, that was interrupted, or it cannot be done.
+/// In the place of [`Roots`]: the tables are of nothing in particular. They are being made, or that
+/// was interrupted, or cannot be done.
 const UNKNOWN: &[u8] = &[];
 
 impl Roots {
@@ -187,8 +187,8 @@ pub(crate) enum Followed {
 /// Brings a repo's tables after its heads, which are `heads` once `transaction` is committed.
 /// `read` gives the bytes of an object that a head reaches or reached. Nothing but comparisons
 /// needs the tables, so what is wrong with them fails nothing else: where an object cannot be read
-/// now they stay behind until the next change, where it is damaged, or they are, they are given up
-/// until the repo is opened again.
+/// now they stay behind until the next change, where it is damaged, or they are, they are made
+/// anew then.
 pub(crate) fn follow(
     transaction: &WriteTransaction,
     topic: TopicNumber,
@@ -197,58 +197,33 @@ pub(crate) fn follow(
 ) -> Result<Followed, IndexError> {
     let new = Roots(heads.into_iter().collect());
     let mut table = transaction.open_table(ROOTS)?;
-    let Some(old) = roots_in(&table, topic)? else { return Ok(Followed::Done) };
+    let Some(old) = roots_in(&table, topic)? else { return Ok(Followed::Later) };
     if old == new {
         return Ok(Followed::Done);
     }
     match count(transaction, topic, &old, &new, read) {
         Ok(()) => drop(table.insert(topic, new.to_bytes().as_slice())?),
         Err(CountError::TooMany) => return Ok(Followed::Later),
-        Err(error) if error.passes() => {
-            tracing::warn!("what a repo is compared by stays behind its heads for now");
-        }
-        Err(CountError::Read(error)) => give_up(topic, &mut table, &error)?,
-        Err(CountError::Index(error @ IndexError::Damaged { .. })) => {
-            give_up(topic, &mut table, &error)?;
+        Err(error) if error.lasts() => {
+            tracing::warn!(%error, "what a repo is compared by is damaged");
+            table.insert(topic, UNKNOWN)?;
         }
         Err(CountError::Index(error)) => return Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "what a repo is compared by stays behind its heads for now");
+        }
     }
     Ok(Followed::Done)
 }
 
-fn give_up(
-    topic: TopicNumber,
-    roots: &mut Table<'_, TopicNumber, &'static [u8]>,
-    why: &dyn std::fmt::Display,
-) -> Result<(), IndexError> {
-    tracing::warn!(%why, "no more comparisons in this repo before the next start");
-    roots.insert(topic, UNKNOWN)?;
-    Ok(())
-}
-
-/// How a repo's tables are to its heads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Lag {
-    /// They are of these.
-    None,
-    /// They are of others, as in a store of before there were any.
-    Behind,
-    /// They are of nothing in particular.
-    Unknown,
-}
-
-/// How the tables of a repo with these heads are.
-pub(crate) fn lag(
+/// Whether a repo's tables are not of these heads, as in a store of before there were any.
+pub(crate) fn is_behind(
     transaction: &ReadTransaction,
     topic: TopicNumber,
     heads: impl IntoIterator<Item = Link>,
-) -> Result<Lag, IndexError> {
+) -> Result<bool, IndexError> {
     let new = Roots(heads.into_iter().collect());
-    Ok(match roots_in(&transaction.open_table(ROOTS)?, topic)? {
-        None => Lag::Unknown,
-        Some(old) if old == new => Lag::None,
-        Some(_) => Lag::Behind,
-    })
+    Ok(roots_in(&transaction.open_table(ROOTS)?, topic)? != Some(new))
 }
 
 fn clear_nodes(

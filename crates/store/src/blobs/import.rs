@@ -100,6 +100,10 @@ impl Drop for Import {
         if held.get(&self.id).is_some_and(|import| import.strong_count() == 0) {
             held.remove(&self.id);
         }
+        // A first scan holds all that it finds.
+        if held.is_empty() {
+            *held = HashMap::new();
+        }
     }
 }
 

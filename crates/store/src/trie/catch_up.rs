@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use ark_core::ObjectId;
 use ark_recon::{Node, Prefix};
@@ -33,23 +32,51 @@ struct Task {
     new: Roots,
 }
 
+/// Whether it is caught up in a repo.
+#[derive(Debug, Default)]
+pub(crate) enum Course {
+    #[default]
+    Idle,
+    /// By a thread; `again`: there may be more since it looked.
+    Running { again: bool },
+    /// What would have to be read is damaged.
+    GivenUp,
+}
+
 /// Begins to catch up with what is in the index once everything that was given to it before is
-/// done. Who does so already looks again at the end.
+/// done, unless it was given up since the repo was opened.
 pub(crate) fn start(repo: &Arc<RepoInner>) {
-    if repo.catching_up.swap(true, Ordering::AcqRel) {
-        return;
+    match &mut *course(repo) {
+        Course::Running { again } => return *again = true,
+        Course::GivenUp => return,
+        idle @ Course::Idle => *idle = Course::Running { again: false },
     }
     let repo = Arc::clone(repo);
-    repo.store.runtime.clone().spawn_blocking(move || {
-        let error = match catch_up(&repo) {
-            Ok(()) => return,
-            Err(error) => error,
-        };
-        repo.catching_up.store(false, Ordering::Release);
-        if !matches!(error, CountError::Index(IndexError::Closed)) {
+    repo.store.runtime.clone().spawn_blocking(move || while !ends(&repo, catch_up(&repo)) {});
+}
+
+fn course(repo: &RepoInner) -> MutexGuard<'_, Course> {
+    repo.course.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a thread that had this outcome ends.
+fn ends(repo: &RepoInner, outcome: Result<(), CountError>) -> bool {
+    let mut course = course(repo);
+    let is_more = matches!(*course, Course::Running { again: true });
+    *course = match outcome {
+        Ok(()) if is_more => Course::Running { again: false },
+        Ok(()) => Course::Idle,
+        Err(error) if error.lasts() => {
             tracing::warn!(%error, "no more comparisons in this repo before the next start");
+            Course::GivenUp
         }
-    });
+        // The next change tries it again; a store that is being closed has none.
+        Err(error) => {
+            tracing::info!(%error, "what a repo is compared by could not be made for now");
+            Course::Idle
+        }
+    };
+    !matches!(*course, Course::Running { .. })
 }
 
 fn catch_up(repo: &Arc<RepoInner>) -> Result<(), CountError> {
@@ -70,14 +97,12 @@ fn write<T: Send + 'static>(
     repo.store.runtime.block_on(repo.store.index.write(change))
 }
 
-/// `None`: there is nothing to do, and whoever finds that there is begins anew.
+/// `None`: there is nothing to do.
 fn begin(repo: &RepoInner, transaction: &WriteTransaction) -> Result<Option<Task>, IndexError> {
     let new = Roots(heads_in(transaction, repo.number, &repo.states())?.into_iter().collect());
     let mut table = transaction.open_table(ROOTS)?;
     let old = roots_in(&table, repo.number)?;
     if old.as_ref() == Some(&new) {
-        // Here, on the thread where heads change: nothing comes between the two.
-        repo.catching_up.store(false, Ordering::Release);
         return Ok(None);
     }
     table.insert(repo.number, UNKNOWN)?;

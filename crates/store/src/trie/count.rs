@@ -26,12 +26,13 @@ pub(super) enum CountError {
 }
 
 impl CountError {
-    /// Whether it may be better at another time.
-    pub(super) fn passes(&self) -> bool {
-        let lasts = |error: &ReadError| {
-            matches!(error, ReadError::Absent { .. } | ReadError::Damaged { .. })
-        };
-        matches!(self, Self::Read(error) if !lasts(error))
+    /// Whether it is so until something is mended.
+    pub(super) fn lasts(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::Absent { .. } | ReadError::Damaged { .. })
+                | Self::Index(IndexError::Damaged { .. })
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ark_core::{Link, Object, SignedState};
 use ark_recon::{Digest, Links, LinksUnder, Node, Nodes, NodesMut, Prefix};
-use ark_store::{Join, PullError, Recovery, Repo, Staged, Store};
+use ark_store::{Join, PullError, Recovery, Repo, Staged, Store, Trie};
 
 use crate::rollback::copy;
 use crate::support::{Dice, Faults, Machine, publish, pull, repo, try_publish};
@@ -83,7 +83,10 @@ pub async fn assert_trie(repo: &Repo) -> Digest {
     let anew = reached(repo).await;
     let mut nodes = AnewNodes::default();
     let root = ark_recon::rebuild(&anew, &mut nodes).unwrap();
-    let trie = awaited(|| repo.trie().unwrap()).await;
+    // Much is caught up with later; little is there as soon as it is joined.
+    let is_much = anew.links.len() > AT_ONCE;
+    let is_made = |trie: &Trie| ark_recon::digest(trie, trie, Prefix::ROOT).unwrap() == root;
+    let trie = awaited(|| repo.trie().unwrap().filter(|it| !is_much || is_made(it))).await;
     let links: Vec<Link> = trie.links(Prefix::ROOT).unwrap().map(Result::unwrap).collect();
     let expected: Vec<Link> = anew.links.iter().map(|(_, _, link)| *link).collect();
     assert_eq!(links, expected);
@@ -198,18 +201,15 @@ async fn a_damaged_object_stops_comparisons_and_nothing_else() {
     let second = publish(&ra, &[(names[0].as_str(), b"two")]).await;
     assert!(matches!(pull(&ra, &rb, &second).await, Join::Joined(_)));
     assert!(rb.trie().unwrap().is_none());
+    // With the next change it is made anew, without looking at what was left.
     let third = publish(&ra, &[(names[0].as_str(), b"three")]).await;
     assert!(matches!(pull(&ra, &rb, &third).await, Join::Joined(_)));
-    assert!(rb.trie().unwrap().is_none());
-    drop(rb);
-    sb.close().await.unwrap();
-    // After a start it is made anew.
-    let sb = b.open().await;
-    let rb = repo(&sb).await;
     assert_eq!(assert_trie(&rb).await, assert_trie(&ra).await);
 }
 
-/// More files than are counted in the transaction of a joined state.
+/// So many links are counted in the transaction of a joined state.
+const AT_ONCE: usize = 4_096;
+/// Some more files than that.
 const MANY: u32 = 5_000;
 
 async fn publish_many(repo: &Repo, content: u32) -> SignedState {
@@ -252,11 +252,12 @@ async fn what_changes_much_is_caught_up_with_whatever_comes_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_catching_up_that_ends_anywhere_begins_anew_at_the_next_start() {
+async fn a_catching_up_that_fails_anywhere_begins_anew_at_the_next_change_or_start() {
     // The place, and how often it is passed when it fails: in the walk; before it begins, its two
     // parts, and what says what the trie is of.
     let parts = (1..=4).map(|count| ("trie-part", count));
     for (place, count) in parts.chain([("trie", 60)]) {
+        let at_a_start = count % 2 == 0;
         let machine = Machine::new(1);
         let passed = Arc::new(AtomicUsize::new(0));
         let hook = {
@@ -270,18 +271,20 @@ async fn a_catching_up_that_ends_anywhere_begins_anew_at_the_next_start() {
         };
         let store = machine.open_with(Arc::new(hook)).await;
         let opened = repo(&store).await;
-        let before = publish(&opened, &[("x", b"little")]).await;
+        publish(&opened, &[("x", b"little")]).await;
         let root = assert_trie(&opened).await;
         passed.store(0, Ordering::SeqCst);
         publish_many(&opened, 1).await;
         awaited(|| (passed.load(Ordering::SeqCst) >= count).then_some(())).await;
-        drop(opened);
-        store.close().await.unwrap();
-
-        let store = machine.open().await;
-        let opened = repo(&store).await;
-        assert_ne!(crate::support::own_head(&opened), Some(before), "{place} {count}");
-        assert_ne!(assert_trie(&opened).await, root, "{place} {count}");
+        if at_a_start {
+            drop(opened);
+            store.close().await.unwrap();
+            let store = machine.open().await;
+            assert_ne!(assert_trie(&repo(&store).await).await, root, "{place} {count}");
+        } else {
+            publish(&opened, &[("x", b"less")]).await;
+            assert_ne!(assert_trie(&opened).await, root, "{place} {count}");
+        }
     }
 }
 
