@@ -19,8 +19,10 @@ use crate::repo::{Issued, Repo, RepoInner};
 use crate::rollback::{draw_incarnation, set_incarnation};
 use crate::states::Change;
 
-/// The index keeps this many bytes of its file in memory unless told otherwise.
-pub const DEFAULT_INDEX_CACHE_BYTES: usize = 32 << 20;
+/// The index keeps this many bytes of its file in memory unless told otherwise; the system's cache
+/// of files has the rest. Measured with 20,000 files: with eight times as much a daemon at rest is
+/// 8 to 13 MB larger, and a first copy takes no less processor time and writes 3 % less.
+pub const DEFAULT_INDEX_CACHE_BYTES: usize = 4 << 20;
 /// So many revisions by which another incarnation of this device grows in a repo, within one run,
 /// and the key is taken to be running elsewhere. A store restored from a backup sees its earlier
 /// incarnations grow a little, too, where each peer shows a later state than the one before.
