@@ -99,10 +99,16 @@ impl Tree {
     }
 }
 
-/// After very much was joined, the store makes anew what is compared.
-async fn until_comparable(running: &Running) {
+/// After very much was joined, the store makes what is compared beside everything else: waits until
+/// it is of this state.
+async fn until_comparable(running: &Running, state: &SignedState) {
+    let head = state.state().heads[0].id;
+    let is_of_it = || {
+        let Some(trie) = running.repo("repo").trie().unwrap() else { return false };
+        trie.links(Prefix::ROOT).unwrap().any(|link| link.unwrap().id == head)
+    };
     let made = async {
-        while running.repo("repo").trie().unwrap().is_none() {
+        while !is_of_it() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -139,7 +145,7 @@ async fn after_a_partition(
     running_b.until_durable("repo", &second).await;
     assert_eq!(reconciliation(&running_b), Reconciliations::default());
     for running in [&running_a, &running_b] {
-        until_comparable(running).await;
+        until_comparable(running, &second).await;
     }
     running_b.stop().await;
     running_a.until("the peer being gone", |status| !status.peers[0].connected).await;
@@ -416,6 +422,20 @@ async fn sessions_without_end_are_refused_then_closed() {
     siege.assert_closed("the end of it").await;
     assert!((1..=20).contains(&answered), "{answered}");
     assert!((1..=100).contains(&refused), "{refused}");
+    siege.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_says_nothing_holds_up_itself_alone() {
+    let siege = Siege::new().await;
+    let silent = siege.begin(1, &[]).await;
+    // One at a time: the next is refused, because the one before does not end.
+    let (_send, mut recv) = siege.begin(2, &[]).await;
+    let refused = guarded("a refusal", recv.read_to_end(0)).await.unwrap_err();
+    let reset = ReadError::Reset(VarInt::from_u32(8));
+    assert_eq!(refused, iroh::endpoint::ReadToEndError::Read(reset));
+    drop(silent);
+    assert!(siege.converse(3).await.len() > 501);
     siege.running.stop().await;
 }
 
