@@ -38,10 +38,6 @@ use running::Running;
 /// that was published, so waiting longer is of no use to anybody.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The index keeps this much of its file in memory. The kernel caches the file as well, so more
-/// would buy little, and an idle daemon is to be small.
-const INDEX_CACHE_BYTES: usize = 16 << 20;
-
 /// Why the daemon did not start, or not end cleanly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -234,7 +230,7 @@ impl Daemon {
             path: config.store_path.clone(),
             witness_dir,
             signing_key: key.signing_key(),
-            index_cache_bytes: INDEX_CACHE_BYTES,
+            index_cache_bytes: ark_store::DEFAULT_INDEX_CACHE_BYTES,
         })
         .await?;
         key.write_id(&config.store_path)?;
