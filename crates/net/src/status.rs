@@ -75,6 +75,9 @@ pub struct RepoStatus {
     pub applied: BTreeMap<Writer, u64>,
     /// States that are staged, or wait to be.
     pub staged: usize,
+    /// The writers whose state to come nobody connected can give: nothing is owed for these beyond
+    /// what is durable.
+    pub stuck: BTreeSet<Writer>,
     /// Requests for objects under way.
     pub requests: usize,
     /// What is known to be missing here; bytes are estimated.

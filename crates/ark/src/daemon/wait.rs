@@ -56,7 +56,7 @@ async fn wait_for(house: &House, repo: &RunningRepo, deadline: Instant) -> Vec<S
                 let counts = |writer| repo.counts(writer);
                 let call =
                     call.get_or_insert_with(|| Call::new(&repo.held.states(), &shared, counts));
-                missing = call.missing(house, repo, &shared.remotes);
+                missing = call.missing(house, repo, &shared);
                 if missing.is_empty() {
                     return missing;
                 }
@@ -170,20 +170,34 @@ impl Call {
         Self { held, announced: HashMap::new() }
     }
 
+    /// What is held, but for states that nobody connected can give: of their writers what is
+    /// durable here.
+    fn attainable(&self, shared: &ark_net::RepoStatus) -> Revisions {
+        let mut held = self.held.clone();
+        for writer in &shared.stuck {
+            held.remove(writer);
+            if let Some(&durable) = shared.durable.get(writer) {
+                held.insert(*writer, durable);
+            }
+        }
+        held
+    }
+
     /// What keeps `repo` from being in step, a line each.
     fn missing(
         &mut self,
         house: &House,
         repo: &RunningRepo,
-        remotes: &[RemoteStatus],
+        shared: &ark_net::RepoStatus,
     ) -> Vec<String> {
+        let remotes = &shared.remotes;
         let mut missing = Vec::new();
         if remotes.iter().any(|remote| remote.connected) {
             let applied = match repo.running_folder() {
                 Some(folder) => folder.status().applied,
                 None => revisions_joined(repo),
             };
-            missing.extend(self.behind(remotes, &applied, |writer| repo.counts(writer)));
+            missing.extend(self.behind(shared, &applied, |writer| repo.counts(writer)));
         } else {
             let names: Vec<&str> = repo.remotes.iter().map(|remote| remote.name.as_str()).collect();
             missing.push(format!("no remote is connected ({})", names.join(", ")));
@@ -197,21 +211,22 @@ impl Call {
     /// What is not here or not there, where any remote is connected.
     fn behind(
         &mut self,
-        remotes: &[RemoteStatus],
+        shared: &ark_net::RepoStatus,
         applied: &Revisions,
         listed: impl Fn(Writer) -> bool,
     ) -> Vec<String> {
         let mut missing = Vec::new();
+        let held = self.attainable(shared);
         // A remote's newest state may be here, by gossip, before its `Have` says that it announced
         // it: what is held counts whoever brought it.
-        match unapplied(&self.held, applied, &listed) {
+        match unapplied(&held, applied, &listed) {
             0 => {}
             count => {
-                missing.push(format!("{count} of {} states are not applied here", self.held.len()));
+                missing.push(format!("{count} of {} states are not applied here", held.len()));
             }
         }
-        for remote in remotes.iter().filter(|remote| remote.connected) {
-            missing.extend(owed_by(remote, &self.held));
+        for remote in shared.remotes.iter().filter(|remote| remote.connected) {
+            missing.extend(owed_by(remote, &held));
             if !remote.in_touch || !remote.scanned {
                 continue;
             }
@@ -363,6 +378,7 @@ mod tests {
             durable: Revisions::new(),
             applied: Revisions::new(),
             staged: 0,
+            stuck: std::collections::BTreeSet::new(),
             requests: 0,
             behind: ark_net::Behind::default(),
             received: ark_net::Behind::default(),
@@ -372,11 +388,31 @@ mod tests {
         }
     }
 
+    /// A repo with these remotes.
+    fn with(remotes: &[RemoteStatus]) -> ark_net::RepoStatus {
+        ark_net::RepoStatus { remotes: remotes.to_vec(), ..shared(&[]) }
+    }
+
+    #[test]
+    fn what_nobody_connected_can_give_is_not_waited_for() {
+        let mut call = Call::new(&States::default(), &shared(&[(2, 9), (3, 1)]), |_| true);
+        let mut now = with(&[remote(&[(2, 5)])]);
+        now.durable = revisions(&[(2, 5)]);
+        let applied = revisions(&[(2, 5)]);
+        assert_eq!(call.behind(&now, &applied, |_| true).len(), 3);
+        now.stuck = [writer(2), writer(3)].into();
+        assert_eq!(call.behind(&now, &applied, |_| true), [""; 0]);
+        // But for what a remote that is connected says it has.
+        now.remotes = vec![remote(&[(2, 9)])];
+        let mut call = Call::new(&States::default(), &shared(&[(2, 9)]), |_| true);
+        assert_eq!(call.behind(&now, &applied, |_| true).len(), 1);
+    }
+
     #[test]
     fn a_state_that_came_and_is_not_stored_yet_is_waited_for() {
         let mut call = Call::new(&States::default(), &shared(&[(9, 6)]), |_| true);
         // The remote has not said that it has what it announced by gossip.
-        let behind = call.behind(&[remote(&[(9, 5)])], &revisions(&[(9, 5)]), |_| true);
+        let behind = call.behind(&with(&[remote(&[(9, 5)])]), &revisions(&[(9, 5)]), |_| true);
         assert_eq!(
             behind,
             [
@@ -385,7 +421,10 @@ mod tests {
                 "nine has not applied 1 of 1 states"
             ]
         );
-        assert_eq!(call.behind(&[remote(&[(9, 6)])], &revisions(&[(9, 6)]), |_| true), [""; 0]);
+        assert_eq!(
+            call.behind(&with(&[remote(&[(9, 6)])]), &revisions(&[(9, 6)]), |_| true),
+            [""; 0]
+        );
     }
 
     /// It was dropped from the config here and not there: what it wrote is told under this device's
@@ -395,7 +434,7 @@ mod tests {
         let counts = |writer: Writer| writer.device == device(1);
         let mut call = Call::new(&States::default(), &shared(&[(1, 5), (2, 7)]), counts);
         let applied = revisions(&[(1, 5)]);
-        assert_eq!(call.behind(&[remote(&[(1, 5)])], &applied, counts), [""; 0]);
+        assert_eq!(call.behind(&with(&[remote(&[(1, 5)])]), &applied, counts), [""; 0]);
     }
 
     #[test]
@@ -404,8 +443,8 @@ mod tests {
         let applied = revisions(&[(9, 5)]);
         let nothing = Revisions::new();
         let lacking = ["1 of 1 states announced by nine are not applied here"];
-        assert_eq!(call.behind(&[remote(&[(9, 5)])], &nothing, |_| true), lacking);
-        assert_eq!(call.behind(&[remote(&[(9, 7)])], &applied, |_| true), [""; 0]);
+        assert_eq!(call.behind(&with(&[remote(&[(9, 5)])]), &nothing, |_| true), lacking);
+        assert_eq!(call.behind(&with(&[remote(&[(9, 7)])]), &applied, |_| true), [""; 0]);
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub(crate) fn status(
         durable: view.durable.clone(),
         applied: view.applied.clone(),
         staged: view.staged,
+        stuck: view.stuck.clone(),
         requests: view.requests,
         behind: behind(view.missing),
         received: behind(view.received),
