@@ -138,9 +138,10 @@ fn built_in_faults_are_found() {
         (Fault::NotSynced, 14),
         (Fault::SequencesTwice, 17),
         (Fault::StagedClaimed, 0),
-        (Fault::InterruptionForgotten, 1479),
+        (Fault::InterruptionForgotten, 1771),
         (Fault::ToldBeforeDurable, 0),
         (Fault::ReaderHeard, 0),
+        (Fault::NeverTakenOver, 150),
     ];
     let seeds = number("ARK_SEEDS").unwrap_or(FAULTY);
     let missed: Vec<Fault> = thread::scope(|scope| {
@@ -148,7 +149,8 @@ fn built_in_faults_are_found() {
             let mut seeds = first..first + seeds;
             let history = |seed| {
                 let history = Simulation::new(seed).with(fault);
-                if fault == Fault::ReaderHeard { history } else { history.early() }
+                let is_new = matches!(fault, Fault::ReaderHeard | Fault::NeverTakenOver);
+                if is_new { history } else { history.early() }
             };
             let found = seeds.find_map(|seed| run(history(seed), seed).err());
             println!("{fault:?}: {found:?}");

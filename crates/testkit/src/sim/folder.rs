@@ -273,7 +273,7 @@ impl Folder {
             }
             self.awaited = None;
         }
-        if !self.due.is_nothing() || self.has_to_take_over(cx.store.durable()) {
+        if !self.due.is_nothing() || self.has_to_take_over(cx.store.durable(), cx.weather) {
             let extent = std::mem::replace(&mut self.due, Extent::nothing());
             self.doing = Doing::Comparing(scan(extent, cx));
             return Ok(Some(cx.now_ms + cx.dice.between(cx.weather.scan_ms)));
@@ -305,7 +305,10 @@ impl Folder {
     }
 
     /// Whether there are heads of devices that may not write any more: they become this one's.
-    fn has_to_take_over(&self, durable: &Durable) -> bool {
+    fn has_to_take_over(&self, durable: &Durable, weather: &Weather) -> bool {
+        if weather.fault == Some(Fault::NeverTakenOver) {
+            return false;
+        }
         let own = self.incarnations.writer.device;
         let is_known = |device: DeviceId| device == own || self.writers.contains(&device);
         durable.joined().keys().any(|writer| !is_known(writer.device))
@@ -357,7 +360,7 @@ impl Folder {
             add_disowned(&mut changed, disowned, records, &mut trees.joined, dot)?;
             changed
         };
-        if changed.changes.is_empty() && !self.has_to_take_over(durable) {
+        if changed.changes.is_empty() && !self.has_to_take_over(durable, cx.weather) {
             return Ok(Prepared { dot, local: changed, prospect: None });
         }
         let root = put_in(&mut overlay, &joined, dot, &changed.changes)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ark_sync::Role;
 
 use super::dice::Dice;
-use super::settled::{has_orphans, holds, is_settled, is_whole, knows};
+use super::settled::{holds, is_settled, is_whole, knows, orphans};
 use super::weather::{Fault, Weather};
 use super::world::{Counts, Part, World};
 use super::{Finding, Report, trace::Trace};
@@ -324,8 +324,9 @@ impl History {
         let after = world.counts;
         let links = world.edges.len() as u64;
         let said = after.messages - before.messages;
-        // What is lost is asked for again now and then.
-        let requests = if has_orphans(world) { after.requests } else { before.requests };
+        // What is lost is asked for again with each end of the safety timer.
+        let asked = (orphans(world) * world.devices.len()) as u64 * REST_MESSAGES;
+        let requests = after.requests.min(before.requests + asked);
         // A session that was under way may come to its end.
         let round_trips = after.round_trips;
         let expected = Counts { messages: after.messages, requests, round_trips, ..before };

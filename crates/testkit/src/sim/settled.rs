@@ -49,18 +49,28 @@ fn joined(world: &World, at: usize) -> BTreeMap<Writer, &SignedState> {
     counted.map(|(writer, state)| (*writer, state)).collect()
 }
 
-/// Whether a state is staged of which nobody has joined as much: the rest of it is lost with its
-/// maker's store.
-fn is_orphan(world: &World, state: &State) -> bool {
-    !world.devices.iter().any(|device| {
+/// Whether a device has a state staged that is not whole there, and of which nobody has joined as
+/// much: the rest of it is lost with its maker's store.
+fn is_orphan(world: &World, at: usize, state: &State) -> bool {
+    let is_joined = world.devices.iter().any(|device| {
         let joined = device.store.durable().joined().get(&state.writer);
         joined.is_some_and(|joined| joined.state().revision >= state.revision)
-    })
+    });
+    let heads: Vec<Link> = state.heads.iter().map(|head| Link::snapshot(head.id)).collect();
+    !is_joined && !world.devices[at].store.durable().missing(&heads).is_empty()
 }
 
-/// Whether anybody has such a state.
-pub(super) fn has_orphans(world: &World) -> bool {
-    world.members().any(|at| !world.devices[at].store.durable().staged().is_empty())
+/// How many such states there are.
+pub(super) fn orphans(world: &World) -> usize {
+    world.members().map(|at| world.devices[at].store.durable().staged().len()).sum()
+}
+
+/// Whether all of a device's heads are of members.
+fn is_taken_over(world: &World, at: usize) -> bool {
+    let joined = world.devices[at].store.durable().joined();
+    let heads = heads(joined.values().map(SignedState::state));
+    let mut dots = heads.iter().flat_map(|head| &head.dots);
+    dots.all(|dot| !world.devices[world.device_of(dot.writer)].has_left)
 }
 
 /// Whether a device has joined a state that has taken a dot in.
@@ -86,12 +96,15 @@ pub(super) fn is_settled(world: &World) -> Result<(), String> {
             return Err(format!("{at} has joined {theirs:?}, {first} has {ours:?}; {view:?}"));
         }
         let mut staged = device.store.durable().staged().values();
-        if let Some(staged) = staged.find(|state| !is_orphan(world, state.state())) {
+        if let Some(staged) = staged.find(|state| !is_orphan(world, at, state.state())) {
             let view = running.engine.view();
             return Err(format!("{at} has staged {staged:?} still: {view:?}"));
         }
         if let Some(why) = running.folder.as_ref().and_then(Folder::unrest) {
             return Err(format!("{at}: {why}"));
+        }
+        if !is_taken_over(world, at) {
+            return Err(format!("{at} has a head still of one that was dropped"));
         }
         all_is_known(world, at)?;
     }

@@ -18,6 +18,8 @@ pub enum Fault {
     InterruptionForgotten,
     /// A device tells what it publishes before it is durable: an end may lose it.
     ToldBeforeDurable,
+    /// Nobody takes over what one wrote that is dropped.
+    NeverTakenOver,
     /// The first device lets readers write.
     ReaderHeard,
     /// What reconciliation compares has inventions in it and leaves things out. Not to be found:
