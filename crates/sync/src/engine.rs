@@ -42,6 +42,9 @@ const SCAN_PATIENCE_MS: u64 = 10_000;
 const MAX_PROBLEMS: usize = 64;
 /// Revisions per writer of which the size is remembered, to tell what a peer lacks.
 const MAX_GROWTH: usize = 64;
+/// Revisions for which peers are asked again, once a connection each, because they say that they
+/// have come to have them.
+const MAX_FORGIVEN: usize = 1024;
 /// States of one writer for which it is remembered who was asked in vain.
 const MAX_TRIED: usize = 4;
 /// The objects of a repo that holds nothing: a snapshot and its empty root.
@@ -105,6 +108,8 @@ pub struct Engine {
     dead: BTreeMap<Writer, (u64, ObjectId)>,
     /// Who was asked in vain for states that others were taken in the place of, by writer.
     tried: BTreeMap<Writer, BTreeMap<(u64, ObjectId), Vain>>,
+    /// Who is asked again for which revision, because it came to have it after it had not.
+    forgiven: BTreeSet<(DeviceId, Writer, u64)>,
     peers: BTreeMap<DeviceId, Peer>,
     wishes: Wishes,
     fetcher: Fetcher,
@@ -151,6 +156,7 @@ impl Engine {
             pulls: resumed,
             dead: BTreeMap::new(),
             tried: BTreeMap::new(),
+            forgiven: BTreeSet::new(),
             peers,
             wishes: Wishes::default(),
             fetcher: Fetcher::new(),

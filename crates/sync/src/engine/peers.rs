@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{DeviceId, MAX_STATE_BYTES, MAX_WRITERS, SignedState, Writer};
 
-use super::{Engine, SAFETY_MS, place};
+use super::{Engine, MAX_FORGIVEN, SAFETY_MS, place};
 use crate::admission::{Admission, may_write};
 use crate::announce::{Announced, Announcement};
 use crate::effect::Effect;
@@ -33,6 +33,7 @@ impl Engine {
                 asked.remove(&peer);
             }
         }
+        self.forgiven.retain(|(of, ..)| *of != peer);
         for (_, asked) in self.tried.values_mut().flat_map(BTreeMap::values_mut) {
             asked.remove(&peer);
         }
@@ -83,6 +84,7 @@ impl Engine {
 
     pub(super) fn heard(&mut self, peer: DeviceId, message: Message) {
         let repo = (self.options.topic, self.options.kind);
+        let risen = self.risen(peer, &message);
         let Some(session) = self.peers.get_mut(&peer) else { return };
         match session.hear(peer, message, repo) {
             Err(violation) => self.misbehaved(peer, violation),
@@ -99,9 +101,44 @@ impl Engine {
                 if first == First::Yes {
                     self.compared(peer);
                 }
+                self.forgive(peer, &risen);
                 self.note_wishes(peer);
             }
             Ok(Heard::Ignored) => {}
+        }
+    }
+
+    /// The writers of which a `Have` says that the peer has more than it said before: how much that
+    /// was, and is.
+    fn risen(&self, peer: DeviceId, message: &Message) -> Vec<(Writer, u64, u64)> {
+        let (Message::Have(have), Some(session)) = (message, self.peers.get(&peer)) else {
+            return Vec::new();
+        };
+        let before = |writer: &Writer| session.writers.get(writer).map_or(0, |entry| entry.durable);
+        let risen = |writer: &Writer| {
+            let at = have.writers.binary_search_by(|entry| entry.writer.cmp(writer)).ok()?;
+            let (before, now) = (before(writer), have.writers[at].durable);
+            (before < now).then_some((*writer, before, now))
+        };
+        self.pulls.keys().filter_map(risen).collect()
+    }
+
+    /// Whoever did not have what it was asked for, and says now that it has, is asked again; once a
+    /// connection, because that is easily said.
+    fn forgive(&mut self, peer: DeviceId, risen: &[(Writer, u64, u64)]) {
+        for &(writer, before, now) in risen {
+            let current = self.pulls.get_mut(&writer);
+            let current = current
+                .and_then(|pull| Some((pull.current.state.state().revision, pull.vain.as_mut()?)));
+            let tried = self.tried.get_mut(&writer).into_iter().flatten();
+            let tried = tried.map(|((revision, _), vain)| (*revision, vain));
+            for (revision, (_, asked)) in tried.chain(current) {
+                let came = before < revision && revision <= now && asked.contains(&peer);
+                let has_room = self.forgiven.len() < MAX_FORGIVEN;
+                if came && has_room && self.forgiven.insert((peer, writer, revision)) {
+                    asked.remove(&peer);
+                }
+            }
         }
     }
 

@@ -199,6 +199,24 @@ fn states_that_are_sent_unasked_and_not_delivered_take_no_turns() {
 }
 
 #[test]
+fn who_comes_to_have_what_it_lacked_is_asked_again() {
+    let mut world = lost(10);
+    world.run(SECOND_MS);
+    assert_eq!(joins(&world), [1, 2]);
+    // The third lacks the fourth state, too, until it meets the first; all on one connection.
+    let state = world.devices[0].store.joined[&world.devices[0].writer].bytes().to_vec();
+    let (peer, message) = (world.id(2), ark_sync::Message::States(vec![state]));
+    world.feed(1, Input::Message { peer, message });
+    world.run(SECOND_MS);
+    assert_eq!(joins(&world), [1, 2]);
+    world.weather.gossip_lost = 1_000;
+    world.devices[0].manners = Manners::Honest;
+    world.connect(0, 2);
+    world.run(10 * SECOND_MS);
+    assert_eq!(joins(&world), [1, 2, 4]);
+}
+
+#[test]
 fn a_state_that_is_under_way_gives_way_to_no_older_one() {
     let mut world = lost(6);
     part(&mut world);
