@@ -417,3 +417,42 @@ async fn whatever_fails_or_is_put_back_the_trie_is_that_of_the_heads() {
         assert_eq!(roots[0], roots[1], "seed {seed}");
     }
 }
+
+/// How long others wait for the index while a first copy of very much is published and caught up
+/// with: `cargo test --release -p ark-store --test store figures -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn figures_of_who_waits_for_the_index() {
+    let machine = Machine::new(1);
+    let store = machine.open().await;
+    let opened = repo(&store).await;
+    let files: Vec<(String, [u8; 8])> =
+        (0..120_000_u64).map(|n| (format!("f{n}"), n.to_le_bytes())).collect();
+    let files: Vec<(&str, &[u8])> =
+        files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let (probed, stopped) = (opened.clone(), Arc::new(AtomicUsize::new(0)));
+    let stop = Arc::clone(&stopped);
+    let probe = tokio::spawn(async move {
+        let mut waits = [Duration::ZERO; 2];
+        while stop.load(Ordering::SeqCst) < 2 {
+            let began = std::time::Instant::now();
+            probed.base().apply(Vec::new(), vec![("x".into(), Some(vec![1]))]).await.unwrap();
+            let longest = &mut waits[stop.load(Ordering::SeqCst).min(1)];
+            *longest = began.elapsed().max(*longest);
+        }
+        waits
+    });
+    publish(&opened, &files).await;
+    stopped.store(1, Ordering::SeqCst);
+    let began = std::time::Instant::now();
+    awaited(|| {
+        opened.trie().unwrap().filter(|trie| trie.links(Prefix::ROOT).unwrap().count() > 120_000)
+    })
+    .await;
+    let made = began.elapsed();
+    stopped.store(2, Ordering::SeqCst);
+    let [publishing, catching_up] = probe.await.unwrap();
+    println!(
+        "longest wait: {publishing:?} while publishing, {catching_up:?} while catching up, made in {made:?}"
+    );
+}
