@@ -160,8 +160,8 @@ mod tests {
         assert!(matches!(sent(&too_long).await, Err(FrameError::TooLong { .. })));
         assert!(matches!(sent(&[0; 4]).await, Err(FrameError::TooLong { .. })));
         assert!(matches!(sent(&[1, 0, 0, 0, 9]).await, Err(FrameError::Version { found: 9 })));
-        assert!(matches!(sent(&[2, 0, 0, 0, 1, 77]).await, Err(FrameError::Archive(_))));
-        assert!(matches!(sent(&[9, 0, 0, 0, 1, 7]).await, Err(FrameError::Io(_))));
+        assert!(matches!(sent(&[2, 0, 0, 0, VERSION, 77]).await, Err(FrameError::Archive(_))));
+        assert!(matches!(sent(&[9, 0, 0, 0, VERSION, 7]).await, Err(FrameError::Io(_))));
         assert!(matches!(sent(&[9, 0]).await, Err(FrameError::Io(_))));
     }
 
