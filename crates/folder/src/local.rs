@@ -15,7 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{
-    Behind, Dot, LocalChange, Mtime, NodeKind, Permissions, Put, Read, RelPath, TreeError, What,
+    Behind, Dot, LocalChange, Mtime, Name, NodeKind, Permissions, Put, Read, RelPath, TreeError,
+    What,
 };
 
 use crate::base::{BaseRead, Cache, Disowned, Record};
@@ -36,7 +37,25 @@ pub struct Local {
     pub revisit: BTreeSet<RelPath>,
 }
 
+/// Versions: the directory of their entry, its name, and a dot.
+type Versions = BTreeSet<(RelPath, Name, Dot)>;
+
 impl Local {
+    /// Has no change drop what is `known` to stand where it was found: a copy was renamed to the
+    /// name that it has in the joined tree by now.
+    fn spare(&mut self, known: &Versions) {
+        self.changes.retain_mut(|change| {
+            if matches!(change.what, What::Permissions(_)) {
+                return true;
+            }
+            let Some(behind) = &mut change.behind else { return true };
+            let (directory, name) = (directory_of(&change.path), &behind.name);
+            let is_known = |dot: &Dot| known.contains(&(directory.clone(), name.clone(), *dot));
+            behind.dots.retain(|dot| !is_known(dot));
+            change.what != What::Remove || !behind.dots.is_empty()
+        });
+    }
+
     /// Has base say nothing of paths at and below those that were `unseen` by the scan, where the
     /// tree that was being applied shows something else than base. Once they are seen nobody will
     /// know any more that what stands there need not be made of what base says.
@@ -108,6 +127,7 @@ pub fn local<R: Read, B: BaseRead>(
     disowned: &[Disowned],
 ) -> Result<Local, WantsError<R::Error>> {
     let mut local = Local::default();
+    let mut known = Versions::new();
     for (path, found) in found {
         let before = without(base.get(path)?, disowned);
         if before.as_ref().is_some_and(|before| is_same(before, found)) {
@@ -131,7 +151,13 @@ pub fn local<R: Read, B: BaseRead>(
                 local.changes.push(LocalChange { path: path.clone(), behind, what });
                 provisional.map(|behind| record(found, behind))
             }
-            Verdict::Known => wanted.map(|want| record(found, want.behind)),
+            Verdict::Known => {
+                for Behind { name, dots, .. } in wanted.iter().map(|want| &want.behind) {
+                    let version = |&dot| (directory_of(path), name.clone(), dot);
+                    known.extend(dots.iter().map(version));
+                }
+                wanted.map(|want| record(found, want.behind))
+            }
             Verdict::Overtaken => before.map(|before| record(found, before.behind)),
         };
         local.records.insert(path.clone(), after);
@@ -145,7 +171,12 @@ pub fn local<R: Read, B: BaseRead>(
             local.changes.push(LocalChange { path: path.clone(), behind, what: What::Remove });
         }
     }
+    local.spare(&known);
     Ok(local)
+}
+
+fn directory_of(path: &RelPath) -> RelPath {
+    path.split_last().map_or_else(RelPath::root, |(directory, _)| directory)
 }
 
 impl<R: Read> Trees<'_, R> {
@@ -292,5 +323,95 @@ const fn kind(node: FoundNode) -> NodeKind {
         FoundNode::File { .. } => NodeKind::File,
         FoundNode::Symlink { .. } => NodeKind::Symlink,
         FoundNode::Directory => NodeKind::Directory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ark_core::{
+        Content, DeviceId, Incarnation, Link, ObjectId, Overlay, Tree, Vector, Writer, put_in,
+    };
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::fs::{Stat, StatKind};
+
+    struct Nothing;
+
+    impl Read for Nothing {
+        type Error = std::io::Error;
+
+        fn read(&self, _link: Link) -> Result<Bytes, std::io::Error> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    fn dot(sequence: u64) -> Dot {
+        let device = DeviceId::from_bytes([1; 32]);
+        Dot { writer: Writer { device, incarnation: Incarnation::new(1) }, sequence }
+    }
+
+    fn found(content: &str) -> Found {
+        let (mtime, size) = (Mtime::default(), content.len() as u64);
+        let (dev, ino, mode) = (1, 2, 0o100_644);
+        let stat = Stat { kind: StatKind::File, dev, ino, size, mode, mtime, ctime: mtime };
+        let content = Content::Raw(ObjectId::of(content.as_bytes()));
+        let node = FoundNode::File { content, size };
+        Found { node, permissions: Permissions::from_mode(0o644), mtime, stat, settled: true }
+    }
+
+    fn behind(name: &str, sequence: u64) -> Behind {
+        let name = Name::new(name.as_bytes()).unwrap();
+        Behind { name, dots: vec![dot(sequence)], permissions_dot: dot(sequence) }
+    }
+
+    /// The joined tree came to have in place what is a copy on disk still. The user removes and
+    /// renames copies just then.
+    #[test]
+    fn a_copy_renamed_to_the_name_that_it_has_by_now_is_not_dropped() {
+        let mut overlay = Overlay::new(Nothing);
+        let written = ["mine", "gone", "copied"].map(|name| {
+            let Found { node, mtime, permissions, .. } = found(name);
+            LocalChange {
+                path: path(name),
+                behind: None,
+                what: put(node, mtime, permissions, true),
+            }
+        });
+        let root = put_in(&mut overlay, &Tree::empty(), dot(2), &written).unwrap();
+        let base: BTreeMap<RelPath, Record> = [
+            ("mine", "other", behind("mine", 1)),
+            ("mine.conflict-0", "mine", behind("mine", 2)),
+            ("gone.conflict-0", "gone", behind("gone", 2)),
+            ("copied.conflict-0", "copied", behind("copied", 2)),
+        ]
+        .map(|(name, content, behind)| (path(name), record(&found(content), behind)))
+        .into();
+        let gone = ["copied.conflict-0", "gone.conflict-0", "mine.conflict-0"].map(path);
+        let seen = [("copied", "edited"), ("mine", "mine")];
+        let seen = seen.map(|(name, content)| (path(name), found(content))).into();
+        let local = {
+            let joined = Lookup::new(&overlay, root);
+            let mut trees = Trees { joined, interrupted: None };
+            local(&seen, &gone, &base, &mut trees, dot(3), &[]).unwrap()
+        };
+        // All were written under one dot: what is removed of other names is.
+        let changed: Vec<String> =
+            local.changes.iter().map(|change| change.path.to_string()).collect();
+        assert_eq!(changed, ["copied", "copied.conflict-0", "gone.conflict-0"]);
+        let mut vector = Vector::empty();
+        vector.take_in(dot(2));
+        let joined = Tree { root, vector };
+        let root = put_in(&mut overlay, &joined, dot(3), &local.changes).unwrap();
+        let mut published = Lookup::new(&overlay, root);
+        let shown = ["copied", "gone", "mine"]
+            .map(|name| published.want(&path(name)).unwrap().map(|want| want.node));
+        assert_eq!(shown, [Some(found("edited").node), None, Some(found("mine").node)]);
+        assert_eq!(local.records[&path("mine")].as_ref().unwrap().behind, behind("mine", 2));
+        assert!(gone.iter().all(|path| local.records[path].is_none()));
     }
 }

@@ -248,6 +248,7 @@ histories! {
     three_devices_in_haste: 3, true, 14..20;
     // How a history in haste goes depends on the moment, too: seeds that failed are run anew.
     a_copy_renamed_over_its_original: 3, true, [5052; 4];
+    a_copy_renamed_over_its_original_just_when_others_took_it: 3, true, [95_261; 4];
     a_directory_moved_away_while_a_copy_is_made_in_it: 2, true, [50_051; 4];
     a_directory_renamed_while_files_leave_it: 2, true, [94_224; 2];
     a_file_in_flux_where_a_killed_batch_was: 2, true, [90_023; 4];
