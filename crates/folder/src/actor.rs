@@ -21,7 +21,7 @@ use ark_store::{Change, Repo};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
-use crate::base::{BaseView, Hold, Incarnations, Retry};
+use crate::base::{Applying, BaseView, Hold, Incarnations, Retry};
 use crate::durable::Unsyncable;
 use crate::folder::{Command, FenceError, FolderState, Options, StartError};
 use crate::fs::Gate;
@@ -61,7 +61,7 @@ pub(crate) struct Actor {
     awaited: Option<Awaited>,
     /// The tree of which a batch was carried out that may not be recorded: as base has it.
     /// While there is one everything is due.
-    interrupted: Option<ObjectId>,
+    interrupted: Option<Applying>,
     /// The folder, unless it is halted.
     home: Option<Home>,
     /// What is to be scanned.
@@ -422,7 +422,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// By which rules the folder was last looked at, and which tree was being applied.
-fn recorded(repo: &Repo) -> Result<(Option<FormerRules>, Option<ObjectId>), StoreFailed> {
+fn recorded(repo: &Repo) -> Result<(Option<FormerRules>, Option<Applying>), StoreFailed> {
     let view = BaseView::new(repo.base().snapshot()?);
     Ok((FormerRules::recorded(&view)?, view.applying()?))
 }

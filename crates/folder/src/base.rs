@@ -7,7 +7,7 @@
 mod format;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{Behind, Mtime, ObjectId, Permissions, RelPath, Writer};
 
@@ -77,6 +77,16 @@ pub struct Applied {
     pub root: ObjectId,
     /// Per writer the revision of the state that it stands for.
     pub revisions: BTreeMap<Writer, u64>,
+}
+
+/// The joined tree that is being applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applying {
+    /// Its root directory.
+    pub root: ObjectId,
+    /// Paths at and below which it is left as it is, whatever is wanted there. There may be more
+    /// of them.
+    pub held: BTreeSet<RelPath>,
 }
 
 /// Under which incarnation base is written, and what of it is to be published anew.

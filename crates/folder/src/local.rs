@@ -58,7 +58,8 @@ impl Local {
 
     /// Has base say nothing of paths at and below those that were `unseen` by the scan, where the
     /// tree that was being applied shows something else than base. Once they are seen nobody will
-    /// know any more that what stands there need not be made of what base says.
+    /// know any more that what stands there need not be made of what base says. What was held back
+    /// (`is_held`) from that batch, too, is as it was.
     ///
     /// # Errors
     /// Base or the tree could not be read.
@@ -67,12 +68,16 @@ impl Local {
         unseen: impl Iterator<Item = &'p RelPath>,
         base: &B,
         trees: &mut Trees<'_, R>,
+        is_held: impl Fn(&RelPath) -> bool,
     ) -> Result<(), WantsError<R::Error>> {
         let Some(interrupted) = &mut trees.interrupted else { return Ok(()) };
         for path in unseen {
             let own = base.get(path)?.map(|record| Ok((path.clone(), record)));
             for item in own.into_iter().chain(base.below(path)?) {
                 let (path, before) = item?;
+                if is_held(&path) {
+                    continue;
+                }
                 if interrupted.want(&path)?.is_none_or(|want| want.node != before.node) {
                     self.records.insert(path.clone(), None);
                     self.revisit.insert(path);

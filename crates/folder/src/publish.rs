@@ -9,7 +9,7 @@ use ark_core::{
     TreeError, Vector, Writer, empty_directory, heads, join, links, put_in,
 };
 
-use crate::base::{BaseRead, Disowned, Record};
+use crate::base::{Applying, BaseRead, Disowned, Record};
 use crate::disowned::add_disowned;
 use crate::local::{Local, Trees, local};
 use crate::scan::ScanResult;
@@ -87,7 +87,7 @@ pub(crate) struct Act<'a> {
     /// Under which changes are published.
     pub dot: Dot,
     /// See [`Trees`].
-    pub interrupted: Option<ObjectId>,
+    pub interrupted: Option<&'a Applying>,
     /// Dots that drop nothing.
     pub disowned: &'a [Disowned],
     /// Whether the merge is to be published though nothing was changed here.
@@ -114,12 +114,16 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
     let mut changed = {
         let mut trees = Trees {
             joined: Lookup::new(&overlay, joined.root),
-            interrupted: interrupted.map(|root| Lookup::new(&overlay, root)),
+            interrupted: interrupted.map(|applying| Lookup::new(&overlay, applying.root)),
         };
         let mut changed = local(&result.found, &result.gone, base, &mut trees, dot, disowned)?;
         add_disowned(&mut changed, disowned, base, &mut trees.joined, dot)?;
+        let is_held = |path: &RelPath| {
+            let mut held = interrupted.iter().flat_map(|applying| &applying.held);
+            held.any(|held| path.starts_with(held))
+        };
         let unseen = result.in_flux.iter().chain(result.kept.keys());
-        changed.forget_unseen(unseen, base, &mut trees)?;
+        changed.forget_unseen(unseen, base, &mut trees, is_held)?;
         for path in &result.forgotten {
             // Not to be removed anywhere: the plan writes it again once no rule holds it back.
             changed.records.insert(path.clone(), None);
@@ -230,14 +234,21 @@ mod tests {
             kept: [(path("kept"), Kept::TooDeep)].into(),
             ..ScanResult::default()
         };
-        let forgotten = |interrupted| {
+        let forgotten = |interrupted: Option<&Applying>| {
             let act = Act { dot, interrupted, disowned: &[], takes_over: false };
             let prepared = prepare(Nothing, &BTreeMap::new(), &base, &result, &act).unwrap();
             assert!(prepared.snapshot.is_none());
             assert!(prepared.records.values().all(Option::is_none));
             prepared.records.into_keys().collect::<Vec<_>>()
         };
-        assert_eq!(forgotten(Some(empty_root())), ["in-flux", "kept", "kept/in-it"].map(path));
+        let applying = |held: &[&str]| Applying {
+            root: empty_root(),
+            held: held.iter().copied().map(path).collect(),
+        };
+        assert_eq!(forgotten(Some(&applying(&[]))), ["in-flux", "kept", "kept/in-it"].map(path));
+        // What the batch did not touch, as it could not be looked at then either, is as it was.
+        assert_eq!(forgotten(Some(&applying(&["kept"]))), [path("in-flux")]);
+        assert_eq!(forgotten(Some(&applying(&["kept/in-it"]))), ["in-flux", "kept"].map(path));
         assert_eq!(forgotten(None), []);
     }
 }

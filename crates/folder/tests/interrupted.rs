@@ -11,6 +11,7 @@ use ark_folder::FolderStatus;
 use ark_folder::apply::MAX_BATCH_WRITES;
 use ark_folder::base::{BaseRead as _, BaseView};
 use ark_folder::scan::FoundNode;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use syncing::moment::Moment;
 use syncing::{Device, pull, pull_repo, revisions, settle};
 
@@ -205,4 +206,36 @@ async fn what_a_killed_batch_set_aside_outlives_what_cannot_be_looked_at_there()
     let tree = a.tree();
     let is_there = |content| tree.values().any(|what| what.ends_with(content));
     assert!(is_there("644 of b") && is_there("644 again of b"), "{tree:?}");
+}
+
+/// What could not be looked at when the batch was planned either was not touched by it: base goes
+/// on standing for it, however long others' changes to it have waited.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_batch_was_held_back_from_is_as_base_says() {
+    let (a, mut b, moment) = two_with(&[("d/f", "old"), ("d/gone", "old")]).await;
+    let beside = b.home.path().join("beside");
+    let _socket = UnixListener::bind(&beside).unwrap();
+    let exchange = |b: &Device| {
+        renameat_with(CWD, &beside, CWD, b.path("d"), RenameFlags::EXCHANGE).unwrap();
+    };
+    exchange(&b);
+    let is_said = |status: &FolderStatus| {
+        status.scanned && status.problems.iter().any(|problem| problem.contains("socket"))
+    };
+    b.until("saying so", is_said).await;
+    a.remove("d/gone");
+    a.write("d/f", "new");
+    a.write("elsewhere", "of a");
+    a.rest().await;
+    let wanted = a.tree();
+    moment.expect(1, |it, _, name| it == "sync" && name.is_empty());
+    pull(&a, &b).await;
+    moment.met().await;
+    b.kill_in(&moment).await;
+    b.start().await;
+    b.until("saying so again", is_said).await;
+    exchange(&b);
+    settle(&[&a, &b]).await;
+    assert!(b.tree() == wanted && a.tree() == wanted, "{:?}", a.tree());
+    assert_eq!(b.published(), 0, "nothing was written there");
 }

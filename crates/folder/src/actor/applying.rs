@@ -15,8 +15,9 @@ use super::taking_up::is_rules_file;
 use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking};
 use crate::apply::{Applied as Batch, Control, apply, batch_length};
 use crate::base::{
-    APPLIED_META, APPLYING_META, Applied, BaseError, BaseRead as _, BaseView, Changes, Hold, Retry,
-    UNFINISHED_META, encode_applied, encode_applying, encode_unfinished, with_one_more,
+    APPLIED_META, APPLYING_META, Applied, Applying, BaseError, BaseRead as _, BaseView, Changes,
+    Hold, Retry, UNFINISHED_META, encode_applied, encode_applying, encode_unfinished,
+    with_one_more,
 };
 use crate::ignore::{MAX_RULES_BYTES, Rules, RulesError, unusable};
 use crate::opening::Opened;
@@ -43,6 +44,8 @@ pub(super) struct UnderWay {
     failing: BTreeMap<RelPath, Retry>,
     /// The retries before; after [`UnderWay::finish`], those now.
     retries: BTreeMap<RelPath, Retry>,
+    /// Paths at and below which it leaves all as it is: the scan before did not see it.
+    held: BTreeSet<RelPath>,
     /// The tree that the plan leads to, and the revisions that it stands for.
     root: ObjectId,
     revisions: BTreeMap<Writer, u64>,
@@ -94,7 +97,7 @@ impl Actor {
         if !actions.is_empty() {
             self.check_marker(home).await?;
             if actions.iter().any(Action::is_on_disk) {
-                self.note_applying(under_way.root).await?;
+                self.note_applying(under_way).await?;
                 meta.push((APPLYING_META.to_owned(), None));
             }
             batch = self.apply_batch(home, under_way, actions).await?;
@@ -125,10 +128,12 @@ impl Actor {
 
     /// Notes durably which tree is about to be put on disk: if base is not told afterwards, what
     /// is found of it there is nobody's edit.
-    async fn note_applying(&mut self, root: ObjectId) -> Result<(), Setback> {
-        let noted = self.repo.base().set_meta(APPLYING_META, Some(encode_applying(root))).await;
+    async fn note_applying(&mut self, under_way: &UnderWay) -> Result<(), Setback> {
+        let applying = Applying { root: under_way.root, held: under_way.held.clone() };
+        let record = encode_applying(&applying);
+        let noted = self.repo.base().set_meta(APPLYING_META, Some(record)).await;
         noted.map_err(|error| Setback::failed("cannot record what is to be applied", &error))?;
-        self.interrupted = Some(root);
+        self.interrupted = Some(applying);
         Ok(())
     }
 
@@ -327,6 +332,7 @@ impl Planning {
             visited: wanted.into_keys().collect(),
             failing,
             retries,
+            held: self.kept.into_keys().collect(),
             root: self.root,
             revisions: self.revisions,
             before,

@@ -282,12 +282,14 @@ impl Actor {
     async fn prepare(&self, result: &Arc<ScanResult>, dot: Dot) -> Result<Prepared, Setback> {
         let (reader, base) = (self.repo.reader(), self.repo.base());
         let (states, result) = (self.repo.states(), Arc::clone(result));
-        let (disowned, interrupted) = (self.incarnations.disowned.clone(), self.interrupted);
+        let disowned = self.incarnations.disowned.clone();
+        let interrupted = self.interrupted.clone();
         let takes_over = self.is_to_take_over();
         let what = "cannot compare the folder with what was recorded";
         blocking(move || {
             let snapshot = base.snapshot().map_err(|error| Setback::failed(what, &error))?;
             let view = BaseView::new(snapshot);
+            let interrupted = interrupted.as_ref();
             let act = Act { dot, interrupted, disowned: &disowned, takes_over };
             prepare(reader, &states.joined, &view, &result, &act)
                 .map_err(|error| Setback::failed(what, &error))

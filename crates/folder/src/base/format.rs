@@ -8,12 +8,15 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Applied, Cache, Disowned, Hold, Incarnations, Record, Retry};
+use super::{Applied, Applying, Cache, Disowned, Hold, Incarnations, Record, Retry};
 use crate::fs::{Stat, StatKind};
 use crate::scan::FoundNode;
 
 /// First byte of every record and retry: the version of their format.
 const FORMAT_VERSION: u8 = 1;
+/// Bytes of paths that are recorded as held while a batch is carried out: it is written before
+/// each of them.
+const MAX_HELD_BYTES: usize = 64 << 10;
 
 /// The archive of a [`Record`]. What is nearly always implied is left out.
 #[derive(Archive, Serialize, Deserialize)]
@@ -54,6 +57,18 @@ struct CacheWire {
 struct RetryWire {
     hold: u8,
     reason: String,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct ApplyingWire {
+    root: ObjectId,
+    held: Vec<Vec<u8>>,
+}
+
+impl ApplyingWire {
+    fn of_root(root: ObjectId) -> Self {
+        Self { root, held: Vec::new() }
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -226,9 +241,20 @@ pub(crate) fn encode_unfinished(roots: &Vec<ObjectId>) -> Vec<u8> {
     encode(roots)
 }
 
-/// The record of the tree that is being applied, for [`APPLYING_META`](super::APPLYING_META).
-pub(crate) fn encode_applying(root: ObjectId) -> Vec<u8> {
-    encode(&root)
+/// The record for [`APPLYING_META`](super::APPLYING_META). Where too much is held nothing of it is
+/// recorded.
+pub(crate) fn encode_applying(applying: &Applying) -> Vec<u8> {
+    let held: Vec<Vec<u8>> = applying.held.iter().map(RelPath::to_bytes).collect();
+    let is_small = held.iter().map(Vec::len).sum::<usize>() <= MAX_HELD_BYTES;
+    encode(&ApplyingWire { root: applying.root, held: if is_small { held } else { Vec::new() } })
+}
+
+pub(super) fn decode_applying(value: &[u8]) -> Result<Applying, String> {
+    let ApplyingWire { root, held } = decode(value)
+        // As it was recorded before it said what is held.
+        .or_else(|error| decode(value).map(ApplyingWire::of_root).map_err(|_| error))?;
+    let held = held.iter().map(|path| RelPath::parse(path).map_err(|error| error.to_string()));
+    Ok(Applying { root, held: held.collect::<Result<_, _>>()? })
 }
 
 /// The record for [`INCARNATION_META`](super::INCARNATION_META).
@@ -290,6 +316,24 @@ mod tests {
             mtime: Mtime { seconds: -4, nanos: 5 },
             cache: Some(Cache { stat, settled: true }),
         }
+    }
+
+    #[test]
+    fn what_is_being_applied_comes_back_with_what_is_held() {
+        let root = ObjectId::of(b"x");
+        let paths = |length: usize| -> std::collections::BTreeSet<RelPath> {
+            [b"a".to_vec(), [b"b/".as_slice(), &vec![b'c'; length]].concat()]
+                .map(|path| RelPath::parse(&path).unwrap())
+                .into()
+        };
+        let several = Applying { root, held: paths(255) };
+        assert_eq!(decode_applying(&encode_applying(&several)).unwrap(), several);
+        let none = Applying { root, held: [].into() };
+        assert_eq!(decode_applying(&encode_applying(&none)).unwrap(), none);
+        assert_eq!(decode_applying(&encode(&root)).unwrap(), none, "as it was before");
+        let name = |number| RelPath::parse(format!("{number:0>250}").as_bytes()).unwrap();
+        let too_many = Applying { root, held: (0..300).map(name).collect() };
+        assert_eq!(decode_applying(&encode_applying(&too_many)).unwrap(), none);
     }
 
     #[test]

@@ -9,10 +9,10 @@ use ark_core::{Name, NameError, ObjectId, RelPath};
 use ark_store::BaseSnapshot;
 
 use super::format::{
-    decode, decode_applied, decode_incarnations, decode_record, decode_retry, encode_record,
-    encode_retry,
+    decode, decode_applied, decode_applying, decode_incarnations, decode_record, decode_retry,
+    encode_record, encode_retry,
 };
-use super::{Applied, BaseError, BaseRead, Incarnations, Record, Records, Retry};
+use super::{Applied, Applying, BaseError, BaseRead, Incarnations, Record, Records, Retry};
 
 /// What the keys of retries begin with.
 const RETRY_PREFIX: &[u8] = b"\0r";
@@ -67,14 +67,14 @@ impl BaseView {
         value.map(decode).transpose()
     }
 
-    /// The root of the tree that was being applied, if what was done for it may not be recorded.
+    /// The tree that was being applied, if what was done for it may not be recorded.
     ///
     /// # Errors
     /// The record could not be read.
-    pub fn applying(&self) -> Result<Option<ObjectId>, BaseError> {
+    pub fn applying(&self) -> Result<Option<Applying>, BaseError> {
         let value = self.snapshot.meta(APPLYING_META).map_err(store_error)?;
         let decode = |value: Vec<u8>| {
-            decode(&value).map_err(|reason| damaged(APPLYING_META.as_bytes(), reason))
+            decode_applying(&value).map_err(|reason| damaged(APPLYING_META.as_bytes(), reason))
         };
         value.map(decode).transpose()
     }
