@@ -154,6 +154,46 @@ fn a_content_that_cannot_be_synced_fails_alone_among_many() {
     assert_eq!(std::fs::read_dir(scene.path("bad")).unwrap().count(), 0);
 }
 
+/// By the bits that they are wanted with their owner cannot open them.
+#[test]
+fn contents_that_cannot_be_opened_are_synced_all_at_once() {
+    for lasts in [false, true] {
+        let fails = AtomicBool::new(true);
+        let mut scene = Scene::behind(move |_, operation, directory, name| {
+            let is_file = operation == "sync" && !name.is_empty();
+            if is_file && directory.to_string() == "closed" {
+                Err(Errno::ACCESS)
+            } else if operation == "sync file system of" && fails.swap(lasts, Ordering::Relaxed) {
+                Err(Errno::IO)
+            } else {
+                Ok(())
+            }
+        });
+        scene.known("closed", None);
+        scene.known("open", None);
+        let mut actions: Vec<Action> =
+            (0..40).map(|file| scene.write(&format!("open/{file}"), &format!("{file}"))).collect();
+        actions.insert(7, scene.write("closed/f", "x"));
+        let mut applied = scene.apply(&actions);
+        assert_eq!(applied.attempted, 41);
+        let retry = applied.retries.remove(&path("closed/f"));
+        assert_eq!(retry.map(|retry| retry.hold), lasts.then_some(Hold::Failed));
+        assert_eq!(scene.path("closed/f").exists(), !lasts);
+    }
+}
+
+/// What stood in its way was gone before it could be looked at.
+#[test]
+fn a_directory_that_is_empty_after_all_is_tried_again() {
+    let mut scene = Scene::behind(|_, operation, _, name| {
+        if operation == "remove" && name == b"d" { Err(Errno::NOTEMPTY) } else { Ok(()) }
+    });
+    scene.known("d", None);
+    let applied = scene.apply(&[Action::RemoveDirectory { path: path("d") }]);
+    assert!(applied.records.is_empty() && applied.dirty.is_empty(), "{applied:?}");
+    assert_eq!(applied.retries[&path("d")].hold, Hold::Failed);
+}
+
 #[test]
 fn all_is_done_where_nothing_can_be_exchanged() {
     let mut scene = Scene::plain();

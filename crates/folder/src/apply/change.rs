@@ -211,11 +211,14 @@ impl<B: BaseRead> Batch<'_, B> {
 
     /// Why the directory at `path` stays, and its base with it, so that it is not taken for a new
     /// one. If something was made in it just now, that is to be scanned; else it is as what base
-    /// has in it, which failed. If there is only what is left alone, nothing comes of trying.
+    /// has in it, which failed. If there is only what is left alone, nothing comes of trying. If
+    /// there is nothing any more, something was in it for a moment.
     fn occupied(&mut self, path: &RelPath) -> Result<Stopped, Stopped> {
         let dir = self.root.dir(path)?;
-        let (mut hold, mut unseen) = (Hold::Skipped, Vec::new());
-        for entry in dir.entries()? {
+        let entries = dir.entries()?;
+        let mut hold = if entries.is_empty() { Hold::Failed } else { Hold::Skipped };
+        let mut unseen = Vec::new();
+        for entry in entries {
             // Reserved names, and those that no file in the tree can have, are not synced.
             let Ok(name) = Name::new(&entry.name) else { continue };
             let inside = path.join(name);

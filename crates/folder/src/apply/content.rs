@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::Control;
 use crate::base::{Hold, Retry};
-use crate::fs::{Dir, FsError, Root, Stat, StatKind, Temporary, temporary_name};
+use crate::fs::{Dir, FsError, FsErrorKind, Root, Stat, StatKind, Temporary, temporary_name};
 use crate::scan::FoundNode;
 use crate::wants::Want;
 use crate::words::in_words;
@@ -55,11 +55,11 @@ pub(super) struct Made {
 
 impl Written {
     /// Makes what was written durable by itself, or fails by itself.
-    pub(super) fn sync(&mut self) {
+    pub(super) fn sync(&mut self, root: &Root) {
         let Self::Temporary(Made { dir, name, stat }) = self else { return };
         // What a symlink says is in its directory.
         if stat.kind == StatKind::File
-            && let Err(error) = dir.sync_file(name)
+            && let Err(error) = sync(root, dir, name)
         {
             remove(dir, name);
             *self = Self::Fs(error);
@@ -71,6 +71,14 @@ impl Written {
         if let Self::Temporary(made) = self {
             remove(&made.dir, &made.name);
         }
+    }
+}
+
+fn sync(root: &Root, dir: &Dir, name: &[u8]) -> Result<(), FsError> {
+    match dir.sync_file(name) {
+        // By the bits that it has been given it cannot be opened.
+        Err(error) if error.kind() == FsErrorKind::Denied => root.sync_file_system(),
+        synced => synced,
     }
 }
 
