@@ -7,27 +7,51 @@
 use ark_core::{RESERVED_NAME, RESERVED_PREFIX, RelPath};
 
 use super::place::give_back;
-use crate::fs::{Dir, FsError, Root, Stat, temporary_name};
+use crate::fs::{Dir, FsError, FsErrorKind, Root, Stat, temporary_name};
 
 /// Between the parts of a name.
 const SEPARATOR: u8 = b'-';
 /// Hex digits of the hash of a stat.
 const DIGITS: usize = 16;
-/// The most bytes of a name that ark makes up: eCryptfs takes no more, as it has to fit what it
-/// makes of a name into the 255 that the file systems below it take.
+/// The most bytes of a name that ark makes up, where more would help nobody or are not taken:
+/// eCryptfs takes no more, as it has to fit what it makes of a name into the 255 that the file
+/// systems below it take.
 const MAX_MADE_NAME: usize = 143;
+/// The most bytes of a name that nearly all others take.
+const MAX_NAME: usize = 255;
 
-/// A name for what stands at `name`, where `expected` is; `ours` may come to stand under it, too.
+/// Renames `from` to a name that says that what stands at `name` is taken aside, where `expected`
+/// is, and gives that name; `ours` may come to stand under it, too.
 ///
-/// It is a temporary's name, the two stats hashed, and the end of `name` as far as it fits.
-pub(super) fn aside_name(expected: &Stat, ours: Option<&Stat>, name: &[u8]) -> Vec<u8> {
+/// # Errors
+/// As [`Dir::rename`].
+pub(super) fn take_aside(
+    dir: &Dir,
+    from: &[u8],
+    name: &[u8],
+    expected: &Stat,
+    ours: Option<&Stat>,
+) -> Result<Vec<u8>, FsError> {
+    let renamed = |longest| {
+        let aside = aside_name(expected, ours, name, longest);
+        dir.rename(from, dir, &aside).map(|()| aside)
+    };
+    match renamed(MAX_NAME) {
+        Err(error) if error.kind() == FsErrorKind::NameTooLong => renamed(MAX_MADE_NAME),
+        other => other,
+    }
+}
+
+/// A temporary's name, the two stats hashed, and the end of `name` as far as it fits into
+/// `longest` bytes.
+fn aside_name(expected: &Stat, ours: Option<&Stat>, name: &[u8], longest: usize) -> Vec<u8> {
     let mut aside = temporary_name();
     for stat in [expected, ours.unwrap_or(expected)] {
         aside.push(SEPARATOR);
         aside.extend_from_slice(hash(stat).as_bytes());
     }
     aside.push(SEPARATOR);
-    let room = MAX_MADE_NAME - aside.len();
+    let room = longest - aside.len();
     aside.extend_from_slice(shortened(name, room));
     aside
 }
@@ -57,7 +81,7 @@ fn hash(stat: &Stat) -> String {
     hex
 }
 
-/// What [`aside_name`] put into a name: the hashes, and the end of the name that it had.
+/// What [`take_aside`] put into a name: the hashes, and the end of the name that it had.
 fn parse(aside: &[u8]) -> Option<([&[u8]; 2], &[u8])> {
     let rest = aside.get(temporary_name().len()..)?;
     let (first, rest) = rest.strip_prefix(&[SEPARATOR])?.split_at_checked(DIGITS)?;
@@ -99,7 +123,7 @@ mod tests {
         let root = Root::open(folder.path()).unwrap();
         std::fs::write(folder.path().join("a-b"), "content").unwrap();
         let stat = root.top().stat(b"a-b").unwrap();
-        let aside = aside_name(&stat, None, b"a-b");
+        let aside = aside_name(&stat, None, b"a-b", MAX_NAME);
         let digits = hash(&stat);
         assert_eq!(parse(&aside), Some(([digits.as_bytes(); 2], b"a-b".as_slice())));
         assert_eq!(parse(&temporary_name()), None);
@@ -125,9 +149,9 @@ mod tests {
         let root = Root::open(folder.path()).unwrap();
         std::fs::write(folder.path().join("f"), "content").unwrap();
         let stat = root.top().stat(b"f").unwrap();
-        let overhead = aside_name(&stat, None, b"").len();
+        let overhead = aside_name(&stat, None, b"", MAX_NAME).len();
         for name in (1..=255).flat_map(names) {
-            let aside = aside_name(&stat, None, name.as_bytes());
+            let aside = aside_name(&stat, None, name.as_bytes(), MAX_MADE_NAME);
             assert!(is_taken_everywhere(&aside), "{name}: {aside:?}");
             let (_, end) = parse(&aside).expect("it says what it was");
             assert!(name.as_bytes().ends_with(end), "{name}: {aside:?}");
@@ -160,6 +184,23 @@ mod tests {
         }
     }
 
+    /// A kill right after it was taken aside, of as long a name as leaves room for what is added.
+    #[test]
+    fn a_long_name_comes_back_whole_where_names_may_be_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open(folder.path()).unwrap();
+        for length in [1, 83, 84, 143, 190] {
+            let name = "x".repeat(length - 1) + "y";
+            std::fs::write(folder.path().join(&name), "seen").unwrap();
+            let seen = root.top().stat(name.as_bytes()).unwrap();
+            std::fs::write(folder.path().join(&name), "edited by the user").unwrap();
+            let name = name.as_bytes();
+            let aside = take_aside(root.top(), name, name, &seen, None).unwrap();
+            sweep(&root, &[(RelPath::root(), aside)]);
+            assert!(root.top().stat(name).is_ok(), "{length}");
+        }
+    }
+
     /// As if the process had ended right after a file was taken aside.
     #[test]
     fn an_edit_that_a_crash_left_aside_is_given_back_and_nothing_else() {
@@ -175,16 +216,16 @@ mod tests {
             (RelPath::root(), aside)
         };
         // What base says, a half-written temporary, ark's own file, an edit in the last moment.
-        let old = leave("f", aside_name(&seen, Some(&ours), b"f"));
+        let old = leave("f", aside_name(&seen, Some(&ours), b"f", MAX_NAME));
         write("half", "hal");
         let half = leave("half", temporary_name());
-        let own = leave("ours", aside_name(&seen, Some(&ours), b"f"));
+        let own = leave("ours", aside_name(&seen, Some(&ours), b"f", MAX_NAME));
         write("g", "edited by the user");
-        let edit = leave("g", aside_name(&seen, Some(&ours), b"g"));
+        let edit = leave("g", aside_name(&seen, Some(&ours), b"g", MAX_NAME));
         let mut leftovers = vec![old, half, own, edit];
         // Its name is taken by now.
         write("g", "another edit");
-        let other = leave("g", aside_name(&seen, None, b"g"));
+        let other = leave("g", aside_name(&seen, None, b"g", MAX_NAME));
         leftovers.push(other);
         sweep(&root, &leftovers);
         let mut left: Vec<_> = std::fs::read_dir(folder.path())

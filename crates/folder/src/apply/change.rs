@@ -2,7 +2,7 @@
 
 use ark_core::{Name, RelPath};
 
-use super::aside::aside_name;
+use super::aside::take_aside;
 use super::place::{discard, give_back, last_name, move_to_free, taken, unchanged};
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
@@ -298,8 +298,7 @@ fn swap(
         Err(error) if error.kind() == FsErrorKind::Unsupported => {}
         other => return Ok(other?),
     }
-    let aside = aside_name(expected, None, a_name);
-    a_dir.rename(a_name, a_dir, &aside)?;
+    let aside = take_aside(a_dir, a_name, a_name, expected, None)?;
     let moved =
         move_to_free(b_dir, b_name, a_dir, a).and_then(|()| move_to_free(a_dir, &aside, b_dir, b));
     if moved.is_err() {

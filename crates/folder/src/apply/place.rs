@@ -2,7 +2,7 @@
 
 use ark_core::RelPath;
 
-use super::aside::{aside_name, name_beside};
+use super::aside::{name_beside, take_aside};
 use super::content::{self, Made};
 use super::{Batch, Outcome, Stopped, Touched, has_permissions, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
@@ -215,8 +215,7 @@ fn replace(
     expected: &Stat,
     path: &RelPath,
 ) -> Result<(), Stopped> {
-    let aside = aside_name(expected, Some(made), name);
-    dir.rename(temporary, dir, &aside)?;
+    let aside = take_aside(dir, temporary, name, expected, Some(made))?;
     match dir.exchange(&aside, dir, name) {
         Ok(()) => {}
         // Between the look and this rename an edit may be lost: these file systems give no means.
@@ -283,8 +282,7 @@ pub(super) fn discard(
     expected: &Stat,
     path: &RelPath,
 ) -> Result<(), Stopped> {
-    let aside = aside_name(expected, None, name);
-    dir.rename(name, dir, &aside)?;
+    let aside = take_aside(dir, name, name, expected, None)?;
     if dir.stat(&aside).is_ok_and(|stat| same_content(&stat, expected)) {
         return Ok(dir.unlink(&aside)?);
     }
