@@ -251,7 +251,9 @@ impl<B: BaseRead> Batch<'_, B> {
         let mut written = content::write_all(self.root, reader, &jobs, sync_each, control);
         if !sync_each && let Err(error) = self.root.sync_file_system() {
             tracing::warn!(error = %error.in_words(), "what was written is synced one by one");
-            written.iter_mut().for_each(|written| written.sync(self.root));
+            for written in &mut written {
+                written.sync(self.root);
+            }
         }
         let mut attempted = 0;
         let mut written = written.into_iter();
