@@ -101,6 +101,28 @@ fn an_edit_that_changes_nothing_makes_nothing() {
     }
 }
 
+/// As a copy of a large tree fills a directory while it is taken up: each edit adds after the last
+/// name, where a node may have ended with the entries alone.
+#[test]
+fn a_tree_that_grows_at_its_end_is_the_tree_made_anew() {
+    let entries: Vec<_> = (0..2_400)
+        .map(|i| entry(&format!("{i:05}"), file(&format!("content {i}"), dot(0, 1))))
+        .collect();
+    for step in [1, 7, 40] {
+        let memory = Memory::default();
+        let mut root = empty_directory().id();
+        for (count, added) in entries.chunks(step).enumerate() {
+            let edits = added.iter().map(|entry| (entry.name.clone(), Some(entry.clone())));
+            root = edit(&memory, root, edits.collect()).0;
+            let so_far = count * step + added.len();
+            if so_far.is_multiple_of(40) {
+                let anew = build(&memory, entries[..so_far].iter().cloned());
+                assert_eq!(root, anew, "{so_far} entries, {step} at a time");
+            }
+        }
+    }
+}
+
 #[test]
 fn removing_everything_leaves_the_empty_directory() {
     let memory = Memory::default();

@@ -42,7 +42,7 @@ pub(crate) fn edit_into<R: Read>(
     }
     let edits = edits.into_iter().collect::<Vec<_>>().into_iter().peekable();
     let mut editor = Editor { read, edits, builder: Builder::default() };
-    editor.push_edited(root, node)?;
+    editor.push_edited(root, node, true)?;
     editor.push_edits_up_to(None)?;
     let (root, nodes) = editor.builder.finish();
     made.extend(nodes);
@@ -58,12 +58,16 @@ struct Editor<'a, R> {
 }
 
 impl<R: Read> Editor<'_, R> {
-    /// Pushes what is below a node of the old tree, with the edits up to its last name.
-    fn push_edited(&mut self, id: ObjectId, node: DirNode) -> Result<(), TreeError<R::Error>> {
+    /// Pushes what is below a node of the old tree, with the edits up to its last name. `is_last`
+    /// says whether it is the last one on its level.
+    fn push_edited(
+        &mut self,
+        id: ObjectId,
+        node: DirNode,
+        is_last: bool,
+    ) -> Result<(), TreeError<R::Error>> {
         self.builder.opened.insert(id);
         let level = below(&node);
-        // What stands before another node on its level is closed.
-        let is_closed = node.closed();
         for entry in node.entries {
             self.push_edits_up_to(Some(&entry.name))?;
             match self.edits.next_if(|(name, _)| *name == entry.name) {
@@ -73,13 +77,15 @@ impl<R: Read> Editor<'_, R> {
         }
         let mut children = node.children.into_iter().peekable();
         while let Some(child) = children.next() {
-            let is_closed = is_closed || children.peek().is_some();
+            // What stands before another node on its level is closed. The last one may have ended
+            // with the entries, also where the cut above it falls at the same name by chance.
+            let is_last = is_last && children.peek().is_none();
             let is_touched = self.edits.peek().is_some_and(|(name, _)| *name <= child.last);
-            if is_closed && !is_touched && self.builder.is_fresh(level) {
+            if !is_last && !is_touched && self.builder.is_fresh(level) {
                 self.builder.push_child(level, child);
             } else {
                 let node = load(self.read, child.id, Some(level))?;
-                self.push_edited(child.id, node)?;
+                self.push_edited(child.id, node, is_last)?;
             }
         }
         Ok(())
