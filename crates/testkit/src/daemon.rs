@@ -3,10 +3,12 @@
 mod config;
 mod process;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -321,7 +323,15 @@ pub fn free_port() -> u16 {
     free_address(Ipv4Addr::LOCALHOST.into()).port()
 }
 
+/// One that nobody has at the moment, and nobody else in this process gets: a machine that is off
+/// keeps its own.
 fn free_address(host: IpAddr) -> SocketAddr {
-    let socket = UdpSocket::bind((host, 0)).expect("a UDP socket on loopback");
-    socket.local_addr().expect("its address")
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let socket = UdpSocket::bind((host, 0)).expect("a UDP socket on loopback");
+        let address = socket.local_addr().expect("its address");
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(address) {
+            return address;
+        }
+    }
 }

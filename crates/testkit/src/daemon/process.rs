@@ -48,7 +48,8 @@ impl<'a> Daemon<'a> {
     /// SIGKILL: no clean shutdown.
     pub fn kill(self) {
         self.signal(Signal::KILL);
-        assert_eq!(self.ended().signal(), Some(9));
+        let machine = self.machine;
+        assert_eq!(self.ended().signal(), Some(9), "it ended by itself before: {}", machine.log());
     }
 
     /// Sends a signal.
