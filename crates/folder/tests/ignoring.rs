@@ -114,9 +114,11 @@ async fn rules_that_keep_changing_put_a_scan_off_and_are_no_failure() {
     a.write("secret.log", "s");
     let fence = a.folder().fence();
     let changing = async {
-        // Each time another length: written over and over for as long as a scan may look.
+        // Each time another length: replaced over and over for as long as a scan may look. Not
+        // written in place: between its truncation and its bytes it would have no rules at all.
         for round in 0..100_usize {
-            a.write(".arkignore", format!("*.log\n{}", "\n".repeat(round)));
+            a.write("next", format!("*.log\n{}", "\n".repeat(round)));
+            a.rename("next", ".arkignore");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
