@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ark_core::{ObjectId, RelPath};
+use ark_core::{ObjectId, RelPath, in_words};
 use ark_store::{Change, Repo};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
@@ -29,7 +29,6 @@ use crate::ignore::{FormerRules, Rules};
 use crate::scan::{Extent, Hashers, Kept};
 use crate::status::{MAX_PROBLEMS_LISTED, Shared};
 use crate::watch::Touch;
-use crate::words::in_words;
 use applying::UnderWay;
 use due::Due;
 use fences::Fence;

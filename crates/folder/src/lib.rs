@@ -17,7 +17,6 @@ pub mod scan;
 mod status;
 pub mod wants;
 pub mod watch;
-mod words;
 
 pub use folder::{
     FenceError, Folder, FolderState, FolderStatus, Options, Phase, Progress, StartError,

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ark_core::{DeviceId, Link, ObjectId};
+use ark_core::{DeviceId, Link, ObjectId, in_words};
 use ark_store::{IndexError, ReadError};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::board::PeerBoard;
-use crate::error::chain;
 use crate::lane::SHARE_UNIT;
 use crate::shared::{RepoHandle, Shared};
 
@@ -109,7 +108,7 @@ async fn answer(
             }
         }
         Err(error) => {
-            let reason = chain(&error);
+            let reason = in_words(&error);
             match error {
                 ServeError::Index(_) | ServeError::Read(_) => warn!(reason, "cannot serve a blob"),
                 _ => debug!(reason, "refused a request for blobs"),

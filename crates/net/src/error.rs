@@ -1,6 +1,5 @@
 //! Why the network side does not start.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 
@@ -51,20 +50,4 @@ pub enum StartError {
     /// Two repos have one topic.
     #[error("two repos have the topic {0}")]
     SameTopic(TopicId),
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        // Transparent errors repeat their cause's words.
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        source = error.source();
-    }
-    text
 }

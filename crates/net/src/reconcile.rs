@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ark_core::{DeviceId, Link, TopicId};
+use ark_core::{DeviceId, Link, TopicId, in_words};
 use ark_recon::{End, SessionKey};
 use ark_sync::{Message, Violation};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
@@ -29,7 +29,6 @@ use tracing::{Instrument, debug, warn};
 pub(crate) use self::allowance::{Allowance, Verdict};
 use self::conversation::{Conversation, Exchange, Failure, Tally, reading};
 use crate::board::Traffic;
-use crate::error::chain;
 use crate::frame::write_frame;
 use crate::repo::RepoInput;
 use crate::session::SessionId;
@@ -151,7 +150,7 @@ impl Reconciling {
             let _ = recv.stop(code);
             match &result {
                 Err(error) if error.is_violation() => {}
-                Err(error) => return debug!(error = %chain(error), "not taken up"),
+                Err(error) => return debug!(error = %in_words(error), "not taken up"),
                 Ok(_) => return,
             }
         }
@@ -273,12 +272,12 @@ impl Reconciling {
         self.tell(RepoInput::Reconciled { device, session, reconciliation }).await;
         match result {
             Err(error) if error.is_violation() => {
-                warn!(error = %chain(&error), "closing: the other side breaks the rules");
+                warn!(error = %in_words(&error), "closing: the other side breaks the rules");
                 let violation = Violation::Reconciliation;
                 self.tell(RepoInput::Breach { device, session, violation }).await;
                 close(&self.connection, CODE_PROTOCOL, b"reconciliation breaks the protocol");
             }
-            Err(error) => debug!(error = %chain(&error), "it ended before its end"),
+            Err(error) => debug!(error = %in_words(&error), "it ended before its end"),
             Ok(_) => {}
         }
     }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ark_core::{DeviceId, Writer};
+use ark_core::{DeviceId, Writer, in_words};
 use ark_store::Change;
 use ark_sync::{
     Announcement, Effect, Engine, EngineOptions, Failure, Input, Known, Message, ObjectsRequest,
@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error_span, warn};
 
 use crate::board::RepoBoard;
-use crate::error::chain;
 use crate::gossip;
 use crate::objects::fetch::{Budget, Fetch, FetchError};
 use crate::options::{Remote, RepoOptions};
@@ -431,10 +430,10 @@ impl Driver {
                 Err(FetchError::Cancelled) => return None,
                 Err(error @ (FetchError::Store(_) | FetchError::Index(_))) => {
                     let step = StoreStep::Receive { request: id };
-                    Input::StoreFailed { step, reason: chain(&error) }
+                    Input::StoreFailed { step, reason: in_words(&error) }
                 }
                 Err(error) => {
-                    debug!(peer = %peer.short(), error = %chain(&error), "a request failed");
+                    debug!(peer = %peer.short(), error = %in_words(&error), "a request failed");
                     let violation = matches!(error, FetchError::Protocol(_));
                     let failure = if violation { Failure::Violation } else { Failure::Broken };
                     Input::RequestFailed { request: id, failure }

@@ -8,8 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use ark_core::{
-    Content, DeviceId, Entry, Head, Link, Mtime, Name, Node, Object, ObjectId, ObjectKind, Overlay,
-    Permissions, Read, RepoKind, SignedState, Snapshot, TopicId, Vector, Version,
+    DeviceId, Head, Link, ObjectId, Overlay, Read, RepoKind, SignedState, Snapshot, TopicId, Vector,
 };
 use ark_net::{NetStatus, Reconciliations};
 use ark_recon::message::{Answer, Message as Frame, Part, Verdict, What};
@@ -67,17 +66,8 @@ impl Tree {
         let mut batch = repo.batch();
         let mut edits = BTreeMap::new();
         for (name, bytes) in files {
-            let object = Object::new(ObjectKind::Raw, bytes.clone());
-            let name = Name::new(name.as_bytes()).unwrap();
-            let version = Version {
-                node: Node::File { content: Content::Raw(object.id()), size: bytes.len() as u64 },
-                dots: vec![dot],
-                permissions: Permissions::from_mode(0o644),
-                permissions_dot: dot,
-                mtime: Mtime::default(),
-                aside: false,
-            };
-            edits.insert(name.clone(), Some(Entry { name, versions: vec![version] }));
+            let (entry, object) = support::file(name, bytes, dot);
+            edits.insert(entry.name.clone(), Some(entry));
             batch.add(object).await.unwrap();
         }
         let mut overlay = Overlay::new(&*self);

@@ -10,7 +10,8 @@
 //! links says, so they have no row that could disagree with it, and an insert writes a few nodes
 //! instead of a leaf of 8 KiB.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 
 use ark_core::Link;
 
@@ -71,6 +72,26 @@ pub trait NodesMut: Nodes {
     /// # Errors
     /// What the store's writing fails with.
     fn remove(&mut self, prefix: Prefix) -> Result<(), Self::Error>;
+}
+
+impl Nodes for BTreeMap<Prefix, Node> {
+    type Error = Infallible;
+
+    fn node(&self, prefix: Prefix) -> Result<Option<Node>, Infallible> {
+        Ok(self.get(&prefix).cloned())
+    }
+}
+
+impl NodesMut for BTreeMap<Prefix, Node> {
+    fn put(&mut self, prefix: Prefix, node: &Node) -> Result<(), Infallible> {
+        self.insert(prefix, node.clone());
+        Ok(())
+    }
+
+    fn remove(&mut self, prefix: Prefix) -> Result<(), Infallible> {
+        BTreeMap::remove(self, &prefix);
+        Ok(())
+    }
 }
 
 /// What is under a prefix.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use ark_core::{
     ObjectId, Overlay, Read, RelPath, Totals, TreeError, Writer, chunk_list, conflicts,
-    directory_totals, empty_directory,
+    directory_totals, empty_directory, in_words,
 };
 use ark_store::{Reader, States};
 
@@ -27,7 +27,6 @@ use crate::scan::{Extent, FoundNode, Kept};
 use crate::status::{MAX_CONFLICTS_LISTED, Work};
 use crate::wants::{Lookup, Wants, complete, empty_root, wants_of_any};
 use crate::watch::Touch;
-use crate::words::in_words;
 
 /// What is said when no plan could be made.
 const NO_PLAN: &str = "cannot work out what others changed";

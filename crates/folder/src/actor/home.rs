@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{Actor, Due, HALT_RECHECK, Setback, Tries, blocking};
+use ark_core::in_words;
+
 use crate::base::{Applied, BaseView};
 use crate::folder::{FenceError, FolderState};
 use crate::opening::{self, History, MARKER_META, Opened};
 use crate::watch::Watch;
-use crate::words::in_words;
 
 /// A folder that is being synced.
 #[derive(Debug, Clone)]

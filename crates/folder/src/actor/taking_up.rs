@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ark_core::{Dot, Head, Link, Object, ObjectId, RelPath};
+use ark_core::{Dot, Head, Link, Object, ObjectId, RelPath, in_words};
 use ark_store::{AddError, Batch, PublishError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -17,7 +17,6 @@ use crate::ignore::{Learned, RULES_FILE, RULES_META};
 use crate::publish::{Act, Prepared, Prospect, has_unlisted_head, prepare};
 use crate::scan::{Extent, Scan, ScanError, ScanProgress, ScanResult, Sink, SinkClosed};
 use crate::status::Work;
-use crate::words::in_words;
 
 /// Bytes of objects between the threads that hash and the store.
 const OBJECTS_IN_FLIGHT_BYTES: usize = 32 << 20;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ark_core::{Content, Link, ObjectId, Read, RelPath, TreeError, chunk_list};
+use ark_core::{Content, Link, ObjectId, Read, RelPath, TreeError, chunk_list, in_words};
 use bytes::Bytes;
 
 use super::Control;
@@ -15,7 +15,6 @@ use crate::base::{Hold, Retry};
 use crate::fs::{Dir, FsError, FsErrorKind, Root, Stat, StatKind, Temporary, temporary_name};
 use crate::scan::FoundNode;
 use crate::wants::Want;
-use crate::words::in_words;
 
 /// Threads that write: each waits for the store and for the disk in turn.
 const WRITERS: usize = 4;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ark_core::RelPath;
+use ark_core::{RelPath, in_words};
 
 use super::walk::{Cursor, Walk, last};
 use super::{Entering, FoundNode, Kept, ScanError, Sink};
@@ -11,7 +11,6 @@ use crate::base::{BaseRead, Record};
 use crate::fs::{Dir, StatKind};
 use crate::ignore::Scope;
 use crate::watch::Touch;
-use crate::words::in_words;
 
 /// A directory that is open on the way to a touched path.
 struct Level<'a> {

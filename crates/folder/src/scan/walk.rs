@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 
-use ark_core::{MAX_PATH_DEPTH, Name, NameError, RelPath};
+use ark_core::{MAX_PATH_DEPTH, Name, NameError, RelPath, in_words};
 
 use super::compare::Candidate;
 use super::{
@@ -13,7 +13,6 @@ use crate::base::{BaseError, BaseRead, Cache, Record, Records};
 use crate::fs::{self, Dir, FsErrorKind, Stat, StatKind};
 use crate::ignore::{RULES_FILE, Scope, Used};
 use crate::watch::Touch;
-use crate::words::in_words;
 
 /// A path of base that is no longer there.
 pub(super) struct Gone {

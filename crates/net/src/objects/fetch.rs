@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use ark_core::{DeviceId, Link, MAX_OBJECT_BYTES, Object, TopicId};
+use ark_core::{DeviceId, Link, MAX_OBJECT_BYTES, Object, TopicId, in_words};
 use ark_store::{IndexError, ReceiveError, Received, Repo};
 use ark_sync::{
     AnswerCheck, AnswerViolation, Expected, ITEM_HEADER_BYTES, Input, ItemHeader, ItemHeaderError,
@@ -23,7 +23,6 @@ use super::MAX_AHEAD_BYTES;
 use super::patience::Patience;
 use super::whole::{Whole, Wholes};
 use crate::board::Traffic;
-use crate::error::chain;
 use crate::frame::write_frame;
 use crate::lane::LaneError;
 use crate::repo::Done;
@@ -169,7 +168,7 @@ impl Fetch {
             let (connection, mut send, recv) = peer.lane.open(&self.shared).await?;
             write_frame(&mut send, &request.encode(), traffic)
                 .await
-                .map_err(|error| FetchError::Stream(chain(&error)))?;
+                .map_err(|error| FetchError::Stream(in_words(&error)))?;
             // The stream may be stopped already: reading will say so.
             let _ = send.finish();
             Ok::<_, FetchError>((turn, connection, recv))
@@ -304,7 +303,7 @@ impl Reader<'_> {
                 read = timeout(self.patience.left(), self.stream.read(bytes)) => read,
             };
             let read = match read {
-                Ok(read) => Some(read.map_err(|error| FetchError::Stream(chain(&error)))?),
+                Ok(read) => Some(read.map_err(|error| FetchError::Stream(in_words(&error)))?),
                 Err(_) => None,
             };
             let count = read.unwrap_or(0) as u64;

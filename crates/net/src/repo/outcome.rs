@@ -2,12 +2,10 @@
 
 use std::error::Error;
 
-use ark_core::{Link, SignedState, Writer};
+use ark_core::{Link, SignedState, Writer, in_words};
 use ark_store::{Join, MAX_MISSING, PullError, Repo, Staged};
 use ark_sync::{Input, JoinOutcome, StageOutcome, StoreStep};
 use tracing::warn;
-
-use crate::error::chain;
 
 /// What the store names as missing is taken for all there is where it is less than an engine wants.
 const _: () = assert!(MAX_MISSING >= ark_sync::MAX_WANTED);
@@ -101,5 +99,5 @@ pub(super) async fn join(repo: Repo, writer: Writer) -> Input {
 }
 
 fn failed(step: StoreStep, error: &(dyn Error + 'static)) -> Input {
-    Input::StoreFailed { step, reason: chain(error) }
+    Input::StoreFailed { step, reason: in_words(error) }
 }

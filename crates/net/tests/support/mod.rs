@@ -284,6 +284,20 @@ pub fn files(seed: u64, count: usize, size: usize) -> Vec<(String, Vec<u8>)> {
     (0..count).map(file).collect()
 }
 
+/// A file written by one act, at most 1 MiB, and its content.
+pub fn file(name: &str, bytes: &[u8], dot: Dot) -> (Entry, Object) {
+    let object = Object::new(ObjectKind::Raw, bytes.to_vec());
+    let version = Version {
+        node: Node::File { content: Content::Raw(object.id()), size: bytes.len() as u64 },
+        dots: vec![dot],
+        permissions: Permissions::from_mode(0o644),
+        permissions_dot: dot,
+        mtime: Mtime::default(),
+        aside: false,
+    };
+    (Entry { name: Name::new(name.as_bytes()).unwrap(), versions: vec![version] }, object)
+}
+
 /// Publishes a directory with just these files, each at most 1 MiB.
 pub async fn publish(repo: &Repo, files: &[(String, Vec<u8>)]) -> SignedState {
     publish_named(repo, files, 0).await
@@ -296,17 +310,8 @@ pub async fn publish_named(repo: &Repo, files: &[(String, Vec<u8>)], others: usi
     let mut batch = repo.batch();
     let mut edits = BTreeMap::new();
     for (name, bytes) in files {
-        let object = Object::new(ObjectKind::Raw, bytes.clone());
-        let name = Name::new(name.as_bytes()).unwrap();
-        let version = Version {
-            node: Node::File { content: Content::Raw(object.id()), size: bytes.len() as u64 },
-            dots: vec![dot],
-            permissions: Permissions::from_mode(0o644),
-            permissions_dot: dot,
-            mtime: Mtime::default(),
-            aside: false,
-        };
-        edits.insert(name.clone(), Some(Entry { name, versions: vec![version] }));
+        let (entry, object) = file(name, bytes, dot);
+        edits.insert(entry.name.clone(), Some(entry));
         batch.add(object).await.unwrap();
     }
     let mut overlay = Overlay::new(Nothing);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ark_core::{Link, Object, SignedState};
-use ark_recon::{Digest, Links, LinksUnder, Node, Nodes, NodesMut, Prefix};
+use ark_recon::{Digest, Links, LinksUnder, Node, Nodes, Prefix};
 use ark_store::{Join, PullError, Recovery, Repo, Staged, Store, Trie};
 
 use crate::rollback::copy;
@@ -19,35 +19,12 @@ struct Anew {
     links: BTreeSet<(ark_core::ObjectId, u8, Link)>,
 }
 
-#[derive(Default)]
-struct AnewNodes(BTreeMap<Prefix, Node>);
-
 impl Links for Anew {
     type Error = Infallible;
 
     fn links(&self, prefix: Prefix) -> Result<LinksUnder<'_, Infallible>, Infallible> {
         let under = self.links.iter().filter(move |(id, _, _)| prefix.contains(*id));
         Ok(Box::new(under.map(|(_, _, link)| Ok(*link))))
-    }
-}
-
-impl Nodes for AnewNodes {
-    type Error = Infallible;
-
-    fn node(&self, prefix: Prefix) -> Result<Option<Node>, Infallible> {
-        Ok(self.0.get(&prefix).cloned())
-    }
-}
-
-impl NodesMut for AnewNodes {
-    fn put(&mut self, prefix: Prefix, node: &Node) -> Result<(), Infallible> {
-        self.0.insert(prefix, node.clone());
-        Ok(())
-    }
-
-    fn remove(&mut self, prefix: Prefix) -> Result<(), Infallible> {
-        self.0.remove(&prefix);
-        Ok(())
     }
 }
 
@@ -81,7 +58,7 @@ async fn awaited<T>(look: impl Fn() -> Option<T>) -> T {
 /// Checks the trie against one made anew, all nodes of it.
 pub async fn assert_trie(repo: &Repo) -> Digest {
     let anew = reached(repo).await;
-    let mut nodes = AnewNodes::default();
+    let mut nodes: BTreeMap<Prefix, Node> = BTreeMap::new();
     let root = ark_recon::rebuild(&anew, &mut nodes).unwrap();
     // Much is caught up with later; little is there as soon as it is joined.
     let is_much = anew.links.len() > AT_ONCE;
@@ -90,7 +67,7 @@ pub async fn assert_trie(repo: &Repo) -> Digest {
     let links: Vec<Link> = trie.links(Prefix::ROOT).unwrap().map(Result::unwrap).collect();
     let expected: Vec<Link> = anew.links.iter().map(|(_, _, link)| *link).collect();
     assert_eq!(links, expected);
-    for (prefix, node) in &nodes.0 {
+    for (prefix, node) in &nodes {
         assert_eq!(trie.node(*prefix).unwrap().as_ref(), Some(node), "{prefix:?}");
     }
     assert_eq!(ark_recon::digest(&trie, &trie, Prefix::ROOT).unwrap(), root);

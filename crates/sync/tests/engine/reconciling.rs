@@ -6,17 +6,13 @@ use ark_sync::{
 };
 
 use crate::alone::{Alone, writer};
-use crate::world::{Manners, Weather, World};
+use crate::world::{Manners, Weather, World, in_step};
 
 const SECOND_MS: u64 = 1_000;
 
 /// Two devices that have the same and more than nothing, the second with a state of its own.
-fn in_step(seed: u64) -> World {
-    let mut world = World::new(2, seed, Weather::CALM);
-    world.fill(0, 3, 10, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
+fn both_publishing(seed: u64) -> World {
+    let mut world = in_step(seed);
     world.publish(1);
     world.run(10 * SECOND_MS);
     world.converged().unwrap();
@@ -36,7 +32,7 @@ fn begun(world: &World) -> Vec<usize> {
 
 #[test]
 fn who_lacks_something_after_a_partition_reconciles_once() {
-    let mut world = in_step(1);
+    let mut world = both_publishing(1);
     world.disconnect(0, 1);
     for round in 0..5 {
         world.fill(0, 3, 10 + round, round);
@@ -56,7 +52,7 @@ fn who_lacks_something_after_a_partition_reconciles_once() {
 
 #[test]
 fn both_sides_of_a_partition_come_to_the_same() {
-    let mut world = in_step(2);
+    let mut world = both_publishing(2);
     world.disconnect(0, 1);
     edit(&mut world, 0, "here");
     edit(&mut world, 1, "there");
@@ -69,7 +65,7 @@ fn both_sides_of_a_partition_come_to_the_same() {
 
 #[test]
 fn the_normal_flow_needs_none() {
-    let mut world = in_step(3);
+    let mut world = both_publishing(3);
     world.connect(0, 1);
     world.run(10 * SECOND_MS);
     edit(&mut world, 0, "announced");
@@ -100,7 +96,7 @@ fn an_empty_side_is_streamed_the_closure() {
 
 #[test]
 fn it_is_due_after_a_lag_and_by_the_slow_timer() {
-    let mut world = in_step(5);
+    let mut world = both_publishing(5);
     world.weather.gossip_lost = 1_000;
     world.feed(1, Input::Lagged);
     edit(&mut world, 0, "missed");
@@ -119,7 +115,7 @@ fn it_is_due_after_a_lag_and_by_the_slow_timer() {
 
 #[test]
 fn it_is_due_where_a_state_could_not_be_finished() {
-    let mut world = in_step(6);
+    let mut world = both_publishing(6);
     world.connect(0, 1);
     world.run(10 * SECOND_MS);
     world.weather.gossip_lost = 1_000;
@@ -136,7 +132,7 @@ fn it_is_due_where_a_state_could_not_be_finished() {
 
 #[test]
 fn a_pull_that_a_break_interrupted_is_reconciled() {
-    let mut world = in_step(7);
+    let mut world = both_publishing(7);
     world.weather.slowness = 5_000;
     edit(&mut world, 0, &"long".repeat(500));
     world.run(2 * SECOND_MS);

@@ -5,20 +5,9 @@ use std::collections::BTreeSet;
 use ark_core::{DeviceId, Incarnation, Writer};
 use ark_sync::{Input, Message, Problem};
 
-use crate::world::{Manners, Weather, World};
+use crate::world::{Manners, Weather, World, in_step};
 
 const SECOND_MS: u64 = 1_000;
-
-/// Two devices that have the same.
-fn in_step(seed: u64) -> World {
-    let mut world = World::new(2, seed, Weather::CALM);
-    world.fill(0, 3, 10, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
-    world.converged().unwrap();
-    world
-}
 
 fn add_file(world: &mut World, at: usize, content: &[u8]) {
     world.devices[at].tree.entry(0).or_default().push(content.to_vec());

@@ -787,3 +787,14 @@ fn build(
     objects.extend([root, snapshot]);
     (link, objects)
 }
+
+/// Two devices that have the same.
+pub fn in_step(seed: u64) -> World {
+    let mut world = World::new(2, seed, Weather::CALM);
+    world.fill(0, 3, 10, 1);
+    world.publish(0);
+    world.connect(0, 1);
+    world.run(10_000);
+    world.converged().unwrap();
+    world
+}

@@ -7,8 +7,8 @@ use std::convert::Infallible;
 
 use ark_core::{Link, ObjectId, SignedState, heads, links};
 use ark_recon::{
-    Answerer, End, Links, LinksUnder, MAX_FRAME_BYTES, Node, Nodes, NodesMut, Opener, Prefix,
-    SessionError, SessionKey, Step, rebuild,
+    Answerer, End, Links, LinksUnder, MAX_FRAME_BYTES, Node, Nodes, Opener, Prefix, SessionError,
+    SessionKey, Step, rebuild,
 };
 use ark_sync::{Input, Message, Reconciliation};
 
@@ -75,12 +75,10 @@ enum Machine {
 /// What the heads of the joined states reach, with its trie.
 struct Set {
     links: Sorted,
-    nodes: Inner,
+    nodes: BTreeMap<Prefix, Node>,
 }
 
 struct Sorted(Vec<Link>);
-#[derive(Default)]
-struct Inner(BTreeMap<Prefix, Node>);
 
 impl Links for Sorted {
     type Error = Infallible;
@@ -89,26 +87,6 @@ impl Links for Sorted {
         let from = self.0.partition_point(|link| link.id < prefix.first());
         let to = self.0.partition_point(|link| link.id <= prefix.last());
         Ok(Box::new(self.0[from..to].iter().copied().map(Ok)))
-    }
-}
-
-impl Nodes for Inner {
-    type Error = Infallible;
-
-    fn node(&self, prefix: Prefix) -> Result<Option<Node>, Infallible> {
-        Ok(self.0.get(&prefix).cloned())
-    }
-}
-
-impl NodesMut for Inner {
-    fn put(&mut self, prefix: Prefix, node: &Node) -> Result<(), Infallible> {
-        self.0.insert(prefix, node.clone());
-        Ok(())
-    }
-
-    fn remove(&mut self, prefix: Prefix) -> Result<(), Infallible> {
-        self.0.remove(&prefix);
-        Ok(())
     }
 }
 
@@ -151,7 +129,7 @@ impl Set {
             all.extend((0..INVENTED).filter_map(invent).collect::<Vec<_>>());
         }
         all.sort_unstable_by_key(|link| (link.id, link.kind as u8));
-        let (links, mut nodes) = (Sorted(all), Inner::default());
+        let (links, mut nodes) = (Sorted(all), BTreeMap::new());
         let Ok(_) = rebuild(&links, &mut nodes);
         Self { links, nodes }
     }
