@@ -19,6 +19,7 @@ use ed25519_dalek::SigningKey;
 use moment::Moment;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
 
 /// Long enough for any machine; reached only by a failing test.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -88,9 +89,10 @@ impl Device {
     }
 
     pub async fn start(&mut self) {
-        // With RUST_LOG set, what the folders do is told. The first one counts.
+        // What the folders do is told where a test fails. The first one counts.
+        let told = EnvFilter::try_from_default_env();
         let _ = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_env_filter(told.unwrap_or_else(|_| EnvFilter::new("ark_folder=debug")))
             .with_thread_names(true)
             .with_test_writer()
             .try_init();
@@ -171,15 +173,16 @@ impl Device {
                 changed.changed().await.unwrap();
             }
         });
-        assert!(reached.await.is_ok(), "never {what}: {:#?}", self.status());
+        let is_reached = reached.await.is_ok();
+        let (joined, tree) = (revisions(self.repo()), self.tree());
+        assert!(is_reached, "never {what}: {:#?}, joined {joined:?}, {tree:#?}", self.status());
     }
 
     /// Everything written is published, everything joined is applied.
     pub async fn rest(&self) {
         tokio::time::timeout(PATIENCE, self.folder().fence()).await.expect("fenced").unwrap();
-        let joined = revisions(self.repo());
         self.until("at rest", |status| {
-            status.applied == joined && status.state == FolderState::InStep
+            status.applied == revisions(self.repo()) && status.state == FolderState::InStep
         })
         .await;
     }
@@ -301,7 +304,8 @@ pub async fn two_with(files: &[(&str, &str)]) -> (Device, Device) {
 pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
     let reached = tokio::time::timeout(PATIENCE, async {
         while !is_so() {
-            tokio::task::yield_now().await;
+            // Those that it waits for need the processor more.
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
     assert!(reached.await.is_ok(), "never {what}");
