@@ -5,7 +5,7 @@ mod scanning;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ark_core::RelPath;
 use ark_folder::marker::Marker;
@@ -149,8 +149,12 @@ async fn what_goes_is_told_whatever_kind_it_was() {
     watched.until("d/x.c", false).await;
     // That it is gone must be known before it is not ignored any more.
     fs::remove_file(watched.folder.at("ignored")).unwrap();
-    let Extent::Paths(paths) = watched.next().await else { panic!("single paths") };
-    assert_eq!(paths.keys().collect::<Vec<_>>(), [&path("ignored")]);
+    let mut seen = Vec::new();
+    while !seen.contains(&path("ignored")) {
+        // Of the renamed directory more may be told before.
+        let Extent::Paths(paths) = watched.next().await else { panic!("single paths") };
+        seen.extend(paths.into_keys());
+    }
 }
 
 #[tokio::test]
@@ -180,11 +184,17 @@ async fn a_fence_covers_everything_written_before_it() {
         for name in &written {
             watched.folder.write(name, b"1");
         }
-        let extent = watched.watch.fence().await;
-        assert_ne!(extent, Extent::Everything, "the fence itself came by");
-        watched.take(&extent);
-        for name in &written {
-            assert!(watched.folder.base.contains_key(&path(name)), "{name}");
+        // On a machine that is too busy everything takes the place of its event.
+        let mut came_by = false;
+        let began = Instant::now();
+        while !came_by {
+            assert!(began.elapsed() < PATIENCE, "no fence itself ever came by");
+            let extent = watched.watch.fence().await;
+            came_by = extent != Extent::Everything;
+            watched.take(&extent);
+            for name in &written {
+                assert!(watched.folder.base.contains_key(&path(name)), "{name}");
+            }
         }
     }
     assert_eq!(fs::read_dir(watched.folder.at(".ark")).unwrap().count(), 1, "only the marker");
