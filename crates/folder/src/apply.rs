@@ -11,6 +11,7 @@
 pub(crate) mod aside;
 mod change;
 mod content;
+mod finish;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -108,6 +109,7 @@ where
         is_left_alone,
         touched: BTreeMap::new(),
         unsynced: Unsynced::default(),
+        before_bits: HashMap::new(),
         failed: HashMap::new(),
         applied: Applied::default(),
     };
@@ -169,6 +171,8 @@ struct Batch<'a, B> {
     applied: Applied,
     /// What is to be made durable before base is told.
     unsynced: Unsynced,
+    /// Files whose bits were set, as they were before that.
+    before_bits: HashMap<RelPath, Record>,
 }
 
 /// A directory in which names were changed.
@@ -340,59 +344,6 @@ impl<B: BaseRead> Batch<'_, B> {
     fn parent<'p>(&self, path: &'p RelPath) -> Result<(Dir, &'p [u8]), FsError> {
         let (dir, name) = self.root.parent(path)?;
         Ok((dir, name.as_bytes()))
-    }
-
-    /// Makes all durable, and takes back what could not be made so, and what was done in
-    /// directories that are not where they were: an open directory goes on naming one that was
-    /// moved away, perhaps out of the folder. What the user never saw must not read as deleted by
-    /// him.
-    fn finish(mut self) -> Result<Applied, ApplyError> {
-        let moved: BTreeSet<RelPath> = self
-            .touched
-            .iter()
-            .filter(|(path, touched)| !self.is_in_place(path, touched))
-            .map(|(path, _)| path.clone())
-            .collect();
-        if !moved.is_empty() {
-            let is_in =
-                |path: &RelPath| path.split_last().is_some_and(|(dir, _)| moved.contains(&dir));
-            let paths: Vec<RelPath> =
-                self.applied.records.keys().filter(|path| is_in(path)).cloned().collect();
-            for path in paths {
-                self.take_back(path, Retry { hold: Hold::Blocked, reason: String::new() })?;
-            }
-            self.applied.dirty.extend(moved);
-        }
-        for (path, error) in self.unsynced.sync(self.root).map_err(ApplyError::Sync)? {
-            let reason = format!("cannot make {path:?} durable: {}", error.source);
-            self.take_back(path, Retry { hold: Hold::Failed, reason })?;
-        }
-        Ok(self.applied)
-    }
-
-    fn is_in_place(&self, path: &RelPath, touched: &Touched) -> bool {
-        let is_directory = |record: &Record| record.node == FoundNode::Directory;
-        let record = self.applied.records.get(path);
-        // By this batch itself, which may have put something else in its place.
-        let is_removed = record.is_some_and(|record| !record.as_ref().is_some_and(is_directory));
-        let now = || self.root.dir(path).and_then(|dir| dir.stat_self());
-        is_removed
-            || matches!(touched, Touched::One(then) if now().is_ok_and(|now| now.same_object(then)))
-    }
-
-    /// What base said of the path holds if nothing was replaced or removed there; else it is to
-    /// say nothing, whatever the user does or did there. A scan finds what there is.
-    fn take_back(&mut self, path: RelPath, retry: Retry) -> Result<(), BaseError> {
-        let node = |record: &Record| record.node;
-        if let Some(now) = self.applied.records.remove(&path) {
-            let before = self.disk.base.get(&path)?;
-            if before.as_ref().map(node) != now.as_ref().map(node) {
-                self.applied.records.insert(path.clone(), None);
-            }
-        }
-        self.applied.retries.entry(path.clone()).or_insert(retry);
-        self.applied.dirty.insert(path);
-        Ok(())
     }
 
     /// Base's record of what was just made at a path.

@@ -8,9 +8,12 @@
 //! outermost first; content that is here under another name is moved, the last of a chain first
 //! and pairs by exchanges; what is gone is removed, directories innermost first; content is
 //! written; what is there already is adopted; bits that keep ark out of a directory come
-//! last, back or anew. (Adopting follows removing: versions of equal content become one, and while two paths
+//! last, back or anew, and those that hide what is in it not while something there is dirty.
+//! (Adopting follows removing: versions of equal content become one, and while two paths
 //! are said to show it, moving one over the other would read as its deletion.) After each step every path is
 //! as base says, as wanted, or not there, so that a scan after a crash takes nothing for an edit.
+
+mod moves;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -20,9 +23,12 @@ use ark_core::{Content, Name, Permissions, RelPath};
 use crate::base::{BaseError, BaseRead, Record};
 use crate::scan::FoundNode;
 use crate::wants::{Want, Wants};
+use moves::{break_rings, order_moves};
 
 /// The bits without which ark cannot work in a directory.
 const OWNER_BITS: u16 = 0o700;
+/// Those of them without which nothing below a directory is seen or reached.
+const SEARCH_BITS: u16 = 0o500;
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +104,7 @@ pub enum Action {
 }
 
 /// Paths that were changed here, or may have been, and are not yet published. Nothing is done
-/// about them, nor about what is below them.
+/// about them, nor about what is below them, and no directory above them is closed to a scan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dirty {
     paths: BTreeSet<RelPath>,
@@ -226,8 +232,8 @@ struct Sorted {
     make: BTreeMap<RelPath, Want>,
     remove: BTreeSet<RelPath>,
     bits: BTreeMap<RelPath, Want>,
-    /// Directories without the owner's bits in which there is something to do, as they are shown
-    /// and, but for these, wanted.
+    /// Directories without the owner's bits in which, or below which, there is something to do, as
+    /// they are shown and, but for these, wanted.
     closed: BTreeMap<RelPath, Want>,
 }
 
@@ -257,9 +263,13 @@ impl Sorted {
         let was_directory = record.as_ref().is_some_and(|r| r.node == FoundNode::Directory);
         let is_directory = want.is_some_and(|want| want.node == FoundNode::Directory);
         let goes = was_directory && !is_directory;
+        // A scan would not see what was changed there.
+        let hides = was_directory
+            && is_directory
+            && record.as_ref().zip(want).is_some_and(|(r, w)| hides(r.permissions, w.permissions));
         match (record, want) {
             (None, None) => {}
-            _ if dirty.covers(path) || goes && dirty.any_below(path) => {
+            _ if dirty.covers(path) || (goes || hides) && dirty.any_below(path) => {
                 self.blocked.insert(path.clone());
             }
             (Some(_), None) if held == Some(Held::Ignored) => {
@@ -309,16 +319,23 @@ impl Sorted {
     /// Finds the directories that have to be opened for what is to be done in them.
     fn see_closed<B: BaseRead>(&mut self, base: &B) -> Result<(), BaseError> {
         let acted = self.leaving.keys().chain(self.arriving.keys()).chain(self.make.keys());
-        let parents: BTreeSet<RelPath> = acted
-            .chain(&self.remove)
-            .chain(self.bits.keys())
-            .filter_map(|path| Some(path.split_last()?.0))
-            .filter(|parent| !parent.is_root())
-            .collect();
-        for parent in parents {
-            let record = base.get(&parent)?.filter(|r| r.node == FoundNode::Directory);
-            if let Some(want) = record.as_ref().map(shown).filter(|want| !opens(want)) {
-                self.closed.insert(parent, want);
+        let mut needed: BTreeMap<RelPath, u16> = BTreeMap::new();
+        for path in acted.chain(&self.remove).chain(self.bits.keys()) {
+            let mut bits = OWNER_BITS;
+            let mut next = parent(path);
+            while let Some(at) = next {
+                let known = needed.entry(at.clone()).or_default();
+                // What is above one that was met before was met, too.
+                next = parent(&at).filter(|_| *known == 0);
+                *known |= bits;
+                bits = SEARCH_BITS;
+            }
+        }
+        for (path, bits) in needed {
+            let record = base.get(&path)?.filter(|r| r.node == FoundNode::Directory);
+            let is_closed = |want: &Want| want.permissions.bits() & bits != bits;
+            if let Some(want) = record.as_ref().map(shown).filter(is_closed) {
+                self.closed.insert(path, want);
             }
         }
         // Closing them adopts what else is wanted of them.
@@ -382,9 +399,10 @@ impl Sorted {
         let (open, close): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.bits).into_iter().partition(|(_, want)| opens(want));
         let closed = std::mem::take(&mut self.closed);
-        let opened = closed.keys().filter(|path| !open.contains_key(path));
-        actions.extend(opened.map(|path| Action::Open { path: path.clone() }));
-        actions.extend(open.iter().map(|(path, want)| set_permissions(path, want)));
+        let mut opening: BTreeMap<&RelPath, Action> =
+            closed.keys().map(|path| (path, Action::Open { path: path.clone() })).collect();
+        opening.extend(open.iter().map(|(path, want)| (path, set_permissions(path, want))));
+        actions.extend(opening.into_values());
         let leaving = |then| {
             let all = self.leaving.iter().filter(move |(_, leaving)| leaving.then == then);
             all.map(|(path, _)| path)
@@ -430,6 +448,11 @@ fn shown(record: &Record) -> Want {
     Want { node, permissions, mtime, behind }
 }
 
+/// The directory that `path` is in, unless that is the root.
+fn parent(path: &RelPath) -> Option<RelPath> {
+    path.split_last().map(|(parent, _)| parent).filter(|parent| !parent.is_root())
+}
+
 fn last_name(path: &RelPath) -> &Name {
     path.names().last().expect("the root is never wanted as a path of its own")
 }
@@ -443,57 +466,12 @@ fn set_permissions(path: &RelPath, want: &Want) -> Action {
     Action::SetPermissions { path: path.clone(), want: want.clone() }
 }
 
+/// Whether a directory that is given the bits `after` in place of `before` hides what is in it.
+pub(crate) fn hides(before: Permissions, after: Permissions) -> bool {
+    before != after && after.bits() & SEARCH_BITS != SEARCH_BITS
+}
+
 /// The bits that a directory has while ark works in it: its own, and what that takes.
 pub(crate) fn working_bits(permissions: Permissions) -> Permissions {
     Permissions::from_mode(u32::from(permissions.bits() | OWNER_BITS))
-}
-
-/// Takes the rings out of `moves` (from target to source): of a pair both moves, which it
-/// returns; of a longer ring one, whose content is written anew.
-fn break_rings(moves: &mut BTreeMap<RelPath, RelPath>) -> Vec<(RelPath, RelPath)> {
-    let mut pairs = Vec::new();
-    let mut seen: BTreeSet<RelPath> = BTreeSet::new();
-    let targets: Vec<RelPath> = moves.keys().cloned().collect();
-    for first in targets {
-        let mut length = 0;
-        let mut at = &first;
-        // From target to source. A path seen before is not in a ring with this one: rings were
-        // seen whole.
-        while let Some(from) = moves.get(at).filter(|_| seen.insert(at.clone())) {
-            length += 1;
-            at = from;
-        }
-        if length > 0
-            && *at == first
-            && let Some(from) = moves.remove(&first).filter(|_| length == 2)
-        {
-            moves.remove(&from);
-            pairs.push((first, from));
-        }
-    }
-    pairs
-}
-
-/// Moves in an order in which each finds its target free or done with: chains from their end.
-/// There are no rings.
-fn order_moves(moves: &BTreeMap<RelPath, RelPath>, wants: &BTreeMap<RelPath, Want>) -> Vec<Action> {
-    let by_source: HashMap<&RelPath, &RelPath> =
-        moves.iter().map(|(to, from)| (from, to)).collect();
-    let mut done: BTreeSet<&RelPath> = BTreeSet::new();
-    let mut actions = Vec::with_capacity(moves.len());
-    for first in moves.keys() {
-        // From target to target, as long as what is there moves on itself.
-        let mut chain = Vec::new();
-        let mut next = Some(first);
-        while let Some(to) = next.filter(|&to| done.insert(to)) {
-            chain.push(to);
-            next = by_source.get(to).copied();
-        }
-        actions.extend(chain.iter().rev().map(|&to| Action::Move {
-            from: moves[to].clone(),
-            to: to.clone(),
-            want: wants[to].clone(),
-        }));
-    }
-    actions
 }

@@ -68,6 +68,14 @@ fn record(behind: Behind, node: FoundNode, permissions: Permissions) -> Record {
     Record { behind, node, permissions, mtime: Mtime::default(), cache }
 }
 
+/// The bits with which a directory's owner sees and reaches what is in it.
+const SEARCH: u16 = 0o500;
+
+/// The directories that `path` is in, outermost first.
+fn above(path: &RelPath) -> impl DoubleEndedIterator<Item = RelPath> {
+    (1..path.names().len()).map(|depth| RelPath::from(path.names()[..depth].to_vec()))
+}
+
 /// A disk in memory, as strict as a real one, with base beside it.
 #[derive(Clone)]
 struct Disk {
@@ -76,18 +84,29 @@ struct Disk {
 }
 
 impl Disk {
-    /// The parent is there, and its owner may change it.
+    /// The directories above are there, and their owner may look through them.
+    fn is_reached(&self, path: &RelPath) {
+        for above in above(path) {
+            let (node, bits) = self.tree[&above];
+            assert_eq!(node, FoundNode::Directory, "{above:?} above {path:?}");
+            assert_eq!(bits.bits() & SEARCH, SEARCH, "{above:?} above {path:?}");
+        }
+    }
+
+    /// Besides, the owner of the parent may change it.
     fn parent_is_open(&self, path: &RelPath) {
-        let (parent, _) = path.split_last().unwrap();
-        if !parent.is_root() {
-            let (node, bits) = self.tree[&parent];
-            assert_eq!(node, FoundNode::Directory, "the parent of {path:?}");
-            assert_eq!(bits.bits() & 0o300, 0o300, "the parent of {path:?}");
+        self.is_reached(path);
+        if let Some(parent) = above(path).last() {
+            assert_eq!(self.tree[&parent].1.bits() & 0o300, 0o300, "the parent of {path:?}");
         }
     }
 
     fn put(&mut self, path: &RelPath, want: &Want, permissions: Permissions) {
         self.parent_is_open(path);
+        self.set(path, want, permissions);
+    }
+
+    fn set(&mut self, path: &RelPath, want: &Want, permissions: Permissions) {
         self.tree.insert(path.clone(), (want.node, permissions));
         let record = record(want.behind.clone(), want.node, permissions);
         self.base.insert(path.clone(), record);
@@ -113,6 +132,7 @@ impl Disk {
                 self.base.remove(path);
             }
             Action::Open { path } => {
+                self.is_reached(path);
                 assert!(is_directory(self, path), "{path:?} is no directory");
                 let (_, bits) = self.tree.get_mut(path).unwrap();
                 *bits = opened(*bits);
@@ -148,8 +168,9 @@ impl Disk {
                 assert_eq!(self.take(path), FoundNode::Directory);
             }
             Action::SetPermissions { path, want } => {
+                self.is_reached(path);
                 assert_eq!(self.tree[path].0, want.node);
-                self.put(path, want, want.permissions);
+                self.set(path, want, want.permissions);
             }
         }
     }
@@ -207,16 +228,17 @@ fn trees() -> impl Strategy<Value = Tree> {
         1 => Just(FoundNode::Directory),
     ];
     let bits = prop::sample::select(vec![0o644, 0o600, 0o755, 0o555]);
-    let entry = (prop::collection::vec(name, 1..4), node, bits);
+    let bits_above = prop_oneof![3 => Just(0o755), 1 => Just(0o644), 1 => Just(0o555)];
+    let entry = (prop::collection::vec(name, 1..4), node, bits, bits_above);
     prop::collection::vec(entry, 0..12).prop_map(|entries| {
         let mut tree = Tree::new();
-        for (names, node, bits) in entries {
+        for (names, node, bits, bits_above) in entries {
             let mut at = RelPath::root();
             let mut fits = true;
             for (depth, name) in names.iter().enumerate() {
                 at = at.join(Name::new(name.as_bytes()).unwrap());
                 if depth + 1 < names.len() {
-                    let directory = (FoundNode::Directory, Permissions::from_mode(0o755));
+                    let directory = (FoundNode::Directory, Permissions::from_mode(bits_above));
                     let there = tree.entry(at.clone()).or_insert(directory);
                     fits &= there.0 == FoundNode::Directory;
                     if !fits {
@@ -299,6 +321,15 @@ proptest! {
         }
         for path in &dirty {
             prop_assert_eq!(disk.tree.get(path), before.get(path));
+            for above in above(path) {
+                let hides = |tree: &Tree| match tree.get(&above) {
+                    Some((FoundNode::Directory, bits)) => bits.bits() & SEARCH != SEARCH,
+                    _ => false,
+                };
+                let was_directory = before.get(&above).is_some_and(|at| at.0 == FoundNode::Directory);
+                let was_closed = !was_directory || hides(&before);
+                prop_assert!(was_closed || !hides(&disk.tree), "{above:?} was closed");
+            }
         }
         for action in &make(&wants, &disk.base, &Dirty::default()).actions {
             disk.act(action);
@@ -312,6 +343,58 @@ fn possible(disk: &Disk, path: &RelPath) -> bool {
     let directory = Some(FoundNode::Directory);
     let there = |path: &RelPath| disk.tree.get(path).map(|found| found.0);
     (parent.is_root() || there(&parent) == directory) && there(path) != directory
+}
+
+/// A scan is to see what was changed below, and a plan to do there what is to be done.
+#[test]
+fn a_directory_is_not_closed_while_something_in_it_is_dirty() {
+    let tree = |bits, with_file: bool| -> Tree {
+        let directory = (FoundNode::Directory, Permissions::from_mode(bits));
+        let mut tree = Tree::from([(path("c"), directory), (path("c/c"), directory)]);
+        if with_file {
+            tree.insert(path("c/c/a"), (file("1"), Permissions::from_mode(0o644)));
+        }
+        tree
+    };
+    for closed in [0o644, 0o300, 0o000] {
+        let (before, wanted) = (tree(0o755, true), tree(closed, false));
+        let wants = wants_of(&before, &wanted);
+        let mut disk = Disk { tree: before.clone(), base: base_of(&before) };
+        let first = make(&wants, &disk.base, &[path("c/c/a")].into_iter().collect());
+        assert_eq!((first.actions.as_slice(), first.skipped.len()), (&[][..], 0));
+        assert_eq!(first.blocked, ["c", "c/c", "c/c/a"].map(path).into());
+        for action in &make(&wants, &disk.base, &Dirty::default()).actions {
+            disk.act(action);
+        }
+        check_done(&disk, &wanted, &wants);
+    }
+    // What can be looked through holds nothing up.
+    let (before, wanted) = (tree(0o755, true), tree(0o555, false));
+    let wants = wants_of(&before, &wanted);
+    let first = make(&wants, &base_of(&before), &[path("c/c/a")].into_iter().collect());
+    assert_eq!((first.actions.len(), first.blocked), (2, [path("c/c/a")].into()));
+}
+
+/// Something is to be done, or comes to be, below directories that are closed on disk.
+#[test]
+fn directories_are_opened_all_the_way_and_closed_again() {
+    let tree = |bits, content| -> Tree {
+        let directory = |at| (path(at), (FoundNode::Directory, Permissions::from_mode(bits)));
+        let below = (path("c/c/a"), (file(content), Permissions::from_mode(0o644)));
+        Tree::from([directory("c"), directory("c/c"), below])
+    };
+    for (before, wanted) in [
+        (tree(0o644, "1"), tree(0o644, "2")),
+        (tree(0o600, "1"), tree(0o755, "2")),
+        (tree(0o755, "1"), tree(0o600, "2")),
+    ] {
+        let wants = wants_of(&before, &wanted);
+        let mut disk = Disk { tree: before.clone(), base: base_of(&before) };
+        for action in &make(&wants, &disk.base, &Dirty::default()).actions {
+            disk.act(action);
+        }
+        check_done(&disk, &wanted, &wants);
+    }
 }
 
 #[test]

@@ -82,3 +82,42 @@ async fn what_others_did_to_such_a_file_stops_nothing_else() {
     settle(&[&a, &b]).await;
     assert_eq!((b.mode("bad"), b.published()), (0o600, 0));
 }
+
+/// Nobody made of it what it is here, whatever others go on to do before it can be made durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_to_such_a_file_is_no_edit() {
+    let changes: [fn(&Device); 3] = [
+        |a| a.write("bad", "edited"),
+        |a| a.chmod("bad", 0o640),
+        |a| {
+            a.write("bad", "edited");
+            a.chmod("bad", 0o640);
+        },
+    ];
+    for is_moved in [false, true] {
+        for change in changes {
+            let (mut b, fails) = failing(2);
+            fails.store(false, Ordering::SeqCst);
+            b.start().await;
+            let a = Device::started(1).await;
+            let name = if is_moved { "from" } else { "bad" };
+            a.write(name, "content");
+            settle(&[&a, &b]).await;
+            fails.store(true, Ordering::SeqCst);
+            if is_moved {
+                a.rename(name, "bad");
+            }
+            a.chmod("bad", 0o600);
+            a.rest().await;
+            pull(&a, &b).await;
+            b.until("waiting for the bad file", is_said).await;
+            change(&a);
+            a.rest().await;
+            pull(&a, &b).await;
+            fails.store(false, Ordering::SeqCst);
+            b.until("well again", |status| status.problems.is_empty()).await;
+            settle(&[&a, &b]).await;
+            assert_eq!((b.published(), b.conflicts().len()), (0, 0), "{:?}", b.tree());
+        }
+    }
+}

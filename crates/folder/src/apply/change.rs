@@ -7,7 +7,7 @@ use super::place::{discard, give_back, last_name, move_to_free, taken, unchanged
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
 use crate::fs::{Dir, FsErrorKind, Stat, StatKind};
-use crate::plan::{Action, working_bits};
+use crate::plan::{Action, hides, working_bits};
 use crate::scan::FoundNode;
 use crate::wants::Want;
 
@@ -195,13 +195,13 @@ impl<B: BaseRead> Batch<'_, B> {
             other => {
                 other?;
                 self.touch(path, &dir);
-                Ok(Outcome::Done(vec![(path.clone(), None)]))
+                self.went(path)
             }
         }
     }
 
-    /// The directory at `path` went by another's hand. If so did something in it that base has, a
-    /// scan is to see that: nothing may be put at `path` before, or nobody would look below it.
+    /// The directory at `path` is gone. If base has something in it, that went by another's hand,
+    /// and a scan is to see it: nothing may be put at `path` before, or nobody would look below it.
     fn went(&self, path: &RelPath) -> Result<Outcome, Stopped> {
         match self.disk.below(path)?.next().transpose()? {
             None => Ok(Outcome::Done(vec![(path.clone(), None)])),
@@ -265,15 +265,23 @@ impl<B: BaseRead> Batch<'_, B> {
 
     fn set_permissions(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
         let (before, dir, expected) = self.as_base_says(path)?;
+        let is_directory = before.node == FoundNode::Directory;
+        if is_directory
+            && hides(before.permissions, want.permissions)
+            && self.is_awaited_below(path)
+        {
+            return Err(blocked());
+        }
         let name = last_name(path);
         dir.set_permissions(name, want.permissions)?;
         let stat = dir.stat(name)?;
-        if before.node != FoundNode::Directory && !same_content(&stat, &expected) {
+        if !is_directory && !same_content(&stat, &expected) {
             return Err(Stopped::Dirty(vec![path.clone()]));
         }
-        match before.node {
-            FoundNode::Directory => self.unsynced.directory(path.clone()),
-            _ => self.unsynced.file(path.clone()),
+        if is_directory {
+            self.unsynced.directory(path.clone());
+        } else {
+            self.set_bits(path, before.clone());
         }
         let record = Record {
             behind: want.behind.clone(),
@@ -282,6 +290,13 @@ impl<B: BaseRead> Batch<'_, B> {
             ..before
         };
         Ok(Outcome::Done(vec![(path.clone(), Some(record))]))
+    }
+
+    /// Whether something below `path` is to be scanned or tried again: both must get there.
+    fn is_awaited_below(&self, path: &RelPath) -> bool {
+        let is_below = |other: &RelPath| other != path && other.starts_with(path);
+        let waits = |(other, &hold): (&RelPath, &Hold)| hold != Hold::Skipped && is_below(other);
+        self.applied.dirty.iter().any(is_below) || self.failed.iter().any(waits)
     }
 }
 

@@ -89,8 +89,8 @@ impl<B: BaseRead> Batch<'_, B> {
         moved: &Stat,
     ) -> Result<(RelPath, Option<Record>), Stopped> {
         let name = last_name(path);
-        if has_permissions(want.node) && moved.permissions() != want.permissions {
-            self.unsynced.file(path.clone());
+        let new_bits = has_permissions(want.node) && moved.permissions() != want.permissions;
+        if new_bits {
             dir.set_permissions(name, want.permissions)?;
         }
         let mut made = *moved;
@@ -104,7 +104,18 @@ impl<B: BaseRead> Batch<'_, B> {
                 made.mtime = stat.mtime;
             }
         }
-        self.placed(path, want, dir, &made)
+        let (path, record) = self.placed(path, want, dir, &made)?;
+        if new_bits && let Some(record) = record.clone() {
+            self.set_bits(&path, Record { permissions: moved.permissions(), ..record });
+        }
+        Ok((path, record))
+    }
+
+    /// Notes that the bits of the file at `path` were set: if that cannot be made durable it is to
+    /// be as `before` again.
+    pub(super) fn set_bits(&mut self, path: &RelPath, before: Record) {
+        self.unsynced.file(path.clone());
+        self.before_bits.insert(path.clone(), before);
     }
 
     /// Notes that names in `dir`, the directory of `path`, were changed.
