@@ -357,6 +357,29 @@ fn a_directory_moved_out_between_two_actions_is_left_alone() {
     assert!(applied.records.values().all(Option::is_none), "{:?}", applied.records);
 }
 
+/// A file in its place would hide from every scan of single paths that something below it went.
+#[test]
+fn nothing_is_put_where_a_directory_was_emptied_by_another() {
+    let mut scene = Scene::behind(|folder, operation, directory, name| {
+        if operation == "remove" && directory.is_root() && name == b"d" {
+            drop(std::fs::rename(folder.join("d/sub"), folder.join("elsewhere")));
+        }
+        Ok(())
+    });
+    scene.known("d", None);
+    scene.known("d/sub", None);
+    scene.known("d/sub/f", Some("before"));
+    scene.base.get_mut(&path("d/sub/f")).unwrap().cache.as_mut().unwrap().settled = false;
+    let mut actions: Vec<Action> =
+        ["d/sub", "d"].map(|at| Action::RemoveDirectory { path: path(at) }).into();
+    actions.push(scene.write("d", "wanted"));
+    let applied = scene.apply(&actions);
+    assert_eq!(scene.read("elsewhere/f"), "before");
+    assert_eq!(scene.names(), ["elsewhere"]);
+    assert!(applied.dirty.contains(&path("d")), "{applied:?}");
+    assert!(applied.records.is_empty(), "{applied:?}");
+}
+
 /// Some confinements forbid to set mode bits where set-group-id is one of them.
 #[test]
 fn bits_that_are_right_are_not_set() {

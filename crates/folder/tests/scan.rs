@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ark_core::{Content, Name, Permissions, RelPath};
+use ark_folder::base::Record;
 use ark_folder::fs::{FsErrorKind, Granularity, Root};
 use ark_folder::ignore::Rules;
 use ark_folder::scan::{Extent, FoundNode, Kept, ScanError};
@@ -99,6 +100,23 @@ fn a_touched_path_in_an_unknown_directory_takes_the_directory_whole() {
     let result = folder.scan(&touched([("", Touch::Subtree)]));
     assert!(result.found.contains_key(&path("old/unseen")));
     assert!(result.found.contains_key(&path("new/a/two")));
+}
+
+/// As a scan of everything says it, whatever base says of the paths above.
+#[test]
+fn what_base_has_below_a_file_is_gone() {
+    let mut folder = Folder::new();
+    folder.write("d/sub/f", b"1");
+    folder.scan_and_record();
+    fs::remove_dir_all(folder.at("d")).unwrap();
+    folder.write("d", b"2");
+    let result = folder.scan(&changed(["d"]));
+    let found = &result.found[&path("d")];
+    let record = Record { node: found.node, ..folder.base[&path("d")].clone() };
+    folder.base.insert(path("d"), record);
+    for extent in [changed(["d"]), changed(["d/sub", "d/sub/f"]), Extent::Everything] {
+        assert_eq!(gone(&folder.scan(&extent)), ["d/sub", "d/sub/f"], "{extent:?}");
+    }
 }
 
 #[test]

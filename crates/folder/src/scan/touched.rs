@@ -119,9 +119,7 @@ where
         let is_leaf = matches!(stat.kind, StatKind::File | StatKind::Symlink);
         if is_leaf && !scope.ignored(&path, false) {
             self.leaf(dir, path.clone(), &stat, record.as_ref(), touch)?;
-            if was_directory || record.is_none() {
-                self.all_gone(self.records(&path, None)?, scope)?;
-            }
+            self.all_gone(self.records(&path, None)?, scope)?;
         } else {
             let mut records = self.records(&path, record)?;
             let frame = self.entry(dir, scope, path.clone(), Some(stat.kind), &mut records)?;
