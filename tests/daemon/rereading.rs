@@ -96,6 +96,44 @@ fn repos_and_remotes_come_and_go_without_a_restart() {
 }
 
 #[test]
+fn who_is_listed_as_before_stays_connected() {
+    let setup = Setup::default();
+    let [a, b, c] = ["a", "b", "c"].map(|name| Machine::new(BINARY, name, None));
+    // The first knows nobody's address, so that no two dials cross when they start.
+    let list = |others: &[&Machine]| {
+        let text = others.iter().fold(a.config_text(others, &setup), |text, other| {
+            text.replace(&format!(", addrs = [\"127.0.0.1:{}\"]", other.port()), "")
+        });
+        fs::write(a.config(), text).expect("the config");
+    };
+    list(&[&b]);
+    b.configure(&[&a], &setup);
+    c.configure(&[&a], &setup);
+    let daemons = [a.start(), b.start(), c.start()];
+    a.write("file", "one");
+    b.await_file("file", Some("one"), LIMIT);
+    for (others, content) in [(&[&b, &c][..], "two"), (&[&b], "three")] {
+        list(others);
+        daemons[0].re_read();
+        await_condition("the config is in use", LIMIT, || {
+            (a.try_status()?["peers"].as_array()?.len() == others.len()).then_some(())
+        });
+        a.write("file", content);
+        for other in others {
+            other.await_file("file", Some(content), LIMIT);
+        }
+        a.wait(LIMIT);
+        b.wait(LIMIT);
+    }
+    assert!(!b.log().contains("disconnected"), "{}", b.log());
+    assert_eq!(c.read("file").as_deref(), Some(&b"two"[..]));
+    assert!(c.log().contains("disconnected"), "{}", c.log());
+    for daemon in daemons {
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+}
+
+#[test]
 fn a_config_that_cannot_work_does_not_end_a_running_daemon() {
     let machine = alone();
     let daemon = machine.start();

@@ -6,7 +6,7 @@
 //! listed for one repo never joins the gossip of another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use ark_core::{DeviceId, TopicId};
@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::blobs;
 use crate::board::Bell;
+use crate::shared::{CODE_REPLACED, close};
 use crate::status::Refused;
 
 /// The sync protocol: states and what is where.
@@ -58,11 +59,17 @@ pub(crate) fn gossip_alpn(topic: TopicId) -> Vec<u8> {
     alpn
 }
 
-/// The lists of the config, by device and by ALPN, and who was refused.
-#[derive(Debug)]
-pub(crate) struct Access {
+/// The lists of the config, by device and by ALPN.
+#[derive(Debug, Default)]
+struct Lists {
     listed: BTreeMap<DeviceId, BTreeSet<TopicId>>,
     gossip: BTreeMap<Vec<u8>, TopicId>,
+}
+
+/// The lists of the config, and who was refused.
+#[derive(Debug)]
+pub(crate) struct Access {
+    lists: RwLock<Lists>,
     refused: Mutex<VecDeque<Refused>>,
     /// The connections with each listed device, those that are gone included until the next one.
     standing: Mutex<BTreeMap<DeviceId, Vec<WeakConnectionHandle>>>,
@@ -70,50 +77,70 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Access for these repos, each with the devices it lists. `refused`: who was refused before.
-    pub(crate) fn new<'a>(
-        repos: impl IntoIterator<Item = (TopicId, &'a [DeviceId])>,
-        refused: Vec<Refused>,
-        bell: Bell,
-    ) -> Self {
+    /// Access for nobody. `refused`: who was refused before.
+    pub(crate) fn new(refused: Vec<Refused>, bell: Bell) -> Self {
+        let refused = Mutex::new(refused.into());
+        Self { lists: RwLock::default(), refused, standing: Mutex::default(), bell }
+    }
+
+    /// Access for these repos from now on, each with the devices it lists.
+    pub(crate) fn list(&self, repos: impl IntoIterator<Item = (TopicId, Vec<DeviceId>)>) {
         let mut listed: BTreeMap<DeviceId, BTreeSet<TopicId>> = BTreeMap::new();
         let mut gossip = BTreeMap::new();
         for (topic, devices) in repos {
             gossip.insert(gossip_alpn(topic), topic);
-            for &device in devices {
+            for device in devices {
                 listed.entry(device).or_default().insert(topic);
             }
         }
-        let refused = refused.into_iter().filter(|one| !listed.contains_key(&one.device)).collect();
-        Self { listed, gossip, refused: Mutex::new(refused), standing: Mutex::default(), bell }
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|one| !listed.contains_key(&one.device));
+        *self.lists.write().unwrap_or_else(PoisonError::into_inner) = Lists { listed, gossip };
+    }
+
+    fn lists(&self) -> RwLockReadGuard<'_, Lists> {
+        self.lists.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes every connection with `device`: it is listed otherwise, or no more.
+    pub(crate) fn cut(&self, device: DeviceId) {
+        let code = if self.is_listed(device) { CODE_REPLACED } else { CODE_NOT_LISTED };
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&device);
+        for connection in standing.iter().flatten().filter_map(WeakConnectionHandle::upgrade) {
+            close(&connection, code, b"the config has changed");
+        }
+    }
+
+    fn is_listed(&self, device: DeviceId) -> bool {
+        self.lists().listed.contains_key(&device)
     }
 
     /// Every ALPN that is answered.
     pub(crate) fn alpns(&self) -> Vec<Vec<u8>> {
         let fixed = [SYNC_ALPN, OBJECTS_ALPN, blobs::ALPN].map(<[u8]>::to_vec);
-        fixed.into_iter().chain(self.gossip.keys().cloned()).collect()
+        fixed.into_iter().chain(self.lists().gossip.keys().cloned()).collect()
     }
 
     /// The repo whose gossip has this ALPN.
     pub(crate) fn gossip_topic(&self, alpn: &[u8]) -> Option<TopicId> {
-        self.gossip.get(alpn).copied()
+        self.lists().gossip.get(alpn).copied()
     }
 
     /// Whether `device` is listed for `topic`: whether it may read or be told anything of it.
     pub(crate) fn may_see(&self, device: DeviceId, topic: TopicId) -> bool {
-        self.listed.get(&device).is_some_and(|topics| topics.contains(&topic))
+        self.lists().listed.get(&device).is_some_and(|topics| topics.contains(&topic))
     }
 
     /// The repos that `device` is listed for.
-    pub(crate) fn topics_of(&self, device: DeviceId) -> impl Iterator<Item = TopicId> + '_ {
-        self.listed.get(&device).into_iter().flatten().copied()
+    pub(crate) fn topics_of(&self, device: DeviceId) -> Vec<TopicId> {
+        self.lists().listed.get(&device).into_iter().flatten().copied().collect()
     }
 
     /// Whether a connection with `device` under `alpn` may stand.
     fn may_connect(&self, device: DeviceId, alpn: &[u8]) -> bool {
         match self.gossip_topic(alpn) {
             Some(topic) => self.may_see(device, topic),
-            None => self.listed.contains_key(&device),
+            None => self.is_listed(device),
         }
     }
 
@@ -181,7 +208,7 @@ impl EndpointHooks for Gate {
         }
         // A listed device that asks for a repo that does not list it is no news to show as
         // refused: the peers' repos in the status say it.
-        if !self.0.listed.contains_key(&device) {
+        if !self.0.is_listed(device) {
             self.0.refuse(device);
         }
         AfterHandshakeOutcome::Reject {
@@ -202,8 +229,8 @@ mod tests {
     #[test]
     fn a_device_sees_only_what_lists_it() {
         let (x, y) = (TopicId::derive("x", None), TopicId::derive("y", None));
-        let access =
-            Access::new([(x, &[device(1)][..]), (y, &[device(2)][..])], Vec::new(), Bell::new());
+        let access = Access::new(Vec::new(), Bell::new());
+        access.list([(x, vec![device(1)]), (y, vec![device(2)])]);
         assert!(access.may_see(device(1), x));
         assert!(!access.may_see(device(1), y));
         assert!(access.may_connect(device(1), SYNC_ALPN));
@@ -214,7 +241,7 @@ mod tests {
 
     #[test]
     fn refused_devices_are_remembered_boundedly() {
-        let access = Access::new([], Vec::new(), Bell::new());
+        let access = Access::new(Vec::new(), Bell::new());
         for n in 0..=u8::MAX {
             access.refuse(device(n));
         }
@@ -224,11 +251,7 @@ mod tests {
         assert_eq!(refused.last().map(|one| one.device), Some(device(250)));
         assert_eq!(refused.iter().filter(|one| one.device == device(250)).count(), 1);
         // Who is listed from now on is refused no more.
-        let access = Access::new(
-            [(TopicId::derive("x", None), &[device(250)][..])],
-            refused.clone(),
-            Bell::new(),
-        );
+        access.list([(TopicId::derive("x", None), vec![device(250)])]);
         assert_eq!(access.refused(), refused[..MAX_REFUSED - 1]);
     }
 }

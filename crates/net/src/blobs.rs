@@ -136,7 +136,7 @@ async fn find(
     shared: &Shared,
     device: DeviceId,
     hash: Hash,
-) -> Result<(&RepoHandle, Link, usize), ServeError> {
+) -> Result<(Arc<RepoHandle>, Link, usize), ServeError> {
     let link = Link::raw(ObjectId::from_bytes(*hash.as_bytes()));
     for topic in shared.access.topics_of(device) {
         let Some(repo) = shared.repos.get(&topic) else { continue };

@@ -1,9 +1,8 @@
 //! The board on which tasks leave what `status` shows, and the bell that says it changed.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use ark_core::DeviceId;
@@ -59,6 +58,7 @@ impl Traffic {
 pub(crate) struct PeerPast {
     rx_bytes: u64,
     tx_bytes: u64,
+    connections: u64,
     last_seen: Option<SystemTime>,
 }
 
@@ -69,6 +69,7 @@ pub(crate) struct PeerBoard {
     name: String,
     /// Its payload bytes.
     pub(crate) traffic: Traffic,
+    connections: AtomicU64,
     live: Mutex<Live>,
     bell: Bell,
 }
@@ -85,7 +86,8 @@ impl PeerBoard {
     pub(crate) fn new(device: DeviceId, name: String, past: PeerPast, bell: Bell) -> Self {
         let traffic = Traffic { rx: past.rx_bytes.into(), tx: past.tx_bytes.into() };
         let live = Live { last_seen: past.last_seen, ..Live::default() };
-        Self { device, name, traffic, live: Mutex::new(live), bell }
+        let connections = past.connections.into();
+        Self { device, name, traffic, connections, live: Mutex::new(live), bell }
     }
 
     /// What goes on when the network side is started anew.
@@ -93,12 +95,18 @@ impl PeerBoard {
         PeerPast {
             rx_bytes: self.traffic.rx.load(Relaxed),
             tx_bytes: self.traffic.tx.load(Relaxed),
+            connections: self.connections.load(Relaxed),
             last_seen: self.live().last_seen,
         }
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A sync connection stands.
+    pub(crate) fn met(&self) {
+        self.connections.fetch_add(1, Relaxed);
     }
 
     /// A sync connection stands, and the device has spoken on it: it does not refuse us.
@@ -159,6 +167,7 @@ impl PeerBoard {
             last_seen: if connected { Some(SystemTime::now()) } else { live.last_seen },
             rx_bytes: self.traffic.rx.load(Relaxed),
             tx_bytes: self.traffic.tx.load(Relaxed),
+            connections: self.connections.load(Relaxed),
             problem: live.problem.clone(),
         }
     }
@@ -180,8 +189,16 @@ fn path_of(connection: &Connection) -> (PathKind, Option<f64>) {
 pub(crate) struct Board {
     device: DeviceId,
     access: Arc<Access>,
-    peers: BTreeMap<DeviceId, Arc<PeerBoard>>,
-    repos: Vec<Arc<RepoBoard>>,
+    boards: RwLock<Boards>,
+}
+
+/// Those of devices and repos, in the order in which they are shown.
+#[derive(Debug, Default)]
+pub(crate) struct Boards {
+    /// Of the devices.
+    pub(crate) peers: Vec<Arc<PeerBoard>>,
+    /// Of the repos.
+    pub(crate) repos: Vec<Arc<RepoBoard>>,
 }
 
 /// What is shown of one repo: replaced whole by the repo's task.
@@ -223,22 +240,23 @@ impl RepoBoard {
 
 impl Board {
     /// The board of this device.
-    pub(crate) fn new(
-        device: DeviceId,
-        access: Arc<Access>,
-        peers: BTreeMap<DeviceId, Arc<PeerBoard>>,
-        repos: Vec<Arc<RepoBoard>>,
-    ) -> Self {
-        Self { device, access, peers, repos }
+    pub(crate) fn new(device: DeviceId, access: Arc<Access>) -> Self {
+        Self { device, access, boards: RwLock::default() }
+    }
+
+    /// Shows these from now on.
+    pub(crate) fn list(&self, boards: Boards) {
+        *self.boards.write().unwrap_or_else(PoisonError::into_inner) = boards;
     }
 
     /// What it shows now.
     pub(crate) fn status(&self, local_addrs: Vec<SocketAddr>) -> NetStatus {
+        let boards = self.boards.read().unwrap_or_else(PoisonError::into_inner);
         NetStatus {
             device: self.device,
             local_addrs,
-            peers: self.peers.values().map(|peer| peer.status()).collect(),
-            repos: self.repos.iter().map(|repo| repo.status()).collect(),
+            peers: boards.peers.iter().map(|peer| peer.status()).collect(),
+            repos: boards.repos.iter().map(|repo| repo.status()).collect(),
             refused: self.access.refused(),
         }
     }

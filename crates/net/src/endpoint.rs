@@ -11,7 +11,7 @@ use iroh::endpoint::{
     BindError, BindOpts, Builder, IdleTimeout, PortmapperConfig, QuicTransportConfig, VarInt,
     presets,
 };
-use iroh::{Endpoint, EndpointAddr, RelayMode};
+use iroh::{Endpoint, RelayMode};
 use iroh_mainline_address_lookup::DhtAddressLookup;
 use iroh_mdns_address_lookup::MdnsAddressLookup;
 
@@ -50,11 +50,11 @@ const HOST_PREFIX_V4: u8 = 32;
 /// Likewise for IPv6.
 const HOST_PREFIX_V6: u8 = 128;
 
-/// Opens the endpoint. `hints`: addresses of devices that the config names.
+/// Opens the endpoint. `hints`: addresses of devices that the config names; they may change.
 pub(crate) async fn open(
     options: &Options,
     access: &Arc<Access>,
-    hints: Vec<EndpointAddr>,
+    hints: MemoryLookup,
 ) -> Result<Endpoint, StartError> {
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(options.secret_key.clone())
@@ -66,7 +66,7 @@ pub(crate) async fn open(
             Relay::Disabled => RelayMode::Disabled,
             Relay::Urls(urls) => RelayMode::custom(urls.iter().cloned()),
         })
-        .address_lookup(MemoryLookup::from_endpoint_info(hints));
+        .address_lookup(hints);
     builder = builder.portmapper_config(if options.port_mapping {
         PortmapperConfig::default()
     } else {

@@ -18,6 +18,7 @@ use iroh_gossip::net::Gossip;
 use n0_future::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::access::gossip_alpn;
@@ -62,6 +63,7 @@ pub(crate) enum Command {
 /// The gossip of one repo.
 pub(crate) struct GossipTask {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) end: CancellationToken,
     pub(crate) topic: TopicId,
     pub(crate) sealer: Sealer,
     pub(crate) accepted: mpsc::Receiver<Connection>,
@@ -81,7 +83,7 @@ enum End {
 }
 
 impl GossipTask {
-    /// Runs until shutdown.
+    /// Runs until shutdown, or until the repo is listed no more.
     pub(crate) async fn run(mut self) {
         loop {
             let alpn = gossip_alpn(self.topic);
@@ -94,7 +96,7 @@ impl GossipTask {
                 End::Restart(why) => warn!(why, "gossip is started anew"),
             }
             tokio::select! {
-                () = self.shared.cancel.cancelled() => return,
+                () = self.end.cancelled() => return,
                 () = sleep(RESTART_DELAY) => {}
             }
         }
@@ -108,10 +110,10 @@ impl GossipTask {
             Ok(topic) => topic.split(),
             Err(_) => return End::Restart("it does not take a subscription"),
         };
-        let cancel = self.shared.cancel.clone();
+        let end = self.end.clone();
         loop {
             let result = tokio::select! {
-                () = cancel.cancelled() => return End::Shutdown,
+                () = end.cancelled() => return End::Shutdown,
                 event = receiver.next() => match event {
                     Some(Ok(event)) => self.event(event, &receiver).await,
                     Some(Err(_)) | None => Err(End::Restart("its events ended")),

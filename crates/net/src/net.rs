@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ark_core::{DeviceId, TopicId, Writer};
 use ark_sync::View;
-use iroh::endpoint::Connection;
-use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher};
+use iroh::address_lookup::memory::MemoryLookup;
+use iroh::{EndpointAddr, EndpointId, TransportAddr, Watcher};
 use n0_future::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::access::Access;
-use crate::board::{Bell, Board, PeerBoard, PeerPast, RepoBoard};
+use crate::board::{Bell, Board, Boards, PeerBoard, PeerPast, RepoBoard};
 use crate::error::StartError;
 use crate::gossip::{self, GossipTask};
 use crate::lane::Lane;
@@ -25,7 +25,7 @@ use crate::objects::fetch::Budget;
 use crate::options::{Options, RepoOptions};
 use crate::repo::{self, FolderNews, RepoInput, RepoTask, show};
 use crate::seal::Sealer;
-use crate::shared::{PeerHandle, RepoHandle, Shared};
+use crate::shared::{Handles, Life, Listing, PeerHandle, RepoHandle, Shared};
 use crate::status::{NetStatus, Refused, RepoStatus};
 use crate::{accept, endpoint, peer, reconcile};
 
@@ -41,7 +41,7 @@ const FREE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it looks whether they are free.
 const FREE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What goes on when the network side is started anew with another list of repos.
+/// What goes on when the network side is started anew with other options.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
     peers: BTreeMap<DeviceId, PeerPast>,
@@ -54,6 +54,12 @@ pub struct Net {
     shared: Arc<Shared>,
     board: Arc<Board>,
     bell: Bell,
+    /// Where the config says that devices are.
+    hints: MemoryLookup,
+    /// Rung when this machine comes to another network.
+    network: watch::Receiver<()>,
+    /// Of all repos.
+    budget: Arc<Budget>,
 }
 
 impl Net {
@@ -68,43 +74,121 @@ impl Net {
         past: Past,
     ) -> Result<Self, StartError> {
         let device = DeviceId::from_bytes(*options.secret_key.public().as_bytes());
-        let hints = check(device, &repos)?;
+        let hints = MemoryLookup::from_endpoint_info(check(device, &repos)?);
         let bell = Bell::new();
-        let access = Arc::new(access(&repos, past.refused, &bell));
-        let endpoint = endpoint::open(&options, &access, hints).await?;
+        let access = Arc::new(Access::new(past.refused, bell.clone()));
+        access.list(lists(&repos));
+        let endpoint = endpoint::open(&options, &access, hints.clone()).await?;
         info!(device = %device, addrs = ?endpoint.bound_sockets(), "listening");
-
-        let (peers, accepted) = peers(&repos, past.peers, &endpoint, &bell);
-        let (handles, ends): (BTreeMap<_, _>, Vec<_>) = repos
-            .iter()
-            .map(|repo| {
-                let (handle, ends) = repo_ends(repo);
-                ((repo.topic, handle), ends)
-            })
-            .unzip();
-        let boards: Vec<Arc<RepoBoard>> =
-            repos.iter().map(|repo| Arc::new(repo_board(repo, &bell))).collect();
-        let peer_boards =
-            peers.iter().map(|(&device, peer)| (device, peer.board.clone())).collect();
-        let board = Arc::new(Board::new(device, access.clone(), peer_boards, boards.clone()));
         let shared = Arc::new(Shared {
             device,
             endpoint,
-            access,
-            peers,
-            repos: handles,
+            access: access.clone(),
+            peers: Handles::new(),
+            repos: Handles::new(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             reconcilers: Arc::new(Semaphore::new(reconcile::READERS)),
             enumerate_threshold: options.enumerate_threshold,
             lose_gossip: options.lose_gossip,
         });
-        spawn_repos(&shared, repos, ends, boards);
-        spawn_peers(&shared, accepted);
-        shared.tasks.spawn(accept::accept_loop(shared.clone()));
-        Ok(Self { shared, board, bell })
+        let network = watch_network(&shared);
+        let board = Arc::new(Board::new(device, access));
+        let budget = Arc::new(Budget::new());
+        let net = Self { shared, board, bell, hints, network, budget };
+        net.begin(repos, past.peers);
+        net.shared.tasks.spawn(accept::accept_loop(net.shared.clone()));
+        Ok(net)
     }
 
+    /// Keeps `repos` in step from now on, in the place of those before. What is the same goes on:
+    /// the task of each repo that differs at most in its remotes, which tells those that stay whose
+    /// states count now; and the connections with each device that is listed for the same repos
+    /// in the same way. What changed ends, and begins anew where it is listed still.
+    ///
+    /// # Errors
+    /// The options contradict themselves; then nothing has changed.
+    pub async fn relist(&mut self, repos: Vec<RepoOptions>) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let hints = check(shared.device, &repos)?;
+        let listings = listings(&repos);
+        let goes_on = |topic: &TopicId, handle: &RepoHandle| {
+            repos.iter().any(|repo| repo.topic == *topic && handle.is_for(repo))
+        };
+        let (kept, ended): (Vec<_>, Vec<_>) =
+            shared.repos.all().into_iter().partition(|(topic, handle)| goes_on(topic, handle));
+        let is_met_anew = |(device, peer): &(DeviceId, Arc<PeerHandle>)| {
+            listings.get(device) != Some(&peer.listing)
+                || ended.iter().any(|(topic, _)| peer.listing.repos.contains_key(topic))
+        };
+        let peers = shared.peers.all();
+        let known: Vec<DeviceId> = peers.iter().map(|(device, _)| *device).collect();
+        let peers: Vec<_> = peers.into_iter().filter(is_met_anew).collect();
+
+        // From here on nobody comes in by the old lists.
+        shared.access.list(lists(&repos));
+        shared.endpoint.set_alpns(shared.access.alpns());
+        for (topic, repo) in &ended {
+            shared.repos.remove(topic);
+            repo.life.end.cancel();
+        }
+        for (device, peer) in &peers {
+            shared.peers.remove(device);
+            peer.life.end.cancel();
+            shared.access.cut(*device);
+        }
+        for id in known.iter().filter_map(|device| EndpointId::from_bytes(device.as_bytes()).ok()) {
+            self.hints.remove_endpoint_info(id);
+        }
+        for hint in hints {
+            self.hints.set_endpoint_info(hint);
+        }
+        let ends = async {
+            for (_, repo) in &ended {
+                repo.life.ended().await;
+            }
+            for (_, peer) in &peers {
+                peer.life.ended().await;
+            }
+        };
+        if timeout(TASKS_TIMEOUT, ends).await.is_err() {
+            warn!("some tasks of what the config lists no more did not end in time");
+        }
+        for (topic, handle) in kept {
+            let remotes = repos.iter().find(|repo| repo.topic == topic);
+            let remotes = remotes.map(|repo| repo.remotes.clone()).unwrap_or_default();
+            // The task is gone only at shutdown.
+            let _ = handle.input.send(RepoInput::Listed(remotes)).await;
+        }
+        let pasts = peers.iter().map(|(device, peer)| (*device, peer.board.past())).collect();
+        self.begin(repos, pasts);
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Begins what does not run yet, and shows all of it.
+    fn begin(&self, repos: Vec<RepoOptions>, mut pasts: BTreeMap<DeviceId, PeerPast>) {
+        let shared = &self.shared;
+        let listings = listings(&repos);
+        let names = names(&repos);
+        let mut boards = Boards::default();
+        for repo in repos {
+            let running = shared.repos.get(&repo.topic);
+            let handle = running.unwrap_or_else(|| self.begin_repo(repo));
+            boards.repos.push(handle.board.clone());
+        }
+        for (device, listing) in listings {
+            let running = shared.peers.get(&device);
+            let handle = running.unwrap_or_else(|| {
+                let past = pasts.remove(&device).unwrap_or_default();
+                let name = names.get(&device).cloned().unwrap_or_default();
+                let board = PeerBoard::new(device, name, past, self.bell.clone());
+                self.begin_peer(device, listing, board)
+            });
+            boards.peers.push(handle.board.clone());
+        }
+        self.board.list(boards);
+    }
     /// Per writer the revision that is applied to the folder of `topic` here, to be told to the
     /// remotes. Writers that are not named keep theirs.
     pub fn applied(&self, topic: TopicId, applied: BTreeMap<Writer, u64>) {
@@ -114,6 +198,13 @@ impl Net {
     /// The first scan of the folder of `topic` is done, and what it found is published.
     pub fn scanned(&self, topic: TopicId) {
         self.tell(topic, |news| news.scanned = true);
+    }
+
+    /// The folder of `topic` begins anew, perhaps as another one: what was said of it is void.
+    pub fn folder_begun(&self, topic: TopicId) {
+        self.tell(topic, |news| {
+            *news = FolderNews { beginnings: news.beginnings + 1, ..FolderNews::default() };
+        });
     }
 
     fn tell(&self, topic: TopicId, news: impl FnOnce(&mut FolderNews)) {
@@ -157,7 +248,8 @@ impl Net {
         if timeout(CLOSE_TIMEOUT, shared.endpoint.close()).await.is_err() {
             warn!("the endpoint did not close in time");
         }
-        let peers = shared.peers.iter().map(|(&device, peer)| (device, peer.board.past()));
+        let peers = shared.peers.all().into_iter();
+        let peers = peers.map(|(device, peer)| (device, peer.board.past()));
         let past = Past { peers: peers.collect(), refused: shared.access.refused() };
         drop(self);
         if timeout(FREE_TIMEOUT, freed(&addrs)).await.is_err() {
@@ -212,108 +304,107 @@ fn check(device: DeviceId, repos: &[RepoOptions]) -> Result<Vec<EndpointAddr>, S
     Ok(hints.into_values().filter(|hint| !hint.addrs.is_empty()).collect())
 }
 
-fn access(repos: &[RepoOptions], refused: Vec<Refused>, bell: &Bell) -> Access {
-    let listed: Vec<(TopicId, Vec<DeviceId>)> = repos
-        .iter()
-        .map(|repo| (repo.topic, repo.remotes.iter().map(|remote| remote.device).collect()))
-        .collect();
-    let listed = listed.iter().map(|(topic, devices)| (*topic, &devices[..]));
-    Access::new(listed, refused, bell.clone())
+/// Per repo the devices that it lists.
+fn lists(repos: &[RepoOptions]) -> impl Iterator<Item = (TopicId, Vec<DeviceId>)> {
+    let devices = |repo: &RepoOptions| repo.remotes.iter().map(|remote| remote.device).collect();
+    repos.iter().map(move |repo| (repo.topic, devices(repo)))
 }
 
-/// A device and the sync connections accepted from it.
-type PeerQueue = (DeviceId, mpsc::Receiver<Connection>);
-
-/// A handle per listed device, under the name that the first repo gives it, and the queues of
-/// their tasks.
-fn peers(
-    repos: &[RepoOptions],
-    mut past: BTreeMap<DeviceId, PeerPast>,
-    endpoint: &Endpoint,
-    bell: &Bell,
-) -> (BTreeMap<DeviceId, PeerHandle>, Vec<PeerQueue>) {
-    let mut peers = BTreeMap::new();
-    let mut queues = Vec::new();
-    for remote in repos.iter().flat_map(|repo| &repo.remotes) {
-        let device = remote.device;
-        peers.entry(device).or_insert_with(|| {
-            let (accepted, queue) = mpsc::channel(peer::ACCEPTED_CAPACITY);
-            queues.push((device, queue));
-            let past = past.remove(&device).unwrap_or_default();
-            PeerHandle {
-                board: Arc::new(PeerBoard::new(device, remote.name.clone(), past, bell.clone())),
-                lane: Arc::new(Lane::new(device, endpoint.clone())),
-                allowances: Mutex::default(),
-                accepted,
-            }
-        });
+/// How each device is listed, over all repos.
+fn listings(repos: &[RepoOptions]) -> BTreeMap<DeviceId, Listing> {
+    let mut listings: BTreeMap<DeviceId, Listing> = BTreeMap::new();
+    for (repo, remote) in
+        repos.iter().flat_map(|repo| repo.remotes.iter().map(move |it| (repo, it)))
+    {
+        let listing = listings.entry(remote.device).or_default();
+        listing.names.insert(remote.name.clone());
+        listing.repos.insert(repo.topic, remote.role);
     }
-    (peers, queues)
+    listings
 }
 
-/// The queues of a repo's tasks, from their side.
-struct RepoEnds {
-    input: mpsc::Receiver<RepoInput>,
-    gossip: mpsc::Receiver<Connection>,
-    folder: watch::Receiver<FolderNews>,
+/// The name of each device: the one that the first repo gives it.
+fn names(repos: &[RepoOptions]) -> BTreeMap<DeviceId, String> {
+    let remotes = repos.iter().flat_map(|repo| &repo.remotes).rev();
+    remotes.map(|remote| (remote.device, remote.name.clone())).collect()
 }
 
-fn repo_ends(repo: &RepoOptions) -> (RepoHandle, RepoEnds) {
-    let (input, input_end) = mpsc::channel(repo::INPUT_CAPACITY);
-    let (gossip, gossip_end) = mpsc::channel(gossip::ACCEPTED_CAPACITY);
-    let (folder, folder_end) = watch::channel(FolderNews::default());
-    let handle = RepoHandle { input, gossip, folder, store: repo.repo.clone() };
-    (handle, RepoEnds { input: input_end, gossip: gossip_end, folder: folder_end })
-}
-
-/// The board of a repo of which nothing is known yet.
-fn repo_board(repo: &RepoOptions, bell: &Bell) -> RepoBoard {
-    RepoBoard::new(show::status(repo, &View::default(), |_| false), bell.clone())
-}
-
-fn spawn_repos(
-    shared: &Arc<Shared>,
-    repos: Vec<RepoOptions>,
-    ends: Vec<RepoEnds>,
-    boards: Vec<Arc<RepoBoard>>,
-) {
-    let budget = Arc::new(Budget::new());
-    for ((options, ends), board) in repos.into_iter().zip(ends).zip(boards) {
+impl Net {
+    /// Begins the tasks of a repo of which nothing is known yet.
+    fn begin_repo(&self, repo: RepoOptions) -> Arc<RepoHandle> {
+        let shared = &self.shared;
+        let (input, input_end) = mpsc::channel(repo::INPUT_CAPACITY);
+        let (accepted, accepted_end) = mpsc::channel(gossip::ACCEPTED_CAPACITY);
+        let (folder, folder_end) = watch::channel(FolderNews::default());
+        let status = show::status(&repo, &View::default(), |_| false);
+        let board = Arc::new(RepoBoard::new(status, self.bell.clone()));
+        let handle = Arc::new(RepoHandle {
+            input,
+            gossip: accepted,
+            folder,
+            store: repo.repo.clone(),
+            board: board.clone(),
+            id: repo.id.clone(),
+            has_folder: repo.has_folder,
+            life: Life::within(&shared.cancel),
+        });
+        // It is found by its tasks.
+        shared.repos.add(repo.topic, handle.clone());
         let (hints, commands) = mpsc::channel(gossip::COMMAND_CAPACITY);
         let gossip = GossipTask {
             shared: shared.clone(),
-            topic: options.topic,
-            sealer: Sealer::new(&options.sealing),
-            accepted: ends.gossip,
+            end: handle.life.end.clone(),
+            topic: repo.topic,
+            sealer: Sealer::new(&repo.sealing),
+            accepted: accepted_end,
             commands,
             met: BTreeSet::new(),
             joined: BTreeMap::new(),
             heal_at: Instant::now(),
         };
-        shared.tasks.spawn(gossip.run());
+        shared.tasks.spawn(handle.life.tasks.track_future(gossip.run()));
         let task = RepoTask {
             shared: shared.clone(),
+            end: handle.life.end.clone(),
             board: board.clone(),
-            input: ends.input,
-            folder: ends.folder,
+            input: input_end,
+            folder: folder_end,
             gossip: hints,
-            budget: budget.clone(),
+            budget: self.budget.clone(),
         };
-        shared.tasks.spawn(async move {
+        shared.tasks.spawn(handle.life.tasks.track_future(async move {
             // A task of its own, so that a panic in it ends nothing but this repo, visibly.
-            if let Err(error) = tokio::spawn(repo::run(options, task)).await {
+            if let Err(error) = tokio::spawn(repo::run(repo, task)).await {
                 error!(%error, "the task of a repo failed");
                 board.failed("stopped by an internal error; start ark again".to_owned());
             }
+        }));
+        handle
+    }
+
+    /// Begins the task of a device.
+    fn begin_peer(&self, device: DeviceId, listing: Listing, board: PeerBoard) -> Arc<PeerHandle> {
+        let shared = &self.shared;
+        let (accepted, queue) = mpsc::channel(peer::ACCEPTED_CAPACITY);
+        let handle = Arc::new(PeerHandle {
+            board: Arc::new(board),
+            lane: Arc::new(Lane::new(device, shared.endpoint.clone())),
+            allowances: Mutex::default(),
+            accepted,
+            listing,
+            life: Life::within(&shared.cancel),
         });
+        shared.peers.add(device, handle.clone());
+        let of = (device, handle.clone());
+        let task = peer::run(shared.clone(), of, queue, self.network.clone());
+        shared.tasks.spawn(handle.life.tasks.track_future(task));
+        handle
     }
 }
 
-fn spawn_peers(shared: &Arc<Shared>, queues: Vec<PeerQueue>) {
+/// Rings when the addresses of this machine change, until the endpoint closes.
+fn watch_network(shared: &Arc<Shared>) -> watch::Receiver<()> {
     let (changed, network) = watch::channel(());
-    for (device, queue) in queues {
-        shared.tasks.spawn(peer::run(shared.clone(), device, queue, network.clone()));
-    }
     let (mut addrs, cancel) =
         (shared.endpoint.watch_addr().stream_updates_only(), shared.cancel.clone());
     shared.tasks.spawn(async move {
@@ -328,4 +419,5 @@ fn spawn_peers(shared: &Arc<Shared>, queues: Vec<PeerQueue>) {
             () = watch => {}
         }
     });
+    network
 }

@@ -45,6 +45,7 @@ struct Current {
 struct Peer {
     shared: Arc<Shared>,
     device: DeviceId,
+    handle: Arc<PeerHandle>,
     current: Option<Current>,
     dial: Option<Dial>,
     dial_since: Instant,
@@ -54,10 +55,10 @@ struct Peer {
     sessions: JoinSet<()>,
 }
 
-/// Runs until shutdown.
+/// Runs until shutdown, or until the device is listed no more.
 pub(crate) async fn run(
     shared: Arc<Shared>,
-    device: DeviceId,
+    (device, handle): (DeviceId, Arc<PeerHandle>),
     accepted: mpsc::Receiver<Connection>,
     network: watch::Receiver<()>,
 ) {
@@ -65,6 +66,7 @@ pub(crate) async fn run(
     let peer = Peer {
         shared,
         device,
+        handle,
         current: None,
         dial: None,
         dial_since: Instant::now(),
@@ -81,11 +83,11 @@ impl Peer {
         mut accepted: mpsc::Receiver<Connection>,
         mut network: watch::Receiver<()>,
     ) {
-        let cancel = self.shared.cancel.clone();
+        let end = self.handle.life.end.clone();
         loop {
             let may_dial = self.current.is_none() && self.dial.is_none();
             tokio::select! {
-                () = cancel.cancelled() => break,
+                () = end.cancelled() => break,
                 Some(connection) = accepted.recv() => self.accepted(connection),
                 result = dialled(&mut self.dial) => {
                     self.dial = None;
@@ -105,16 +107,26 @@ impl Peer {
                 }
             }
         }
+        let is_shutdown = self.shared.cancel.is_cancelled();
+        let (code, reason): (_, &[u8]) = if is_shutdown {
+            (CODE_SHUTDOWN, b"shutting down")
+        } else {
+            (CODE_REPLACED, b"the config has changed")
+        };
         if let Some(current) = self.current.take() {
-            close(&current.connection, CODE_SHUTDOWN, b"shutting down");
+            close(&current.connection, code, reason);
         }
-        self.handle().lane.close(CODE_SHUTDOWN, b"shutting down");
+        self.handle.lane.close(code, reason);
+        if !is_shutdown {
+            // They end by themselves and tell their repos, some of which go on.
+            let sessions = async { while self.sessions.join_next().await.is_some() {} };
+            tokio::select! {
+                () = sessions => {}
+                () = self.shared.cancel.cancelled() => {}
+            }
+        }
         self.sessions.shutdown().await;
-        self.handle().board.disconnected();
-    }
-
-    fn handle(&self) -> &PeerHandle {
-        self.shared.peers.get(&self.device).expect("a task runs only for devices that are listed")
+        self.handle.board.disconnected();
     }
 
     fn start_dial(&mut self) {
@@ -166,13 +178,14 @@ impl Peer {
             close(&current.connection, code, b"a newer connection stays");
             if !one_meeting {
                 // The peer started anew: what it had open is gone.
-                self.handle().lane.close(CODE_REPLACED, b"the devices met anew");
+                self.handle.lane.close(CODE_REPLACED, b"the devices met anew");
             }
         }
         debug!(dialled_here, "a connection stands");
-        self.handle().lane.met(dialled_here);
-        let session =
-            session::run(self.shared.clone(), self.device, connection.clone(), dialled_here);
+        self.handle.lane.met(dialled_here);
+        self.handle.board.met();
+        let of = (self.device, self.handle.clone());
+        let session = session::run(self.shared.clone(), of, connection.clone(), dialled_here);
         let session = self.sessions.spawn(session.in_current_span());
         self.current = Some(Current { connection, dialled_here, since: Instant::now(), session });
     }
@@ -186,7 +199,7 @@ impl Peer {
         let reason = current.connection.close_reason();
         close(&current.connection, CODE_REPLACED, b"the session ended");
         debug!(reason = ?reason, "the connection is gone");
-        let PeerHandle { board, lane, .. } = self.handle();
+        let PeerHandle { board, lane, .. } = &*self.handle;
         // A connection on which nothing was said left nothing open beside it.
         if board.disconnected() {
             lane.close(CODE_REPLACED, b"the devices parted");

@@ -28,7 +28,6 @@ use tracing::{Instrument, debug, warn};
 
 pub(crate) use self::allowance::{Allowance, Verdict};
 use self::conversation::{Conversation, Exchange, Failure, Tally, reading};
-use crate::board::Traffic;
 use crate::frame::write_frame;
 use crate::repo::RepoInput;
 use crate::session::SessionId;
@@ -65,6 +64,7 @@ struct Slot {
 pub(crate) struct Reconciling {
     shared: Arc<Shared>,
     device: DeviceId,
+    peer: Arc<PeerHandle>,
     topic: TopicId,
     /// The stream of the repo beside which they are.
     session: SessionId,
@@ -80,7 +80,8 @@ impl Reconciling {
     /// None yet.
     pub(crate) fn new(
         shared: Arc<Shared>,
-        (device, topic): (DeviceId, TopicId),
+        (device, peer): (DeviceId, Arc<PeerHandle>),
+        topic: TopicId,
         session: SessionId,
         connection: Connection,
     ) -> Self {
@@ -88,6 +89,7 @@ impl Reconciling {
         Self {
             shared,
             device,
+            peer,
             topic,
             session,
             connection,
@@ -112,7 +114,7 @@ impl Reconciling {
             let mut slot = self.slot();
             let is_free = slot.ours.is_none() && !slot.theirs && !self.cancel.is_cancelled();
             let may_open = || self.allowance(|allowance| allowance.open(Instant::now()));
-            if !is_free || may_open() != Some(true) {
+            if !is_free || !may_open() {
                 return false;
             }
             slot.ours = Some(gives_way.clone());
@@ -138,9 +140,9 @@ impl Reconciling {
         tally.received(first);
         let mut streams = Some(streams);
         let result = match self.allowance(|allowance| allowance.answer(Instant::now())) {
-            Some(Verdict::Granted) => self.bounded(self.reply(epoch, &mut streams, &tally)).await,
-            Some(Verdict::Breach) => Err(Failure::Endless),
-            Some(Verdict::Refused) | None => Err(Failure::BrokenOff),
+            Verdict::Granted => self.bounded(self.reply(epoch, &mut streams, &tally)).await,
+            Verdict::Breach => Err(Failure::Endless),
+            Verdict::Refused => Err(Failure::BrokenOff),
         };
         if let Some((mut send, mut recv)) = streams {
             // Not taken up. Either may be gone already; then nobody needs to be told.
@@ -176,9 +178,9 @@ impl Reconciling {
         let (conversation, step) = opened?;
         let (mut send, recv) = self.connection.open_bi().await?;
         let first = Message::Reconcile { topic: self.topic, epoch }.encode();
-        write_frame(&mut send, &first, self.traffic()?).await?;
+        write_frame(&mut send, &first, &self.peer.board.traffic).await?;
         tally.sent(&first);
-        let exchange = self.exchange(send, recv, tally)?;
+        let exchange = self.exchange(send, recv, tally);
         exchange.run(conversation, step, |links| self.lacking(links)).await
     }
 
@@ -201,7 +203,7 @@ impl Reconciling {
         let answer = move || Conversation::answer(&repo, key, threshold);
         let (conversation, step) = reading(self.readers(), answer).await??;
         let (send, recv) = streams.take().ok_or(Failure::BrokenOff)?;
-        let exchange = self.exchange(send, recv, tally)?;
+        let exchange = self.exchange(send, recv, tally);
         exchange.run(conversation, step, |links| self.lacking(links)).await
     }
 
@@ -218,23 +220,14 @@ impl Reconciling {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn peer(&self) -> Option<&PeerHandle> {
-        self.shared.peers.get(&self.device)
-    }
-
-    fn allowance<T>(&self, ask: impl FnOnce(&mut Allowance) -> T) -> Option<T> {
-        let peer = self.peer()?;
-        let mut allowances = peer.allowances.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(ask(allowances.entry(self.topic).or_insert_with(|| Allowance::new(Instant::now()))))
+    fn allowance<T>(&self, ask: impl FnOnce(&mut Allowance) -> T) -> T {
+        let mut allowances = self.peer.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(allowances.entry(self.topic).or_insert_with(|| Allowance::new(Instant::now())))
     }
 
     fn repo(&self) -> Result<ark_store::Repo, Failure> {
         let repo = self.shared.repos.get(&self.topic).ok_or(Failure::BrokenOff)?;
         Ok(repo.store.clone())
-    }
-
-    fn traffic(&self) -> Result<&Traffic, Failure> {
-        Ok(&self.peer().ok_or(Failure::BrokenOff)?.board.traffic)
     }
 
     fn readers(&self) -> &Arc<tokio::sync::Semaphore> {
@@ -246,9 +239,9 @@ impl Reconciling {
         send: SendStream,
         recv: RecvStream,
         tally: &'a Tally,
-    ) -> Result<Exchange<'a>, Failure> {
-        let (traffic, readers) = (self.traffic()?, self.readers());
-        Ok(Exchange { send, recv, tally, traffic, readers })
+    ) -> Exchange<'a> {
+        let (traffic, readers) = (&self.peer.board.traffic, self.readers());
+        Exchange { send, recv, tally, traffic, readers }
     }
 
     async fn lacking(&self, links: Vec<Link>) {

@@ -108,6 +108,8 @@ pub(crate) enum RepoInput {
     },
     /// Gossip lost something.
     GossipLagged,
+    /// The config lists these from now on.
+    Listed(Vec<Remote>),
     /// Somebody wants to know how things stand, after all that came before.
     Look(oneshot::Sender<RepoStatus>),
 }
@@ -119,11 +121,14 @@ pub(crate) struct FolderNews {
     pub(crate) applied: BTreeMap<Writer, u64>,
     /// Its first scan is done.
     pub(crate) scanned: bool,
+    /// How often it began anew.
+    pub(crate) beginnings: u64,
 }
 
 /// What the task needs beside its options.
 pub(crate) struct RepoTask {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) end: CancellationToken,
     pub(crate) board: Arc<RepoBoard>,
     pub(crate) input: mpsc::Receiver<RepoInput>,
     pub(crate) folder: watch::Receiver<FolderNews>,
@@ -133,6 +138,8 @@ pub(crate) struct RepoTask {
 
 struct Driver {
     shared: Arc<Shared>,
+    /// Ends the task and its requests.
+    end: CancellationToken,
     options: RepoOptions,
     engine: Engine,
     began: Instant,
@@ -147,6 +154,8 @@ struct Driver {
     budget: Arc<Budget>,
     board: Arc<RepoBoard>,
     shown_at: Option<Instant>,
+    /// Of the folder, as far as the engine was told.
+    beginnings: u64,
 }
 
 /// A result of an effect.
@@ -158,10 +167,10 @@ pub(crate) enum Done {
     Request { id: RequestId, last: Input },
 }
 
-/// Runs until shutdown.
+/// Runs until shutdown, or until the repo is listed no more.
 pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
     let span = error_span!("repo", repo = %options.id);
-    let RepoTask { shared, board, mut input, mut folder, gossip, budget } = task;
+    let RepoTask { shared, end, board, mut input, mut folder, gossip, budget } = task;
     // Before the states are read, so that nothing falls between.
     let mut changes = options.repo.subscribe();
     let (results, mut done) = mpsc::channel(RESULT_CAPACITY);
@@ -177,17 +186,19 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
         budget,
         board,
         shown_at: None,
+        beginnings: 0,
         shared,
+        end,
         options,
     };
     async {
         driver.feed(Input::Timer);
-        let cancel = driver.shared.cancel.clone();
+        let end = driver.end.clone();
         loop {
             let wake_at =
                 driver.engine.wake_at().map(|ms| driver.began + Duration::from_millis(ms));
             tokio::select! {
-                () = cancel.cancelled() => break,
+                () = end.cancelled() => break,
                 Some(result) = done.recv() => driver.done(result),
                 Some(input) = input.recv() => driver.input(input),
                 Ok(()) = folder.changed() => {
@@ -224,19 +235,24 @@ fn engine(options: &RepoOptions) -> Engine {
         applied: BTreeMap::new(),
         scanned: false,
     };
-    let remotes = options.remotes.iter().map(|remote| {
-        let Remote { device, ref name, role, .. } = *remote;
-        (device, ark_sync::Remote { name: name.clone(), role })
-    });
     let engine_options = EngineOptions {
         topic: options.topic,
         kind: options.repo.kind(),
         writer: options.repo.writer(),
         folder: options.has_folder,
-        remotes: remotes.collect(),
+        remotes: remotes(&options.remotes),
         seed: rand::random(),
     };
     Engine::new(engine_options, known)
+}
+
+/// The remotes as the engine knows them.
+fn remotes(remotes: &[Remote]) -> BTreeMap<DeviceId, ark_sync::Remote> {
+    let remotes = remotes.iter().map(|remote| {
+        let Remote { device, ref name, role, .. } = *remote;
+        (device, ark_sync::Remote { name: name.clone(), role })
+    });
+    remotes.collect()
 }
 
 impl Driver {
@@ -293,12 +309,23 @@ impl Driver {
                 self.feed(Input::Announced { from, announcement });
             }
             RepoInput::GossipLagged => self.feed(Input::Lagged),
+            RepoInput::Listed(listed) => {
+                let is_listed = |device| listed.iter().any(|remote| remote.device == device);
+                self.refused_by.retain(|&device, _| is_listed(device));
+                let remotes = remotes(&listed);
+                self.options.remotes = listed;
+                self.feed(Input::Listed { remotes });
+            }
             // Whoever asked may have gone.
             RepoInput::Look(answer) => _ = answer.send(self.status()),
         }
     }
 
     fn folder(&mut self, news: FolderNews) {
+        if self.beginnings != news.beginnings {
+            self.beginnings = news.beginnings;
+            self.feed(Input::FolderBegun);
+        }
         if news.scanned {
             self.feed(Input::Scanned);
         }
@@ -413,7 +440,7 @@ impl Driver {
     }
 
     fn request(&mut self, id: RequestId, peer: DeviceId, request: ObjectsRequest) {
-        let cancel = self.shared.cancel.child_token();
+        let cancel = self.end.child_token();
         self.requests.insert(id, cancel.clone());
         let fetch = Fetch {
             shared: self.shared.clone(),

@@ -137,6 +137,7 @@ impl Beginning {
 struct Session {
     shared: Arc<Shared>,
     device: DeviceId,
+    peer: Arc<PeerHandle>,
     connection: Connection,
     dialled_here: bool,
     /// Repos that have a stream.
@@ -147,13 +148,13 @@ struct Session {
 /// protocol; the streams of repos that it does not list are refused one by one.
 pub(crate) async fn run(
     shared: Arc<Shared>,
-    device: DeviceId,
+    (device, peer): (DeviceId, Arc<PeerHandle>),
     connection: Connection,
     dialled_here: bool,
 ) {
-    let topics: Vec<TopicId> = shared.access.topics_of(device).collect();
-    let session =
-        Arc::new(Session { shared, device, connection, dialled_here, open: Mutex::default() });
+    let topics: Vec<TopicId> = peer.listing.repos.keys().copied().collect();
+    let open = Mutex::default();
+    let session = Arc::new(Session { shared, device, peer, connection, dialled_here, open });
     let mut streams = JoinSet::new();
     // No more streams are read at once than these, each in a task. Every repo may have its stream
     // and be reconciled; one more is there for those to be refused or answered at once.
@@ -177,10 +178,6 @@ pub(crate) async fn run(
 }
 
 impl Session {
-    fn peer(&self) -> Option<&PeerHandle> {
-        self.shared.peers.get(&self.device)
-    }
-
     async fn open_stream(self: Arc<Self>, topic: TopicId) {
         let result = async {
             let (send, recv) = self.connection.open_bi().await?;
@@ -192,13 +189,13 @@ impl Session {
 
     /// Finds out whether the other side lists this device for a repo.
     async fn ask(self: Arc<Self>, topic: TopicId) {
-        let (Some(repo), Some(peer)) = (self.shared.repos.get(&topic), self.peer()) else { return };
-        match self.is_listed(topic, &peer.board.traffic).await {
+        let Some(repo) = self.shared.repos.get(&topic) else { return };
+        match self.is_listed(topic, &self.peer.board.traffic).await {
             Ok(true) => {}
             Ok(false) => {
                 debug!(topic = topic.short(), "the other side does not list this device");
                 // The task is gone only at shutdown.
-                let _ = tell(repo, RepoInput::Refused { device: self.device }).await;
+                let _ = tell(&repo, RepoInput::Refused { device: self.device }).await;
             }
             Err(error) => debug!(topic = topic.short(), %error, "not told whether it lists this"),
         }
@@ -223,8 +220,8 @@ impl Session {
     /// Accepts one stream after the other.
     async fn accept_streams(self: Arc<Self>) {
         while let Ok((mut send, mut recv)) = self.connection.accept_bi().await {
-            let Some(peer) = self.peer() else { return };
-            let beginning = match self.read_beginning(&mut recv, &peer.board.traffic).await {
+            let traffic = &self.peer.board.traffic;
+            let beginning = match self.read_beginning(&mut recv, traffic).await {
                 Ok(beginning) => beginning,
                 Err(error) if error.is_violation() => {
                     self.ended(None, Err(error));
@@ -289,13 +286,14 @@ impl Session {
         send: SendStream,
         recv: RecvStream,
     ) -> Result<(), StreamError> {
-        let (Some(repo), Some(peer)) = (self.shared.repos.get(&topic), self.peer()) else {
+        let Some(repo) = self.shared.repos.get(&topic) else {
             return Err(StreamError::NotListed);
         };
+        let (repo, peer) = (&*repo, &*self.peer);
         let (id, device, connection) = (SessionId::next(), self.device, self.connection.clone());
-        let of = (device, topic);
+        let of = (device, self.peer.clone());
         let reconciling =
-            Arc::new(Reconciling::new(self.shared.clone(), of, id, connection.clone()));
+            Arc::new(Reconciling::new(self.shared.clone(), of, topic, id, connection.clone()));
         match self.open.lock().await.entry(topic) {
             Entry::Vacant(entry) => _ = entry.insert(reconciling.clone()),
             Entry::Occupied(_) => return Err(StreamError::BadBeginning),
@@ -314,7 +312,7 @@ impl Session {
             // Whichever direction ends first ends the other.
             tokio::select! {
                 result = write_messages(send, outgoing, traffic) => result,
-                result = self.read_messages(recv, repo, id, peer, is_greeted) => result,
+                result = self.read_messages(recv, repo, id, is_greeted) => result,
             }
         };
         let result = result.await;
@@ -334,10 +332,9 @@ impl Session {
         mut recv: RecvStream,
         repo: &RepoHandle,
         session: SessionId,
-        peer: &PeerHandle,
         mut is_greeted: bool,
     ) -> Result<(), StreamError> {
-        let device = self.device;
+        let (device, peer) = (self.device, &self.peer);
         loop {
             let read = read_frame(&mut recv, MAX_FRAME_BYTES, &peer.board.traffic);
             let read = if is_greeted {
@@ -371,9 +368,7 @@ impl Session {
             StreamError::NotListed => debug!(topic, "the other side does not list this device"),
             error if error.is_violation() => {
                 warn!(topic, %error, "closing: the other side breaks the protocol");
-                if let Some(peer) = self.peer() {
-                    peer.board.set_problem(Some(format!("it broke the protocol: {error}")));
-                }
+                self.peer.board.set_problem(Some(format!("it broke the protocol: {error}")));
                 close(&self.connection, CODE_PROTOCOL, b"a frame breaks the protocol");
             }
             // A connection that lost one of its streams is not worth repairing: met anew, both
@@ -386,7 +381,7 @@ impl Session {
     }
 }
 
-/// Tells the repo's task. It ends only at shutdown.
+/// Tells the repo's task. It ends only at shutdown, or with the repo.
 async fn tell(repo: &RepoHandle, input: RepoInput) -> Result<(), StreamError> {
     repo.input.send(input).await.map_err(|_| StreamError::Shutdown)
 }

@@ -1,7 +1,7 @@
 //! What the tasks of the network side share.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ark_core::{DeviceId, TopicId};
 use iroh::Endpoint;
@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
-use crate::board::PeerBoard;
+use crate::board::{PeerBoard, RepoBoard};
 use crate::lane::Lane;
+use crate::options::{RepoOptions, Role};
 use crate::reconcile::Allowance;
 use crate::repo::{FolderNews, RepoInput};
 
@@ -47,9 +48,9 @@ pub(crate) struct Shared {
     /// Who may what.
     pub(crate) access: Arc<Access>,
     /// Every listed device.
-    pub(crate) peers: BTreeMap<DeviceId, PeerHandle>,
+    pub(crate) peers: Handles<DeviceId, PeerHandle>,
     /// Every repo.
-    pub(crate) repos: BTreeMap<TopicId, RepoHandle>,
+    pub(crate) repos: Handles<TopicId, RepoHandle>,
     /// Cancelled at shutdown.
     pub(crate) cancel: CancellationToken,
     /// Every task that is not owned by another.
@@ -73,6 +74,74 @@ pub(crate) struct PeerHandle {
     pub(crate) allowances: Mutex<BTreeMap<TopicId, Allowance>>,
     /// Accepted sync connections go here.
     pub(crate) accepted: mpsc::Sender<Connection>,
+    /// How the config lists it.
+    pub(crate) listing: Listing,
+    /// Ends the task.
+    pub(crate) life: Life,
+}
+
+/// How the config lists a device. Where that changes, it is met anew; where it may be met is
+/// another thing.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Listing {
+    /// Under which names.
+    pub(crate) names: BTreeSet<String>,
+    /// For which repos, and what it may do there.
+    pub(crate) repos: BTreeMap<TopicId, Role>,
+}
+
+/// The life of a task that may end before all others.
+#[derive(Debug)]
+pub(crate) struct Life {
+    /// Ends it.
+    pub(crate) end: CancellationToken,
+    /// Counts the task, and those that are to have ended with it.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Life {
+    /// One that ends with `all` at the latest.
+    pub(crate) fn within(all: &CancellationToken) -> Self {
+        Self { end: all.child_token(), tasks: TaskTracker::new() }
+    }
+
+    /// Returns when it has come to its end, which it was told before.
+    pub(crate) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// What runs, by its name. A changed config takes some away and adds others.
+#[derive(Debug)]
+pub(crate) struct Handles<K, V>(RwLock<BTreeMap<K, Arc<V>>>);
+
+impl<K: Ord + Copy, V> Handles<K, V> {
+    /// Nothing.
+    pub(crate) const fn new() -> Self {
+        Self(RwLock::new(BTreeMap::new()))
+    }
+
+    /// What runs under this name.
+    pub(crate) fn get(&self, name: &K) -> Option<Arc<V>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// All of it, in order.
+    pub(crate) fn all(&self) -> Vec<(K, Arc<V>)> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(&name, handle)| (name, handle.clone())).collect()
+    }
+
+    /// This runs, too.
+    pub(crate) fn add(&self, name: K, handle: Arc<V>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, handle);
+    }
+
+    /// This does not any more.
+    pub(crate) fn remove(&self, name: &K) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
 }
 
 /// The task of a repo.
@@ -86,4 +155,19 @@ pub(crate) struct RepoHandle {
     pub(crate) folder: watch::Sender<FolderNews>,
     /// Its objects.
     pub(crate) store: ark_store::Repo,
+    /// What is shown of it.
+    pub(crate) board: Arc<RepoBoard>,
+    /// The id in the config.
+    pub(crate) id: String,
+    /// Whether there is a folder here.
+    pub(crate) has_folder: bool,
+    /// Ends its tasks.
+    pub(crate) life: Life,
+}
+
+impl RepoHandle {
+    /// Whether these options differ from its own in the remotes alone.
+    pub(crate) fn is_for(&self, options: &RepoOptions) -> bool {
+        self.id == options.id && self.has_folder == options.has_folder
+    }
 }

@@ -42,6 +42,8 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Likewise sent.
     pub tx_bytes: u64,
+    /// Connections for the sync protocol that came to stand since the start.
+    pub connections: u64,
     /// Why no connection comes about, where that is known: say, that it does not list us.
     pub problem: Option<String>,
 }

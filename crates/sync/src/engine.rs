@@ -1,10 +1,12 @@
 //! The engine of one repo: the order in which its machines are asked.
 //!
 //! `peers` keeps the sessions, `pulls` brings states from their arrival to their join, `order`
-//! says which of them are pulled first, `show` what is known. `reconciling` stands beside the walk
+//! says which of them are pulled first, `show` what is known, `listing` takes up a changed config.
+//! `reconciling` stands beside the walk
 //! of `pulls`: it fills the same lanes sooner. Each input changes what they hold; then
 //! [`Engine::handle`] does all that has become possible.
 
+mod listing;
 mod order;
 mod peers;
 mod pulls;
@@ -242,6 +244,13 @@ impl Engine {
                 self.scanned = true;
                 self.ask_haves();
             }
+            Input::FolderBegun => {
+                self.applied.clear();
+                self.scanned = !self.options.folder;
+                self.scan_awaited_ms = Some(self.now_ms.saturating_add(SCAN_PATIENCE_MS));
+                self.ask_haves();
+            }
+            Input::Listed { remotes } => self.listed(remotes),
             Input::Lacking { peer, links } => self.lacking(peer, &links),
             Input::Reconciled { peer, reconciliation } => self.reconciled(peer, reconciliation),
             Input::Breach { peer, violation } => self.breached(peer, violation),

@@ -6,6 +6,7 @@ use ark_core::{DeviceId, Link, RepoKind, SignedState, Writer};
 
 use crate::announce::Announcement;
 use crate::effect::RequestId;
+use crate::engine::Remote;
 use crate::message::Message;
 use crate::session::Violation;
 
@@ -119,6 +120,14 @@ pub enum Input {
     },
     /// The first scan of the folder is done and what it found is published.
     Scanned,
+    /// The folder begins anew, perhaps as another one: it is to be scanned, and shows nothing yet.
+    FolderBegun,
+    /// The config lists these remotes from now on. The streams of those that it lists no more, or
+    /// grants something else, are gone already.
+    Listed {
+        /// All of them.
+        remotes: BTreeMap<DeviceId, Remote>,
+    },
     /// A reconciliation with a peer, opened by either side, found that it has these and this side
     /// not. Its word only. Comes as often as frames come.
     Lacking {

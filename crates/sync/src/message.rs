@@ -12,7 +12,7 @@ use crate::wire::{self, Body, RepoKindWire, WireError};
 
 /// The version of what is said on the stream. It rises where a message changes its meaning; the
 /// ALPN rises where an older side could not even read it.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The most bytes of a frame. Several of the largest states fit, and a peer's claim costs at
 /// most this much memory.
@@ -134,6 +134,9 @@ pub enum Message {
     /// the sender for this repo. Answered by the stream's end, or its reset where it does not. On
     /// a repo's stream it is a breach.
     Ask(TopicId),
+    /// Takes the place of [`Hello::listed`]: the sender's config has changed. Likewise sorted,
+    /// distinct, at most [`MAX_LISTED`].
+    Listed(Vec<DeviceId>),
 }
 
 impl Message {
@@ -176,8 +179,8 @@ impl Body for Message {
 
     fn validate(&self) -> Result<(), WireError> {
         match self {
-            Self::Hello(hello) => {
-                ordered(&hello.listed, MAX_LISTED, "a list of devices", |device| *device)
+            Self::Hello(Hello { listed, .. }) | Self::Listed(listed) => {
+                ordered(listed, MAX_LISTED, "a list of devices", |device| *device)
             }
             Self::Summary(entries) => {
                 if entries.iter().any(|entry| entry.revision == 0) {

@@ -55,7 +55,8 @@ pub(crate) enum Heard {
     States(Vec<Vec<u8>>),
     /// It has said what it has; whether this is the first time in this session.
     Have(First),
-    /// Nothing: the session is not one to listen to.
+    /// Nothing that asks for anything: it takes other devices' states from now on, or the session is
+    /// not one to listen to.
     Ignored,
 }
 
@@ -201,6 +202,12 @@ impl Peer {
             (Standing::Open, Message::Hello(_)) => Err(Violation::SecondHello),
             (Standing::Open, Message::Reconcile { .. } | Message::Ask(_)) => {
                 Err(Violation::Misplaced)
+            }
+            (Standing::Open, Message::Listed(listed)) => {
+                if let Some(hello) = &mut self.hello {
+                    hello.listed = listed;
+                }
+                Ok(Heard::Ignored)
             }
             (Standing::Open, Message::Summary(entries)) => {
                 let first = if session.summarized { First::No } else { First::Yes };

@@ -56,6 +56,11 @@ impl Config {
         };
         folder(self).is_some_and(|now| folder(old) == Some(now))
     }
+
+    /// Whether other devices are reached just as in `old`, so that connections with them can go on.
+    pub fn keeps_network(&self, old: &Self) -> bool {
+        self.network == old.network && self.enumerate_threshold == old.enumerate_threshold
+    }
 }
 
 /// How other devices are reached.

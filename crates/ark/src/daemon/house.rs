@@ -9,7 +9,7 @@ use std::time::Duration;
 use ark_control::Status;
 use ark_core::{DeviceId, Writer};
 use ark_folder::Folder;
-use ark_net::{Net, Remote};
+use ark_net::{Net, Past, Remote};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -159,16 +159,23 @@ impl House {
         !moving.is_empty()
     }
 
-    /// Brings folders to rest but those of the repos to be kept, then tells the peers. Returns what
-    /// a next house goes on with.
-    pub(super) async fn stop(self, is_kept: impl Fn(&RunningRepo) -> bool) -> Kept {
+    /// Brings folders to rest but those of the repos to be kept; then, where the network side is not
+    /// kept, tells the peers. Returns what a next house goes on with.
+    pub(super) async fn stop(
+        self,
+        keeps_net: bool,
+        is_kept: impl Fn(&RunningRepo) -> bool,
+    ) -> Kept {
         let (kept, rest): (Vec<_>, Vec<_>) = self
             .repos
             .into_iter()
             .partition(|repo| repo.running_folder().is_some() && is_kept(repo));
         stop_folders(rest.into_iter().map(|repo| repo.folder)).await;
         let folders = kept.into_iter().map(|repo| (repo.id, repo.folder)).collect();
-        Kept { net: self.net.shutdown().await, folders }
+        if keeps_net {
+            return Kept { net: Some(self.net), past: Past::default(), folders };
+        }
+        Kept { net: None, past: self.net.shutdown().await, folders }
     }
 }
 
@@ -185,14 +192,20 @@ async fn stop_folders(folders: impl Iterator<Item = RunningFolder>) {
 /// What goes on from one house to the next.
 #[derive(Default)]
 pub(super) struct Kept {
-    pub(super) net: ark_net::Past,
+    /// The network side, with the repos of before.
+    pub(super) net: Option<Net>,
+    /// What it counted, where it was ended.
+    pub(super) past: Past,
     /// By the repo's id.
     pub(super) folders: BTreeMap<String, RunningFolder>,
 }
 
 impl Kept {
-    /// Brings folders to rest that no house took.
+    /// Ends what no house took.
     pub(super) async fn stop(self) {
         stop_folders(self.folders.into_values()).await;
+        if let Some(net) = self.net {
+            net.shutdown().await;
+        }
     }
 }

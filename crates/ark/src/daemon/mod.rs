@@ -259,7 +259,7 @@ impl Daemon {
 
     /// Ends in order, from the outside in.
     async fn stop(mut self) -> Result<(), DaemonError> {
-        self.running.stop(|_| false).await;
+        self.running.stop(false, |_| false).await;
         // While the lock is still held: afterwards the socket may be another daemon's.
         if let Err(error) = std::fs::remove_file(ark_control::socket_path(&self.config.store_path))
         {

@@ -14,7 +14,8 @@ use crate::config::{self, Config, Surroundings};
 impl Daemon {
     /// On SIGHUP: takes up the config as it is now, or says what is wrong with it and goes on with
     /// the old one. All that runs on the store is taken apart and put together again, but for
-    /// folders that stay as they are. Returns early when the daemon is `ending`.
+    /// folders that stay as they are, and for the network side, which ends and begins only what has
+    /// changed, unless it is another network that it is to use. Returns early when the daemon is `ending`.
     ///
     /// # Errors
     /// Neither the new config nor the old one could be started.
@@ -25,7 +26,8 @@ impl Daemon {
         info!("the config has changed");
         let old = std::mem::replace(&mut self.config, config);
         // Not cut short: folders come to rest before the store is closed.
-        let mut kept = self.running.stop(|id| self.config.keeps_folder(&old, id)).await;
+        let (keeps_net, config) = (self.config.keeps_network(&old), &self.config);
+        let mut kept = self.running.stop(keeps_net, |id| config.keeps_folder(&old, id)).await;
         let taking_up = Box::pin(self.run_on_either(old, &mut kept));
         let taken_up = ending.run_until_cancelled(taking_up).await;
         kept.stop().await;

@@ -25,7 +25,7 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts everything that `config` names, going on with what was kept. Where that fails,
-    /// or is cut short, `kept` is as it was.
+    /// or is cut short, `kept` has all that there was to keep.
     pub(super) async fn start(
         config: &Config,
         key: &Key,
@@ -43,12 +43,25 @@ impl Running {
             opened.push((repo, held));
         }
         let net_repos = opened.iter().map(|(repo, held)| net_repo(repo, held.clone())).collect();
-        let net = Net::start(net_options(config, key), net_repos, kept.net.clone()).await?;
+        if let Some(net) = &mut kept.net {
+            net.relist(net_repos).await?;
+        } else {
+            let options = net_options(config, key);
+            kept.net = Some(Net::start(options, net_repos, kept.past.clone()).await?);
+        }
+        let net = kept.net.as_ref();
         let mut started = Vec::with_capacity(opened.len());
         for (repo, held) in opened {
-            let is_kept = kept.folders.contains_key(&repo.id);
-            let folder = if is_kept { None } else { Some(folder(config, repo, &held).await) };
-            started.push((repo, held, folder));
+            if kept.folders.contains_key(&repo.id) {
+                started.push((repo, held, None));
+                continue;
+            }
+            // Of the one before it something else may have been told.
+            if let Some(net) = net {
+                net.folder_begun(held.topic());
+            }
+            let folder = folder(config, repo, &held).await;
+            started.push((repo, held, Some(folder)));
         }
         // What was kept is taken last: nothing fails, or is cut short, from here on.
         let repos = started.into_iter().map(|(repo, held, folder)| {
@@ -58,6 +71,7 @@ impl Running {
             RunningRepo { id, held, folder, remotes, writers }
         });
         let repos = repos.collect();
+        let net = kept.net.take().expect("the network side was started unless it was kept");
         let house = Arc::new(House::new(key.device(), net, repos));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         house.spawn(&tasks, &stop);
@@ -65,14 +79,15 @@ impl Running {
         Ok(Self { house: Some(house), tasks, stop })
     }
 
-    /// Ends everything in order, from the outside in, but the folders of the repos to be kept.
-    pub(super) async fn stop(&mut self, is_kept: impl Fn(&str) -> bool) -> Kept {
+    /// Ends everything in order, from the outside in, but the folders of the repos to be kept, and
+    /// the network side where it is.
+    pub(super) async fn stop(&mut self, keeps_net: bool, is_kept: impl Fn(&str) -> bool) -> Kept {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         let Some(house) = self.house.take() else { return Kept::default() };
         if let Some(house) = Arc::into_inner(house) {
-            return house.stop(|repo| is_kept(&repo.id)).await;
+            return house.stop(keeps_net, |repo| is_kept(&repo.id)).await;
         }
         error!("something still runs beside what comes after it");
         Kept::default()

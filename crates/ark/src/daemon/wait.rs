@@ -463,6 +463,7 @@ mod tests {
             last_seen: None,
             rx_bytes: 0,
             tx_bytes: 0,
+            connections: 0,
             problem: Some("it does not list this device".to_owned()),
         };
         assert_eq!(refusals(&[refusing], &[peer]), ["nine: it does not list this device"]);

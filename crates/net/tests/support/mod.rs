@@ -108,6 +108,12 @@ impl Device {
         self
     }
 
+    /// Lists nobody for a repo, which it does not have any more.
+    pub fn unshare(&mut self, id: &str) -> &mut Self {
+        self.repos.retain(|listing| listing.id != id);
+        self
+    }
+
     fn as_remote(&self) -> Remote {
         let known = self.addr.port() != 0 && self.relay.is_none();
         Remote {
@@ -165,6 +171,20 @@ impl Device {
     /// Opens the store and starts the network. From the second time on, on the same port.
     pub async fn start(&mut self) -> Running {
         let store = self.open_store().await;
+        let (repos, options) = self.open_repos(&store).await;
+        let net = Net::start(self.options(), options, Past::default()).await.unwrap();
+        self.addr = net.status().local_addrs[0];
+        Running { id: self.id(), store, repos, net }
+    }
+
+    /// Has a running device take up what it lists now.
+    pub async fn relist(&self, running: &mut Running) {
+        let (repos, options) = self.open_repos(&running.store).await;
+        guarded("the list is taken up", running.net.relist(options)).await.unwrap();
+        running.repos = repos;
+    }
+
+    async fn open_repos(&self, store: &Store) -> (BTreeMap<&'static str, Repo>, Vec<RepoOptions>) {
         let mut repos = BTreeMap::new();
         let mut options = Vec::new();
         for listing in &self.repos {
@@ -180,9 +200,7 @@ impl Device {
                 has_folder: listing.has_folder,
             });
         }
-        let net = Net::start(self.options(), options, Past::default()).await.unwrap();
-        self.addr = net.status().local_addrs[0];
-        Running { id: self.id(), store, repos, net }
+        (repos, options)
     }
 }
 
@@ -227,6 +245,15 @@ impl Running {
             repo.remotes.iter().any(|remote| remote.device == other && remote.in_touch)
         };
         self.until("being in touch", met).await;
+    }
+
+    /// Waits until a device has greeted this one.
+    pub async fn until_met_by_hello(&self, repo: &str, other: DeviceId) {
+        let met = |status: &NetStatus| {
+            let repo = status.repos.iter().find(|one| one.id == repo).unwrap();
+            repo.remotes.iter().any(|remote| remote.device == other && remote.connected)
+        };
+        self.until("being greeted", met).await;
     }
 
     /// Waits until it is known that `other` does not list this device for a repo.

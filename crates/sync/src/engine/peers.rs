@@ -14,7 +14,7 @@ use crate::session::{First, Heard, Peer, Violation};
 use crate::view::Problem;
 
 impl Engine {
-    fn send(&mut self, peer: DeviceId, message: Message) {
+    pub(super) fn send(&mut self, peer: DeviceId, message: Message) {
         self.effects.push(Effect::Send { peer, message });
     }
 
@@ -37,23 +37,27 @@ impl Engine {
         for (_, asked) in self.tried.values_mut().flat_map(BTreeMap::values_mut) {
             asked.remove(&peer);
         }
-        let own = self.options.writer.device;
-        let remotes = &self.options.remotes;
-        let writing = remotes.iter().filter(|(_, remote)| remote.role == Role::Peer);
-        let mut listed: Vec<_> = writing.map(|(&device, _)| device).chain([own]).collect();
-        listed.sort_unstable();
-        listed.dedup();
-        listed.truncate(MAX_LISTED);
         let hello = Hello {
             protocol: PROTOCOL,
             topic: self.options.topic,
             kind: self.options.kind,
-            role: remotes.get(&peer).map_or(Role::Reader, |remote| remote.role),
+            role: self.options.remotes.get(&peer).map_or(Role::Reader, |remote| remote.role),
             folder: self.options.folder,
-            listed,
+            listed: self.taken(),
         };
         self.send(peer, Message::Hello(hello));
         self.send(peer, Message::Summary(self.summary()));
+    }
+
+    /// The devices whose states are taken here, sorted.
+    pub(super) fn taken(&self) -> Vec<DeviceId> {
+        let own = self.options.writer.device;
+        let writing = self.options.remotes.iter().filter(|(_, remote)| remote.role == Role::Peer);
+        let mut taken: Vec<_> = writing.map(|(&device, _)| device).chain([own]).collect();
+        taken.sort_unstable();
+        taken.dedup();
+        taken.truncate(MAX_LISTED);
+        taken
     }
 
     pub(super) fn disconnected(&mut self, peer: DeviceId) {

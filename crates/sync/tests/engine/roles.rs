@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ark_sync::{Input, Problem, Role};
+use ark_sync::{Input, Message, Problem, Role};
 
 use crate::world::{Weather, World};
 
@@ -147,4 +147,45 @@ fn who_was_dropped_is_not_passed_on_once_its_heads_were_taken_over() {
     assert_eq!((view.counters.unlisted, view.problems), (0, Vec::new()));
     assert!(!view.peers[&world.id(0)].durable.contains_key(&dropped));
     assert_eq!(view.durable[&world.devices[0].writer], 1);
+}
+
+#[test]
+fn a_changed_list_is_told_on_the_stream_that_stands() {
+    use ark_sync::Remote;
+    // A line: 0 and 2 meet 1 only, and 0 does not list 2 at first.
+    let listed = [[1].as_slice(), &[0, 2], &[0, 1]];
+    let listed = listed.map(|of| of.iter().map(|&other| (other, Role::Peer)).collect());
+    let mut world = World::granting(listed.to_vec(), 5, Weather::CALM);
+    world.fill(2, 2, 5, 1);
+    world.publish(2);
+    world.connect(0, 1);
+    world.connect(1, 2);
+    world.run(10 * SECOND_MS);
+    let [zero, one, two] = [0, 1, 2].map(|n| world.devices[n].writer);
+    assert!(!world.devices[0].engine.view().known.contains_key(&two));
+    let remote = |n: usize| Remote { name: format!("device {n}"), role: Role::Peer };
+    let sent = world.sent.len();
+    world.feed(
+        0,
+        Input::Listed {
+            remotes: [1, 2].map(|n| (world.devices[n].writer.device, remote(n))).into(),
+        },
+    );
+    world.run(10 * SECOND_MS);
+    let view = world.devices[0].engine.view();
+    assert_eq!(view.durable.get(&two), Some(&1), "{view:?}");
+    assert!(view.peers.contains_key(&two.device) && view.problems.is_empty(), "{view:?}");
+    assert!(world.devices[1].engine.view().peers[&zero.device].lists(two));
+    assert!(world.sent[sent..].iter().all(|sent| !matches!(sent.message, Message::Hello(_))));
+
+    // It goes again: what it writes from now on is not taken.
+    world.feed(0, Input::Listed { remotes: [(one.device, remote(1))].into() });
+    world.fill(2, 2, 6, 2);
+    world.publish(2);
+    world.run(10 * SECOND_MS);
+    let view = world.devices[0].engine.view();
+    assert_eq!(view.durable.get(&two), Some(&1), "{view:?}");
+    assert!(!view.peers.contains_key(&two.device));
+    assert!(!world.devices[1].engine.view().peers[&zero.device].lists(two));
+    assert_eq!(world.devices[1].engine.view().durable.get(&two), Some(&2));
 }

@@ -65,6 +65,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("sync-v1-have", Message::Have(have)),
         ("sync-v1-reconcile", Message::Reconcile { topic, epoch: 0x0123_4567_89ab_cdef }),
         ("sync-v1-ask", Message::Ask(topic)),
+        ("sync-v1-listed", Message::Listed(vec![device(1), device(2)])),
     ]
 }
 
