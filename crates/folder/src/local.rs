@@ -334,12 +334,26 @@ const fn kind(node: FoundNode) -> NodeKind {
 #[cfg(test)]
 mod tests {
     use ark_core::{
-        Content, DeviceId, Incarnation, ObjectId, Overlay, Tree, Vector, Writer, put_in,
+        Content, DeviceId, Incarnation, Link, ObjectId, Overlay, Tree, Vector, Writer, put_in,
     };
+    use bytes::Bytes;
 
     use super::*;
-    use crate::fixtures::{Nothing, path};
     use crate::fs::{Stat, StatKind};
+
+    struct Nothing;
+
+    impl Read for Nothing {
+        type Error = std::io::Error;
+
+        fn read(&self, _link: Link) -> Result<Bytes, std::io::Error> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
 
     fn dot(sequence: u64) -> Dot {
         let device = DeviceId::from_bytes([1; 32]);

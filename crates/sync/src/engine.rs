@@ -27,6 +27,7 @@ use crate::message::{Role, SummaryEntry};
 use crate::pull::{Pull, Vain};
 use crate::random::Random;
 use crate::session::Peer;
+use crate::told::Told;
 use crate::view::{Amount, Counters, Problem};
 use crate::wishes::Wishes;
 
@@ -113,6 +114,7 @@ pub struct Engine {
     /// Who is asked again for which revision, because it came to have it after it had not.
     forgiven: BTreeSet<(DeviceId, Writer, u64)>,
     peers: BTreeMap<DeviceId, Peer>,
+    told: Told,
     wishes: Wishes,
     fetcher: Fetcher,
     reconciling: Reconciling,
@@ -160,6 +162,7 @@ impl Engine {
             tried: BTreeMap::new(),
             forgiven: BTreeSet::new(),
             peers,
+            told: Told::default(),
             wishes: Wishes::default(),
             fetcher: Fetcher::new(),
             reconciling: Reconciling::default(),

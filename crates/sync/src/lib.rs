@@ -14,7 +14,8 @@ pub mod effect;
 pub mod engine;
 pub mod input;
 pub mod objects;
-pub mod view;
+pub mod told;
+mod view;
 
 mod admission;
 mod fetcher;

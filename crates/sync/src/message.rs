@@ -97,7 +97,7 @@ pub struct HaveEntry {
     pub applied: u64,
 }
 
-/// What the sender has of all writers. It replaces what it said before.
+/// What the sender has of writers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct Have {
     /// Sorted by writer, distinct, at most [`MAX_WRITERS`].
@@ -120,7 +120,8 @@ pub enum Message {
     /// Signed states, verbatim, whose closures are durable at the sender's. At least one, each at
     /// most [`MAX_STATE_BYTES`].
     States(Vec<Vec<u8>>),
-    /// What is durable and applied at the sender's.
+    /// What is durable and applied at the sender's, of all writers. It replaces what was said
+    /// before.
     Have(Have),
     /// The first frame of a stream of its own: begins a reconciliation of the links that both
     /// sides hold. The frames of `ark_recon` follow. On a repo's stream it is a breach.
@@ -137,6 +138,10 @@ pub enum Message {
     /// Takes the place of [`Hello::listed`]: the sender's config has changed. Likewise sorted,
     /// distinct, at most [`MAX_LISTED`].
     Listed(Vec<DeviceId>),
+    /// What has changed since the last [`Message::Have`] or message like this on the stream, of
+    /// which there was one: entries of other writers stand. In a mesh of n devices an edit makes
+    /// n of these for each of n - 1 others, so they must not name all n writers.
+    HaveChanged(Have),
 }
 
 impl Message {
@@ -200,7 +205,7 @@ impl Body for Message {
                 }
                 Ok(())
             }
-            Self::Have(have) => {
+            Self::Have(have) | Self::HaveChanged(have) => {
                 if have.writers.iter().any(|entry| entry.durable == 0) {
                     return Err(WireError::Invalid("a have with revision 0"));
                 }

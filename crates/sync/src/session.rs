@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ark_core::{DeviceId, RepoKind, TopicId, Writer};
+use ark_core::{DeviceId, MAX_WRITERS, RepoKind, TopicId, Writer};
 
 use crate::gate::Gate;
 use crate::message::{Have, HaveEntry, Hello, Message, PROTOCOL, SummaryEntry};
+use crate::told::Moment;
 use crate::view::Problem;
 
 /// States that do not decode, per session, before it is ended. A peer relays only what it has
@@ -37,6 +38,9 @@ pub enum Violation {
     /// It sent bytes that are no message.
     #[error("it sent what is no message")]
     Malformed,
+    /// It told of changes before it told what it has, or of more writers than there may be.
+    #[error("it told of changes that do not fit what it told before")]
+    Changes,
     /// It broke the rules of reconciliation.
     #[error("it broke the rules of reconciliation")]
     Reconciliation,
@@ -89,6 +93,8 @@ struct Session {
     had: bool,
     forged: u32,
     have: Gate,
+    /// How much of what is here it was told.
+    told: Option<Moment>,
 }
 
 /// A remote, over all its sessions.
@@ -112,6 +118,7 @@ impl Peer {
             had: false,
             forged: 0,
             have: Gate::default(),
+            told: None,
         });
     }
 
@@ -157,6 +164,11 @@ impl Peer {
     pub(crate) fn have_gate(&mut self) -> Option<&mut Gate> {
         let session = self.session.as_mut()?;
         (session.standing == Standing::Open && session.summarized).then_some(&mut session.have)
+    }
+
+    /// How much of what is here it was told; nothing, where it is to be told all.
+    pub(crate) fn told(&mut self) -> Option<&mut Option<Moment>> {
+        self.session.as_mut().map(|session| &mut session.told)
     }
 
     /// When [`Peer::have_gate`] opens, if somebody asked it.
@@ -222,6 +234,17 @@ impl Peer {
                 self.scanned = scanned;
                 self.writers = writers.into_iter().map(|entry| (entry.writer, entry)).collect();
                 Ok(Heard::Have(first))
+            }
+            (Standing::Open, Message::HaveChanged(Have { writers, scanned })) => {
+                if !session.had {
+                    return Err(Violation::Changes);
+                }
+                self.scanned = scanned;
+                self.writers.extend(writers.into_iter().map(|entry| (entry.writer, entry)));
+                if self.writers.len() > MAX_WRITERS {
+                    return Err(Violation::Changes);
+                }
+                Ok(Heard::Have(First::No))
             }
         }
     }

@@ -8,7 +8,7 @@ use super::{Engine, MAX_FORGIVEN, SAFETY_MS, place};
 use crate::admission::{Admission, may_write};
 use crate::announce::{Announced, Announcement};
 use crate::effect::Effect;
-use crate::message::{Have, HaveEntry, Hello, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry};
+use crate::message::{HaveEntry, Hello, MAX_LISTED, Message, PROTOCOL, Role, SummaryEntry};
 use crate::pull::{Arrived, Vain};
 use crate::session::{First, Heard, Peer, Violation};
 use crate::view::Problem;
@@ -115,9 +115,8 @@ impl Engine {
     /// The writers of which a `Have` says that the peer has more than it said before: how much that
     /// was, and is.
     fn risen(&self, peer: DeviceId, message: &Message) -> Vec<(Writer, u64, u64)> {
-        let (Message::Have(have), Some(session)) = (message, self.peers.get(&peer)) else {
-            return Vec::new();
-        };
+        let (Message::Have(have) | Message::HaveChanged(have)) = message else { return Vec::new() };
+        let Some(session) = self.peers.get(&peer) else { return Vec::new() };
         let before = |writer: &Writer| session.writers.get(writer).map_or(0, |entry| entry.durable);
         let risen = |writer: &Writer| {
             let at = have.writers.binary_search_by(|entry| entry.writer.cmp(writer)).ok()?;
@@ -415,11 +414,16 @@ impl Engine {
             let applied = self.applied.get(&writer).copied().unwrap_or(0).min(durable);
             HaveEntry { writer, durable, applied }
         };
-        let told = self.joined.iter().filter(|(_, state)| self.is_relayed(state));
-        let writers = told.take(MAX_WRITERS).map(entry).collect();
-        let have = Have { writers, scanned: self.scanned };
+        let here = self.joined.iter().filter(|(_, state)| self.is_relayed(state));
+        let here: Vec<_> = here.take(MAX_WRITERS).map(entry).collect();
+        self.told.update(here, self.scanned);
         for peer in peers {
-            self.send(peer, Message::Have(have.clone()));
+            let Some(told) = self.peers.get_mut(&peer).and_then(Peer::told) else { continue };
+            let (message, now) = self.told.since(*told);
+            *told = Some(now);
+            if let Some(message) = message {
+                self.send(peer, message);
+            }
         }
     }
 
@@ -446,6 +450,10 @@ impl Engine {
         if self.safety_ms.is_some() {
             self.reconciling.all_due();
             self.send_summaries();
+            // All of it once more.
+            for told in self.peers.values_mut().filter_map(Peer::told) {
+                *told = None;
+            }
             self.ask_haves();
             self.fetcher.forgive_all();
             for pull in self.pulls.values_mut() {

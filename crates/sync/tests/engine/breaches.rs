@@ -314,6 +314,34 @@ fn a_peer_that_claims_what_nobody_has_costs_little() {
 }
 
 #[test]
+fn changes_of_nothing_or_of_too_much_end_the_session() {
+    let (mut world, peer) = puppet();
+    let device = |n: u16| {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&n.to_be_bytes());
+        DeviceId::from_bytes(bytes)
+    };
+    let have = |writers: std::ops::Range<u16>| {
+        let entry = |n| {
+            let writer = Writer { device: device(n), ..world.devices[1].writer };
+            HaveEntry { writer, durable: 1, applied: 0 }
+        };
+        Have { writers: writers.map(entry).collect(), scanned: true }
+    };
+    let (all, some, one) = (have(0..1_000), have(1_000..1_024), have(1_024..1_025));
+    let is_ended = |effects: &[Effect]| {
+        let violation = Violation::Changes;
+        effects.contains(&Effect::Misbehaved { peer, violation })
+    };
+    meet(&mut world, peer);
+    assert!(is_ended(&say(&mut world, peer, Message::HaveChanged(one.clone()))));
+    meet(&mut world, peer);
+    say(&mut world, peer, Message::Have(all));
+    assert!(!is_ended(&say(&mut world, peer, Message::HaveChanged(some))));
+    assert!(is_ended(&say(&mut world, peer, Message::HaveChanged(one))));
+}
+
+#[test]
 fn an_object_that_is_invalid_stops_its_state_and_only_that() {
     let (mut world, peer) = puppet();
     meet(&mut world, peer);

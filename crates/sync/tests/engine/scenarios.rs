@@ -414,15 +414,43 @@ fn a_provider_that_never_answers_is_not_asked_in_a_loop() {
 fn have_is_said_at_once_and_then_together() {
     let mut world = in_step(18);
     world.sent.clear();
-    let writer = world.devices[1].writer;
-    for revision in 1..=50 {
-        world.feed(1, Input::Applied { revisions: [(writer, revision)].into() });
+    for round in 0..50 {
+        world.feed(1, if round % 2 == 0 { Input::FolderBegun } else { Input::Scanned });
         world.run(1);
     }
     world.run(SECOND_MS);
     let haves: Vec<_> =
-        world.sent.iter().filter(|sent| matches!(sent.message, Message::Have(_))).collect();
-    assert!((2..=4).contains(&haves.len()), "{} messages", haves.len());
+        world.sent.iter().filter(|sent| matches!(sent.message, Message::HaveChanged(_))).collect();
+    assert!((1..=4).contains(&haves.len()), "{} messages", haves.len());
+}
+
+#[test]
+fn only_what_changed_is_told_again_and_all_of_it_to_who_comes_anew() {
+    let mut world = World::new(4, 21, Weather::CALM);
+    for (one, other) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+        world.connect(one, other);
+    }
+    for at in 0..4 {
+        world.fill(at, 2, 5, 10 + at);
+        world.publish(at);
+    }
+    world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    world.sent.clear();
+    world.fill(2, 2, 5, 3);
+    world.publish(2);
+    world.run(10 * SECOND_MS);
+    let entries = |message: &Message| match message {
+        Message::HaveChanged(have) => Some(have.writers.len()),
+        Message::Have(_) => panic!("all is told again"),
+        _ => None,
+    };
+    let told: Vec<_> = world.sent.iter().filter_map(|sent| entries(&sent.message)).collect();
+    assert!(told.len() >= 12 && told.iter().all(|&count| count == 1), "{told:?}");
+    world.connect(0, 1);
+    world.run(SECOND_MS);
+    let view = world.devices[0].engine.view();
+    assert_eq!(view.peers[&world.id(1)].durable, world.devices[1].engine.view().durable);
 }
 
 #[test]

@@ -62,10 +62,11 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("sync-v1-summary", Message::Summary(summary.to_vec())),
         ("sync-v1-want-states", Message::WantStates(vec![writer(1), writer(2)])),
         ("sync-v1-states", Message::States(vec![b"a state".to_vec(), b"another".to_vec()])),
-        ("sync-v1-have", Message::Have(have)),
+        ("sync-v1-have", Message::Have(have.clone())),
         ("sync-v1-reconcile", Message::Reconcile { topic, epoch: 0x0123_4567_89ab_cdef }),
         ("sync-v1-ask", Message::Ask(topic)),
         ("sync-v1-listed", Message::Listed(vec![device(1), device(2)])),
+        ("sync-v1-have-changed", Message::HaveChanged(have)),
     ]
 }
 
@@ -120,6 +121,8 @@ fn what_no_message_may_say_is_refused() {
         Message::States(vec![vec![0; ark_core::MAX_STATE_BYTES + 1]]),
         Message::Have(have(0, 0)),
         Message::Have(have(1, 2)),
+        Message::HaveChanged(have(0, 0)),
+        Message::HaveChanged(have(1, 2)),
         Message::Hello(Hello { listed: vec![device(2), device(1)], ..greeting() }),
         Message::Hello(Hello {
             listed: (0..=1024).map(|n| many(n).device).collect(),
