@@ -39,7 +39,7 @@ pub use merge::{Merged, Tree, join, merge};
 pub use object::{
     DecodeError, Link, MAX_OBJECT_BYTES, Object, ObjectKind, Overlay, Read, TreeError,
 };
-pub use shown::{Shown, conflicts, shown, shown_aside};
+pub use shown::{Shown, conflicts, copy_names, shown, shown_aside};
 pub use snapshot::Snapshot;
 pub use state::{
     Head, JoinedHead, MAX_HEADS, MAX_HELD, MAX_STATE_BYTES, RepoKind, SignedState, State, heads,

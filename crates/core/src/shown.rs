@@ -111,9 +111,7 @@ fn push_copies<R: Read>(
     copies: &mut Vec<Shown>,
 ) -> Result<(), TreeError<R::Error>> {
     for version in entry.aside() {
-        let parts = Parts::of(&entry.name);
-        for attempt in 1.. {
-            let name = parts.copy_name(&version.node, &entry.name, attempt);
+        for name in copy_names(&entry.name, version.node.link().id) {
             if !taken.contains(&name) && get(read, root, &name)?.is_none() {
                 taken.insert(name.clone());
                 copies.push(Shown { name, of: entry.name.clone(), version: version.clone() });
@@ -122,6 +120,14 @@ fn push_copies<R: Read>(
         }
     }
     Ok(())
+}
+
+/// The names under which a version of the entry `of` is shown while it is aside, in the order in
+/// which they are tried: without end, each longer than the one before up to a whole hash. `content`
+/// is what it links.
+pub fn copy_names(of: &Name, content: ObjectId) -> impl Iterator<Item = Name> + '_ {
+    let parts = Parts::of(of);
+    (1..).map(move |attempt| parts.copy_name(content, of, attempt))
 }
 
 /// A name without the part that marks a copy.
@@ -145,8 +151,7 @@ impl Parts {
 
     /// The copy's name, `attempt` times as long in hex digits. Where the digits of the content
     /// hash are used up, those of other hashes follow, without end.
-    fn copy_name(&self, node: &Node, name: &Name, attempt: usize) -> Name {
-        let id = node.link().id;
+    fn copy_name(&self, id: ObjectId, name: &Name, attempt: usize) -> Name {
         let hash_digits = data_encoding::HEXLOWER.encode(id.as_bytes());
         let digits = hash_digits.get(..DIGITS * attempt).map_or_else(
             || {

@@ -15,11 +15,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{
-    Behind, Dot, LocalChange, Mtime, Name, NodeKind, Permissions, Put, Read, RelPath, TreeError,
-    What,
+    Behind, Dot, LocalChange, Mtime, Name, NodeKind, ObjectId, Permissions, Put, Read, RelPath,
+    TreeError, What, copy_names,
 };
 
-use crate::base::{BaseRead, Cache, Disowned, Record};
+use crate::base::{BaseError, BaseRead, Cache, Disowned, Record};
 use crate::disowned::without;
 use crate::plan::working_bits;
 use crate::scan::{Found, FoundNode};
@@ -35,14 +35,90 @@ pub struct Local {
     pub records: BTreeMap<RelPath, Option<Record>>,
     /// Paths that may now differ from the joined tree for other reasons than a new state.
     pub revisit: BTreeSet<RelPath>,
+    /// Per path that was found, versions that stand at another one still.
+    elsewhere: BTreeMap<RelPath, BTreeSet<Dot>>,
 }
 
 /// Versions: the directory of their entry, its name, and a dot.
 type Versions = BTreeSet<(RelPath, Name, Dot)>;
 
 impl Local {
-    /// Has no change drop what is `known` to stand where it was found: a copy was renamed to the
-    /// name that it has in the joined tree by now.
+    /// Looks for versions that base has behind another path, too, where that stands as it was: the
+    /// joined tree came to have in place what was a copy, or such content was written beside it,
+    /// and nobody has taken the copy away yet. Whoever changes one of both sees the other, so no
+    /// change drops them, nor what is `known`; and base does not put them behind what was found
+    /// before the plan has taken the other away, and seen that this is there still.
+    ///
+    /// What was found to be the `same` as the joined tree has is an act of its own, under `dot`,
+    /// where all that is there stands elsewhere.
+    fn part<B: BaseRead>(
+        &mut self,
+        base: &B,
+        mut known: Versions,
+        same: &BTreeSet<RelPath>,
+        dot: Dot,
+    ) -> Result<(), BaseError> {
+        for LocalChange { path, behind, .. } in &self.changes {
+            if let (Some(behind), Some(before)) = (behind, base.get(path)?) {
+                let dots = self.elsewhere(base, path, &behind.name, before.node)?;
+                let version = |dot| (directory_of(path), behind.name.clone(), dot);
+                known.extend(dots.into_iter().map(version));
+            }
+        }
+        for path in &self.revisit {
+            if let Some(Some(record)) = self.records.get(path) {
+                let dots = self.elsewhere(base, path, &record.behind.name, record.node)?;
+                self.elsewhere.extend((!dots.is_empty()).then(|| (path.clone(), dots)));
+            }
+        }
+        for (path, dots) in &self.elsewhere {
+            let Some(Some(record)) = self.records.get_mut(path) else { continue };
+            if same.contains(path) && record.behind.dots.iter().all(|dot| dots.contains(dot)) {
+                // All that the joined tree has there is what stands elsewhere: this is one more.
+                let what = put(record.node, record.mtime, record.permissions, true);
+                self.changes.push(LocalChange { path: path.clone(), behind: None, what });
+                record.behind = own(path, dot);
+            }
+            keep_out(dots, &mut record.behind);
+        }
+        self.spare(&known);
+        Ok(())
+    }
+
+    /// The dots of the entry `name` that base has behind other paths than this one, which show this
+    /// content and stand.
+    fn elsewhere<B: BaseRead>(
+        &self,
+        base: &B,
+        path: &RelPath,
+        name: &Name,
+        node: FoundNode,
+    ) -> Result<BTreeSet<Dot>, BaseError> {
+        let mut dots = BTreeSet::new();
+        let Some(content) = content(node) else { return Ok(dots) };
+        let directory = directory_of(path);
+        for shown in std::iter::once(name.clone()).chain(copy_names(name, content)) {
+            let other = directory.join(shown.clone());
+            match base.get(&other)? {
+                Some(there) if there.behind.name == *name && there.node == node => {
+                    let stands = other != *path && self.stands(&other, node);
+                    dots.extend(there.behind.dots.into_iter().filter(|_| stands));
+                }
+                // Longer names are shown only where this one is taken.
+                None if shown != *name => break,
+                _ => {}
+            }
+        }
+        Ok(dots)
+    }
+
+    /// Whether what base has at a path is there, as far as it was looked at.
+    fn stands(&self, path: &RelPath, node: FoundNode) -> bool {
+        self.records.get(path).is_none_or(|now| now.as_ref().is_some_and(|now| now.node == node))
+    }
+
+    /// Has no change drop what is `known` to stand somewhere: where it was found, because a copy
+    /// was renamed to the name that it has in the joined tree by now, or where it was all the while.
     fn spare(&mut self, known: &Versions) {
         self.changes.retain_mut(|change| {
             if matches!(change.what, What::Permissions(_)) {
@@ -102,6 +178,9 @@ impl Local {
                 && want.node == record.node
             {
                 record.behind = want.behind;
+                if let Some(dots) = self.elsewhere.get(&change.path) {
+                    keep_out(dots, &mut record.behind);
+                }
             }
         }
         Ok(())
@@ -132,7 +211,7 @@ pub fn local<R: Read, B: BaseRead>(
     disowned: &[Disowned],
 ) -> Result<Local, WantsError<R::Error>> {
     let mut local = Local::default();
-    let mut known = Versions::new();
+    let (mut known, mut same) = (Versions::new(), BTreeSet::new());
     for (path, found) in found {
         let before = without(base.get(path)?, disowned);
         if before.as_ref().is_some_and(|before| is_same(before, found)) {
@@ -157,6 +236,7 @@ pub fn local<R: Read, B: BaseRead>(
                 provisional.map(|behind| record(found, behind))
             }
             Verdict::Known => {
+                same.extend(before.is_none_or(|it| it.node != found.node).then(|| path.clone()));
                 for Behind { name, dots, .. } in wanted.iter().map(|want| &want.behind) {
                     let version = |&dot| (directory_of(path), name.clone(), dot);
                     known.extend(dots.iter().map(version));
@@ -176,8 +256,24 @@ pub fn local<R: Read, B: BaseRead>(
             local.changes.push(LocalChange { path: path.clone(), behind, what: What::Remove });
         }
     }
-    local.spare(&known);
+    local.part(base, known, &same, dot)?;
     Ok(local)
+}
+
+/// Has no version stand behind a path that is one of these, if any others do.
+fn keep_out(dots: &BTreeSet<Dot>, behind: &mut Behind) {
+    if behind.dots.iter().any(|dot| !dots.contains(dot)) {
+        behind.dots.retain(|dot| !dots.contains(dot));
+    }
+}
+
+/// What links the content of a file or symlink.
+const fn content(node: FoundNode) -> Option<ObjectId> {
+    match node {
+        FoundNode::File { content, .. } => Some(content.link().id),
+        FoundNode::Symlink { target, .. } => Some(target),
+        FoundNode::Directory => None,
+    }
 }
 
 fn directory_of(path: &RelPath) -> RelPath {
@@ -333,27 +429,11 @@ const fn kind(node: FoundNode) -> NodeKind {
 
 #[cfg(test)]
 mod tests {
-    use ark_core::{
-        Content, DeviceId, Incarnation, Link, ObjectId, Overlay, Tree, Vector, Writer, put_in,
-    };
-    use bytes::Bytes;
+    use ark_core::{Content, DeviceId, Incarnation, Overlay, Tree, Vector, Writer, put_in};
 
     use super::*;
+    use crate::fixtures::{Nothing, path};
     use crate::fs::{Stat, StatKind};
-
-    struct Nothing;
-
-    impl Read for Nothing {
-        type Error = std::io::Error;
-
-        fn read(&self, _link: Link) -> Result<Bytes, std::io::Error> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
-
-    fn path(text: &str) -> RelPath {
-        RelPath::parse(text.as_bytes()).unwrap()
-    }
 
     fn dot(sequence: u64) -> Dot {
         let device = DeviceId::from_bytes([1; 32]);
@@ -418,5 +498,98 @@ mod tests {
         assert_eq!(shown, [Some(found("edited").node), None, Some(found("mine").node)]);
         assert_eq!(local.records[&path("mine")].as_ref().unwrap().behind, behind("mine", 2));
         assert!(gone.iter().all(|path| local.records[path].is_none()));
+    }
+
+    /// A file of the content of a copy is written beside it and changed again, or the copy is,
+    /// before the copy is taken away: whoever did that sees the other still.
+    #[test]
+    fn what_stands_at_another_path_is_not_dropped() {
+        let content = |name: &str| path(&format!("x/{name}.conflict-{}.txt", short("same")));
+        let mut overlay = Overlay::new(Nothing);
+        let united = |name: &str| LocalChange {
+            path: path(&format!("x/{name}.txt")),
+            behind: None,
+            what: {
+                let Found { node, mtime, permissions, .. } = found("same");
+                put(node, mtime, permissions, true)
+            },
+        };
+        let names = ["removed", "copied", "edited", "both"];
+        let written = names.map(united);
+        let first = put_in(&mut overlay, &Tree::empty(), dot(1), &written).unwrap();
+        let mut vector = Vector::empty();
+        vector.take_in(dot(1));
+        let first = Tree { root: first, vector };
+        let root = put_in(&mut overlay, &first, dot(2), &written).unwrap();
+        let base: BTreeMap<RelPath, Record> = names
+            .into_iter()
+            .flat_map(|name| {
+                let name_of = format!("{name}.txt");
+                let plain = Behind { dots: vec![dot(1), dot(2)], ..behind(&name_of, 2) };
+                let (plain, copy) = (record(&found("same"), plain), behind(&name_of, 1));
+                let copy = record(&found("same"), copy);
+                [(path(&format!("x/{name_of}")), plain), (content(name), copy)]
+            })
+            .collect();
+        let gone = [path("x/removed.txt"), content("copied"), path("x/both.txt"), content("both")];
+        let seen = [(path("x/edited.txt"), found("edited"))].into();
+        let local = {
+            let mut trees = Trees { joined: Lookup::new(&overlay, root), interrupted: None };
+            local(&seen, &gone, &base, &mut trees, dot(3), &[]).unwrap()
+        };
+        let mut dropped: Vec<(String, Vec<Dot>)> = local
+            .changes
+            .iter()
+            .map(|it| (it.path.to_string(), it.behind.clone().unwrap().dots))
+            .collect();
+        dropped.sort();
+        let of = |path: RelPath, dots: &[u64]| {
+            (path.to_string(), dots.iter().map(|at| dot(*at)).collect::<Vec<_>>())
+        };
+        let mut expected = [
+            of(path("x/removed.txt"), &[2]),
+            of(path("x/edited.txt"), &[2]),
+            // Both were taken away by whoever saw both.
+            of(path("x/both.txt"), &[1, 2]),
+            of(content("both"), &[1]),
+        ];
+        expected.sort();
+        assert_eq!(dropped, expected);
+    }
+
+    /// What was written beside a copy may be gone again before the copy is taken away: until the
+    /// plan has seen that it is there, nothing but the act itself stands behind it.
+    #[test]
+    fn base_does_not_say_of_what_was_found_what_stands_at_another_path() {
+        let Found { node, mtime, permissions, .. } = found("same");
+        let write = |name: &str| LocalChange {
+            path: path(name),
+            behind: None,
+            what: put(node, mtime, permissions, true),
+        };
+        let copy = |name: &str| path(&format!("{name}.conflict-{}", short("same")));
+        let mut overlay = Overlay::new(Nothing);
+        let both = ["known", "written"].map(write);
+        let root = put_in(&mut overlay, &Tree::empty(), dot(1), &both).unwrap();
+        let mut vector = Vector::empty();
+        vector.take_in(dot(1));
+        let joined = Tree { root, vector };
+        let root = put_in(&mut overlay, &joined, dot(2), &both[..1]).unwrap();
+        let base: BTreeMap<RelPath, Record> = ["known", "written"]
+            .map(|name| (copy(name), record(&found("same"), behind(name, 1))))
+            .into();
+        let seen = [(path("known"), found("same")), (path("written"), found("same"))].into();
+        let mut trees = Trees { joined: Lookup::new(&overlay, root), interrupted: None };
+        let mut local = local(&seen, &[], &base, &mut trees, dot(3), &[]).unwrap();
+        assert_eq!(local.records[&path("known")].as_ref().unwrap().behind.dots, [dot(2)]);
+        // The joined tree has nothing there but what stands elsewhere.
+        assert_eq!(local.changes, [write("written")]);
+        let united = put_in(&mut overlay, &joined, dot(3), &local.changes).unwrap();
+        local.settle(&mut Lookup::new(&overlay, united)).unwrap();
+        assert_eq!(local.records[&path("written")].as_ref().unwrap().behind.dots, [dot(3)]);
+    }
+
+    fn short(content: &str) -> String {
+        ObjectId::of(content.as_bytes()).to_string()[..8].to_owned()
     }
 }

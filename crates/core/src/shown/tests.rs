@@ -22,7 +22,7 @@ fn digits(text: &str, count: usize) -> String {
 
 fn copy_name(name: &[u8], attempt: usize) -> Vec<u8> {
     let name = Name::new(name).unwrap();
-    Parts::of(&name).copy_name(&node("x"), &name, attempt).as_bytes().to_vec()
+    Parts::of(&name).copy_name(ObjectId::of(b"x"), &name, attempt).as_bytes().to_vec()
 }
 
 #[test]
@@ -169,10 +169,10 @@ proptest! {
     #[test]
     fn a_copy_of_any_name_has_a_name(bytes in prop::collection::vec(any::<u8>(), 1..300), attempt in 1usize..12) {
         if let Ok(name) = Name::new(&bytes) {
-            let copy = Parts::of(&name).copy_name(&node("x"), &name, attempt);
+            let copy = Parts::of(&name).copy_name(ObjectId::of(b"x"), &name, attempt);
             prop_assert!(copy.as_bytes().len() <= MAX_COPY_NAME);
             // Copies of copies gain nothing.
-            let again = Parts::of(&copy).copy_name(&node("x"), &copy, 1);
+            let again = Parts::of(&copy).copy_name(ObjectId::of(b"x"), &copy, 1);
             prop_assert!(again.as_bytes().len() <= copy.as_bytes().len().max(MAX_COPY_NAME));
         }
     }
