@@ -83,6 +83,25 @@ pub fn crowd(
     (0..edits).map(|number| course.edit(number)).collect()
 }
 
+/// A device goes on writing while the queue of gossip of one that it is in touch with runs over,
+/// again and again: what each of these edits takes.
+///
+/// # Errors
+/// As of [`crowd`].
+pub fn lagging(seed: u64, edits: usize, fault: Option<Fault>) -> Result<Vec<Cost>, Finding> {
+    let weather = Weather { gossip_lags: 100, ..Weather::calm(100, fault) };
+    let dice = (Dice::new(seed), Dice::new(!seed));
+    let cast = [Part::peer(true); 2];
+    let world = World::new(&cast, [(0, 1)].into(), weather, dice, Trace::default());
+    let mut course = Course { seed, world };
+    for at in 0..cast.len() {
+        // An empty one would have all streamed.
+        course.write(at, &format!("of-{at}"), "as it was");
+    }
+    course.start()?;
+    (0..edits).map(|number| course.edit(number)).collect()
+}
+
 /// Two devices with `files` files in step are parted; `changed` are changed on one side and as
 /// many others on the other; then they meet. What it takes until they are in step.
 ///

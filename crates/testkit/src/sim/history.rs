@@ -24,6 +24,8 @@ const REST_MS: u64 = 15 * 60_000;
 const REST_MESSAGES: u64 = 16;
 /// What the safety timer had asked for is answered within this.
 const LAST_MS: u64 = 10_000;
+/// Of a hundred deeds of users, those that settle a conflict.
+const SETTLES: [u64; 3] = [0, 5, 30];
 /// How far clocks jump, in seconds.
 const CLOCK_JUMP_S: u64 = 3 * 86_400;
 
@@ -45,7 +47,7 @@ pub(super) fn run(
 ) -> Result<Report, Finding> {
     let mut dice = Dice::new(seed);
     let mut more_dice = Dice::new(!seed);
-    let weather = Weather::draw(&mut dice, fault);
+    let mut weather = Weather::draw(&mut dice, fault);
     let count = usize::try_from(dice.between((2, 7))).unwrap_or(2);
     // Two folders at least; of the others some only hold the repo.
     let mut folders: Vec<bool> = (0..count).map(|at| at < 2 || dice.percent(70)).collect();
@@ -57,6 +59,7 @@ pub(super) fn run(
     if !early {
         grant(&mut cast, &mut more_dice);
         guests = invite(&cast, &mut more_dice);
+        weather.settles = *more_dice.pick(&SETTLES).unwrap_or(&0);
     }
     let mut history = History {
         steps: dice.between(STEPS),
@@ -232,13 +235,13 @@ impl History {
         // What a plan had removed, to write it elsewhere, only the lost store may have had; and
         // only its states may have told of a deletion.
         let devices = &world.devices;
-        let on_disk = |node| {
-            devices.iter().flat_map(|it| it.disk.places().values()).any(|place| place.node == node)
-        };
+        let places = || devices.iter().flat_map(|it| it.disk.places().values());
+        let on_disk = |node| places().any(|place| place.node == node);
         let in_store = |node| devices.iter().any(|it| holds(it.store.durable(), node));
         world.oracle.lose(
             |node| holds(&lost, node) && !on_disk(node) && !in_store(node),
             |dot| devices.iter().any(|it| knows(it.store.durable(), dot)),
+            &places().flat_map(|place| &place.tokens).copied().collect(),
         );
         world.start_later(at, 3_000);
     }
@@ -328,8 +331,8 @@ impl History {
         let asked = (orphans(world) * world.devices.len()) as u64 * REST_MESSAGES;
         let requests = after.requests.min(before.requests + asked);
         // A session that was under way may come to its end.
-        let round_trips = after.round_trips;
-        let expected = Counts { messages: after.messages, requests, round_trips, ..before };
+        let Counts { messages, summaries, round_trips, .. } = after;
+        let expected = Counts { messages, summaries, requests, round_trips, ..before };
         if after != expected || said > 2 * links * REST_MESSAGES {
             world.find(format!("not at rest: {before:?}, later {after:?}"));
         }

@@ -19,7 +19,7 @@
 //! but what keeps it safe. What readers write stays with them. Of a store that was put back
 //! exactly that is excused which no other device had.
 //!
-//! [`crowd`] and [`reunion`] are histories without troubles in which it is measured what
+//! [`crowd`], [`lagging`] and [`reunion`] are histories without troubles in which it is measured what
 //! something costs.
 //!
 //! What only the histories on real folders hold (`folder/tests/histories.rs`): edits between the
@@ -43,7 +43,7 @@ mod world;
 
 use ark_core::ObjectId;
 
-pub use course::{Cost, crowd, reunion};
+pub use course::{Cost, crowd, lagging, reunion};
 pub use weather::Fault;
 
 /// One history to be run.

@@ -61,13 +61,23 @@ impl Oracle {
     }
 
     /// A store was put back: what only the lost one had is not looked for, nor is what was dropped
-    /// by an act that nobody knows of any more held to be gone.
+    /// by an act that nobody knows of any more held to be gone. An act that is on no disk, and of
+    /// which nobody knows any more, is not looked for beside others of the same content.
     pub(super) fn lose(
         &mut self,
         is_lost: impl Fn(FoundNode) -> bool,
         is_known: impl Fn(Dot) -> bool,
+        on_disk: &Tokens,
     ) {
-        self.live.retain(|_, written| !is_lost(written.node));
+        let known = self.by_dot.iter().filter(|((dot, _), _)| is_known(*dot));
+        let known: Tokens = known
+            .flat_map(|(_, versions)| versions)
+            .flat_map(|(_, tokens)| tokens)
+            .copied()
+            .collect();
+        self.live.retain(|token, written| {
+            (on_disk.contains(token) || known.contains(token)) && !is_lost(written.node)
+        });
         self.dropped.retain(|_, by| {
             by.retain(|dot| is_known(*dot));
             !by.is_empty()

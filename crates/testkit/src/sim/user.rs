@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ark_core::RelPath;
+use ark_core::{Name, RelPath};
 use bytes::Bytes;
 
 use super::dice::Dice;
@@ -13,6 +13,8 @@ use super::oracle::{Oracle, Tokens};
 const NAMES: [&str; 4] = ["a", "b.txt", "c", "d"];
 /// Bits that are set.
 const BITS: [u32; 4] = [0o700, 0o755, 0o750, 0o511];
+/// Stands in the name of a copy.
+const COPY_MARK: &str = ".conflict-";
 /// Bytes of a content that is cut into chunks: above 1 MiB.
 const LARGE: usize = (1 << 20) + 300_000;
 
@@ -46,6 +48,29 @@ impl User<'_> {
         // As in a journal, what came before is durable with it.
         self.disk.sync();
         deed
+    }
+
+    /// Settles a conflict, if there is one: what a copy has becomes the file's, too, or one of two
+    /// that have the same is taken away.
+    pub(super) fn settle(&mut self) -> Option<Deed> {
+        let places = self.disk.places().iter();
+        let copies = places.filter_map(|(path, place)| Some((path, place, original(path)?)));
+        let mut files = copies.filter(|(_, place, _)| !place.is_directory());
+        let at = self.dice.index(files.clone().count());
+        let (copy, place, plain) = files.nth(at)?;
+        let (copy, thing) = (copy.clone(), place.thing.clone());
+        let is_same = self.disk.at(&plain).is_some_and(|place| place.thing == thing);
+        let deed = if is_same {
+            let gone = if self.dice.percent(50) { copy } else { plain };
+            self.remove(&gone);
+            (format!("takes {gone} away"), [gone].into())
+        } else {
+            let bits = if matches!(thing, Thing::Symlink(_)) { SYMLINK_BITS } else { 0o644 };
+            self.put(&plain, thing, bits);
+            (format!("copies {copy} to {plain}"), [plain].into())
+        };
+        self.disk.sync();
+        Some(deed)
     }
 
     /// Writes a content at a path.
@@ -205,4 +230,13 @@ impl User<'_> {
         self.disk.set_mtime(&path, None, self.clock);
         Some((format!("touches {path}"), [path].into()))
     }
+}
+
+/// The path that a copy was made of, if its name says that it is one.
+fn original(path: &RelPath) -> Option<RelPath> {
+    let (directory, name) = path.split_last()?;
+    let name = std::str::from_utf8(name.as_bytes()).ok()?;
+    let (stem, rest) = name.split_once(COPY_MARK)?;
+    let extension = rest.trim_start_matches(|digit: char| digit.is_ascii_hexdigit());
+    Some(directory.join(Name::new(format!("{stem}{extension}").as_bytes()).ok()?))
 }

@@ -20,6 +20,8 @@ pub enum Fault {
     ToldBeforeDurable,
     /// Nobody takes over what one wrote that is dropped.
     NeverTakenOver,
+    /// Nobody is told that gossip lagged.
+    LagIgnored,
     /// The first device lets readers write.
     ReaderHeard,
     /// What reconciliation compares has inventions in it and leaves things out. Not to be found:
@@ -68,12 +70,14 @@ pub(super) struct Weather {
     pub(super) objects_at_once: u64,
     /// Between two things that happen.
     pub(super) pause_ms: Range,
+    /// Of a hundred deeds of users, in so many a conflict is settled, if there is one.
+    pub(super) settles: u64,
     pub(super) troubles: Troubles,
     pub(super) fault: Option<Fault>,
 }
 
 impl Weather {
-    /// Nothing is lost but of a hundred announcements so many.
+    /// Nothing is lost but of a hundred announcements so many, of whose losses nobody knows.
     pub(super) const fn calm(gossip_lost: u64, fault: Option<Fault>) -> Self {
         Self {
             delay_ms: (5, 30),
@@ -87,6 +91,7 @@ impl Weather {
             gossip_twice: 0,
             objects_at_once: 64,
             pause_ms: (0, 0),
+            settles: 0,
             troubles: Troubles { crashes: false, restores: false, partitions: false },
             fault,
         }
@@ -127,6 +132,7 @@ impl Weather {
             gossip_twice,
             objects_at_once,
             pause_ms,
+            settles: 0,
             troubles,
             fault,
         }

@@ -88,6 +88,8 @@ pub(super) struct Counts {
     pub(super) messages: u64,
     /// Those of them that carry states.
     pub(super) states: u64,
+    /// Those of them that say what is known.
+    pub(super) summaries: u64,
     /// Announcements, each counted once.
     pub(super) announcements: u64,
     pub(super) requests: u64,
@@ -304,7 +306,7 @@ impl World {
                     Err(error) => self.find(format!("{from} announced nonsense: {error}")),
                 }
             }
-            Event::Lagged { at, life } if self.is_alive(at, life) => self.feed(at, Input::Lagged),
+            Event::Lagged { at, life } if self.is_alive(at, life) => self.lag(at),
             Event::Step { at, life, step } if self.is_alive(at, life) => self.step(at, step),
             Event::Tell { at, life, input } if self.is_alive(at, life) => self.told(at, *input),
             Event::Ask { at, from, life, id, bytes } => self.answer(at, from, life, id, &bytes),

@@ -109,7 +109,10 @@ impl World {
 
     /// The user of a device does something.
     pub(in crate::sim) fn use_folder(&mut self, at: usize) {
-        let Some((words, paths)) = self.user(at).and_then(|mut user| user.act()) else { return };
+        let settles = self.weather.settles > 0 && self.more_dice.percent(self.weather.settles);
+        let deed = if settles { self.user(at).and_then(|mut user| user.settle()) } else { None };
+        let deed = deed.or_else(|| self.user(at).and_then(|mut user| user.act()));
+        let Some((words, paths)) = deed else { return };
         self.note(|| format!("{at} {words}"));
         self.see(at, paths);
     }
