@@ -168,12 +168,9 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+    use crate::fixtures::path;
     use crate::fs::{Gate, Stat, StatKind};
     use crate::scan::Found;
-
-    fn path(text: &str) -> RelPath {
-        RelPath::parse(text.as_bytes()).expect("a path")
-    }
 
     fn found(node: FoundNode) -> Found {
         let time = Mtime::default();

@@ -5,6 +5,8 @@ pub mod apply;
 pub mod base;
 pub mod disowned;
 mod durable;
+#[cfg(test)]
+mod fixtures;
 pub mod folder;
 pub mod fs;
 pub mod ignore;

@@ -189,25 +189,11 @@ fn wall_time_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use ark_core::{Behind, Content, DeviceId, Incarnation, Mtime, Permissions};
-    use bytes::Bytes;
 
     use super::*;
+    use crate::fixtures::{Nothing, path};
     use crate::scan::{FoundNode, Kept};
     use crate::wants::empty_root;
-
-    struct Nothing;
-
-    impl Read for Nothing {
-        type Error = std::io::Error;
-
-        fn read(&self, _link: Link) -> Result<Bytes, std::io::Error> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
-
-    fn path(text: &str) -> RelPath {
-        RelPath::parse(text.as_bytes()).unwrap()
-    }
 
     /// In the tree that was being applied is nothing of what base has: it may be gone from disk.
     #[test]
