@@ -337,12 +337,25 @@ impl Engine {
         }
     }
 
-    /// The writers that this device's vector names, or will once what is pulled is joined.
-    fn named(&self) -> BTreeSet<Writer> {
+    /// The states that this device's vector follows, or will once what is pulled is joined.
+    fn naming(&self) -> impl Iterator<Item = &SignedState> {
         let pulled =
             self.pulls.values().flat_map(|pull| std::iter::once(&pull.current).chain(&pull.next));
-        let pulled = pulled.map(|arrived| &arrived.state);
-        let names = self.joined.values().chain(pulled).flat_map(|state| {
+        self.joined.values().chain(pulled.map(|arrived| &arrived.state))
+    }
+
+    /// Whether this device's vector names a writer, or will.
+    fn is_named(&self, writer: Writer) -> bool {
+        let names = |state: &SignedState| {
+            let state = state.state();
+            state.writer == writer || state.vector.get(writer) > 0
+        };
+        writer == self.options.writer || self.naming().any(names)
+    }
+
+    /// The writers that this device's vector names, or will.
+    fn named(&self) -> BTreeSet<Writer> {
+        let names = self.naming().flat_map(|state| {
             let state = state.state();
             state.vector.iter().map(|(writer, _)| writer).chain([state.writer])
         });

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use ark_control::{
     Amount, PeerRepo, PeerStatus, Progress, Reconciliation, RefusedPeer, RepoStatus, Status,
 };
-use ark_core::{DeviceId, TopicId};
+use ark_core::{DeviceId, TopicId, Writer};
 use ark_folder::{FolderState, FolderStatus, Phase};
-use ark_net::{Behind, NetStatus, PathKind, RemoteStatus};
+use ark_net::{Behind, NetStatus, PathKind};
 use tokio::time::Instant;
 
 use super::house::{House, RunningFolder, RunningRepo};
@@ -73,7 +73,6 @@ fn repo_status(
     let states = repo.held.states();
     let heads = ark_core::heads(states.joined.values().map(ark_core::SignedState::state));
     let folder = repo.running_folder().map(ark_folder::Folder::status);
-    let remotes = shared.map_or(&[][..], |shared| &shared.remotes);
     let mut problems = shared.map_or_else(Vec::new, |shared| shared.problems.clone());
     if let RunningFolder::Failed(text, _) = &repo.folder {
         problems.push(text.clone());
@@ -89,7 +88,7 @@ fn repo_status(
     let folder = folder.as_ref();
     let state = match repo.folder {
         RunningFolder::Failed(..) => State::Error,
-        _ => state(repo, folder, pending, remotes),
+        _ => state(repo, folder, shared),
     };
     RepoStatus {
         id: repo.id.clone(),
@@ -151,8 +150,7 @@ impl State {
 fn state(
     repo: &RunningRepo,
     folder: Option<&FolderStatus>,
-    pending: Amount,
-    remotes: &[RemoteStatus],
+    shared: Option<&ark_net::RepoStatus>,
 ) -> State {
     match folder.map(|folder| &folder.state) {
         Some(FolderState::Halted(_)) => return State::Error,
@@ -161,15 +159,16 @@ fn state(
     }
     let states = repo.held.states();
     let held = wait::revisions(&states, |writer| repo.counts(writer));
-    let mut connected = remotes.iter().filter(|remote| remote.connected).peekable();
-    let is_alone = connected.peek().is_none();
-    let is_incomplete = !states.staged.is_empty() || pending != Amount::default();
-    let mut is_owed = || connected.any(|remote| !wait::owed_by(remote, &held).is_empty());
+    let is_alone = shared.is_none_or(|shared| shared.remotes.iter().all(|it| !it.connected));
+    let is_lacking = shared.is_some_and(|shared| shared.behind != Behind::default());
+    let is_incomplete = !states.staged.is_empty() || is_lacking;
+    let is_moving =
+        shared.is_some_and(|shared| is_moving(held, states.staged.keys().copied(), shared));
     let is_unapplied = |folder: &FolderStatus| {
         let applied = |writer| folder.applied.get(writer).copied().unwrap_or(0);
         states.joined.iter().any(|(writer, state)| applied(writer) < state.state().revision)
     };
-    if !is_alone && (is_incomplete || is_owed()) {
+    if is_moving {
         State::Syncing
     } else if folder.is_some_and(|folder| folder.state == FolderState::Waiting) {
         State::Waiting
@@ -180,6 +179,22 @@ fn state(
     } else {
         State::InStep
     }
+}
+
+/// Whether a connected remote owes anything, or can give what is not whole here.
+fn is_moving(
+    held: wait::Revisions,
+    mut staged: impl Iterator<Item = Writer>,
+    shared: &ark_net::RepoStatus,
+) -> bool {
+    let mut connected = shared.remotes.iter().filter(|remote| remote.connected).peekable();
+    if connected.peek().is_none() {
+        return false;
+    }
+    let held = wait::attainable(held, shared);
+    staged.any(|writer| !shared.stuck.contains(&writer))
+        || shared.behind != Behind::default()
+        || connected.any(|remote| !wait::owed_by(remote, &held).is_empty())
 }
 
 fn peer_repos(
@@ -241,4 +256,57 @@ fn folder_progress(progress: ark_folder::Progress) -> Progress {
 
 fn time_text(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use ark_core::Incarnation;
+    use ark_net::RemoteStatus;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_connected_can_give_does_not_move() {
+        let device = DeviceId::from_bytes([2; 32]);
+        let writer = Writer { device, incarnation: Incarnation::new(1) };
+        let at = |revision| wait::Revisions::from([(writer, revision)]);
+        let remote = RemoteStatus {
+            device,
+            name: "two".to_owned(),
+            connected: true,
+            in_touch: true,
+            refuses_us: false,
+            scanned: true,
+            has_folder: true,
+            granted: Some(ark_net::Role::Peer),
+            listed: None,
+            durable: at(5),
+            applied: at(5),
+            behind: Behind::default(),
+        };
+        let mut shared = ark_net::RepoStatus {
+            id: "repo".to_owned(),
+            topic: TopicId::derive("repo", None),
+            remotes: vec![remote],
+            known: at(9),
+            durable: at(5),
+            applied: at(5),
+            staged: 1,
+            stuck: std::collections::BTreeSet::new(),
+            requests: 0,
+            behind: Behind::default(),
+            received: Behind::default(),
+            reconciliation: ark_net::Reconciliations::default(),
+            ignored: ark_net::Counters::default(),
+            problems: Vec::new(),
+        };
+        let is_moving = |shared: &_| is_moving(at(9), [writer].into_iter(), shared);
+        assert!(is_moving(&shared), "it is to come");
+        shared.stuck.insert(writer);
+        assert!(!is_moving(&shared), "nobody has it");
+        shared.remotes[0].applied = at(4);
+        assert!(is_moving(&shared), "what is here is owed still");
+        shared.remotes[0].connected = false;
+        assert!(!is_moving(&shared), "nobody is there");
+    }
 }

@@ -170,19 +170,6 @@ impl Call {
         Self { held, announced: HashMap::new() }
     }
 
-    /// What is held, but for states that nobody connected can give: of their writers what is
-    /// durable here.
-    fn attainable(&self, shared: &ark_net::RepoStatus) -> Revisions {
-        let mut held = self.held.clone();
-        for writer in &shared.stuck {
-            held.remove(writer);
-            if let Some(&durable) = shared.durable.get(writer) {
-                held.insert(*writer, durable);
-            }
-        }
-        held
-    }
-
     /// What keeps `repo` from being in step, a line each.
     fn missing(
         &mut self,
@@ -216,7 +203,7 @@ impl Call {
         listed: impl Fn(Writer) -> bool,
     ) -> Vec<String> {
         let mut missing = Vec::new();
-        let held = self.attainable(shared);
+        let held = attainable(self.held.clone(), shared);
         // A remote's newest state may be here, by gossip, before its `Have` says that it announced
         // it: what is held counts whoever brought it.
         match unapplied(&held, applied, &listed) {
@@ -243,6 +230,18 @@ impl Call {
         }
         missing
     }
+}
+
+/// What is held, but for states that nobody connected can give: of their writers what is durable
+/// here.
+pub(super) fn attainable(mut held: Revisions, shared: &ark_net::RepoStatus) -> Revisions {
+    for writer in &shared.stuck {
+        held.remove(writer);
+        if let Some(&durable) = shared.durable.get(writer) {
+            held.insert(*writer, durable);
+        }
+    }
+    held
 }
 
 /// The remotes that will not talk to this device, and why.

@@ -247,15 +247,6 @@ impl Running {
         self.until("being in touch", met).await;
     }
 
-    /// Waits until a device has greeted this one.
-    pub async fn until_met_by_hello(&self, repo: &str, other: DeviceId) {
-        let met = |status: &NetStatus| {
-            let repo = status.repos.iter().find(|one| one.id == repo).unwrap();
-            repo.remotes.iter().any(|remote| remote.device == other && remote.connected)
-        };
-        self.until("being greeted", met).await;
-    }
-
     /// Waits until it is known that `other` does not list this device for a repo.
     pub async fn until_refused(&self, repo: &str, other: DeviceId) {
         let told = |status: &NetStatus| {

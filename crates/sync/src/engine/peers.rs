@@ -276,7 +276,7 @@ impl Engine {
         };
         let is_news =
             matches!(admission, Admission::Newer | Admission::Equivocating | Admission::OwnUnknown);
-        if is_news && self.admitting(writer).names_too_many(&arrived.state, &self.named()) {
+        if is_news && self.names_too_many(&arrived.state) {
             return self.problem(Problem::TooManyNamed { device: writer.device });
         }
         match admission {
@@ -320,6 +320,15 @@ impl Engine {
                 self.problem(Problem::TooManyIncarnations { device: writer.device });
             }
         }
+    }
+
+    /// Whether a state names more writers than can be taken in. All writers that are named are
+    /// gathered only where it names one that no other state does: with many writers, each of whom
+    /// names all others, that is dear.
+    fn names_too_many(&self, signed: &SignedState) -> bool {
+        let state = signed.state();
+        state.vector.iter().any(|(writer, _)| !self.is_named(writer))
+            && self.admitting(state.writer).names_too_many(signed, &self.named())
     }
 
     /// Notes the states that `peer` has and that are not known here.
