@@ -457,7 +457,7 @@ impl Engine {
             return;
         }
         if self.safety_ms.is_some() {
-            self.reconciling.all_due();
+            self.reconcile_unfinished();
             self.send_summaries();
             // All of it once more.
             for told in self.peers.values_mut().filter_map(Peer::told) {

@@ -1,12 +1,13 @@
 //! Reconciliation of object ids with peers: when it is due, and what is made of what it finds.
 //!
 //! It replaces nothing: the walk of a pull goes on beside it, and what it finds fills the same lane
-//! sooner, as hints do. It is *due* with a peer from when they connect, when gossip lagged, by the
-//! slow timer, and where a state could not be finished. The first state that such a peer sends on
+//! sooner, as hints do. It is *due* with a peer from when they connect, when gossip lagged, and where
+//! a state could not be finished. The first state that such a peer sends on
 //! its stream and that lacks something begins it, or one that a break interrupted and that it has.
 //! A peer that had nothing newer to send when it connected is in step, and what comes later is the
-//! normal flow, which needs none. (After a lag and by the timer nothing says that all was sent: a
-//! state that comes later on the stream begins one then, for some hundred bytes.)
+//! normal flow, which needs none. (After a lag nothing says that all was sent: a state that comes
+//! later on the stream begins one then, for some hundred bytes.) By the slow timer what is lacking
+//! is reconciled at once, and nothing is due afterwards.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -147,16 +148,29 @@ impl Engine {
     /// The peer has said what it has, after all the states that were newer there when it connected:
     /// those are marked. What was staged before is not sent again, and is reconciled, too.
     pub(super) fn compared(&mut self, peer: DeviceId) {
+        if self.reconciling.is_due(peer) {
+            self.reconcile_lacking(peer);
+        }
+        self.reconciling.settled(peer);
+    }
+
+    /// What is lacking still is reconciled with all who have it.
+    pub(super) fn reconcile_unfinished(&mut self) {
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.reconcile_lacking(peer);
+        }
+    }
+
+    /// Begins one where the peer says that it has a state that lacks something here.
+    fn reconcile_lacking(&mut self, peer: DeviceId) {
         let has = |writer: &Writer, pull: &Pull| {
             let revision = pull.current.state.state().revision;
             self.peers.get(&peer).is_some_and(|it| it.has(*writer, revision))
         };
-        let lacking = self.pulls.iter().filter(|(writer, pull)| pull.lacks() && has(writer, pull));
-        let is_lacking = lacking.count() > 0;
-        if is_lacking && !self.cold && self.reconciling.is_due(peer) {
+        let mut pulls = self.pulls.iter();
+        if !self.cold && pulls.any(|(writer, pull)| pull.lacks() && has(writer, pull)) {
             self.reconcile(peer);
         }
-        self.reconciling.settled(peer);
     }
 
     fn reconcile(&mut self, peer: DeviceId) {

@@ -95,7 +95,7 @@ fn an_empty_side_is_streamed_the_closure() {
 }
 
 #[test]
-fn it_is_due_after_a_lag_and_by_the_slow_timer() {
+fn it_is_due_after_a_lag_and_begun_by_the_slow_timer_where_something_is_lacking() {
     let mut world = both_publishing(5);
     world.weather.gossip_lost = 1_000;
     world.feed(1, Input::Lagged);
@@ -107,8 +107,18 @@ fn it_is_due_after_a_lag_and_by_the_slow_timer() {
     world.run(10 * SECOND_MS);
     assert_eq!(begun(&world), [0, 1]);
     world.run(15 * 60 * SECOND_MS);
-    edit(&mut world, 0, "after the timer");
+    edit(&mut world, 0, "the normal flow after the timer");
+    edit(&mut world, 1, "and back");
     world.run(10 * SECOND_MS);
+    world.converged().unwrap();
+    assert_eq!(begun(&world), [0, 1]);
+    // Nothing new comes to begin it.
+    world.devices[0].manners = Manners::HasNothing;
+    edit(&mut world, 0, "damaged");
+    world.run(10 * SECOND_MS);
+    assert_eq!(begun(&world), [0, 1]);
+    world.devices[0].manners = Manners::Honest;
+    world.run(15 * 60 * SECOND_MS);
     world.converged().unwrap();
     assert_eq!(begun(&world), [0, 2]);
 }
