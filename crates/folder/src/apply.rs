@@ -108,6 +108,7 @@ where
         disk,
         is_left_alone,
         touched: BTreeMap::new(),
+        moved: BTreeSet::new(),
         unsynced: Unsynced::default(),
         before_bits: HashMap::new(),
         failed: HashMap::new(),
@@ -166,6 +167,8 @@ struct Batch<'a, B> {
     is_left_alone: &'a mut dyn FnMut(&RelPath, bool) -> bool,
     /// Directories in which names were changed.
     touched: BTreeMap<RelPath, Touched>,
+    /// Those of them that were found not to be where they were.
+    moved: BTreeSet<RelPath>,
     /// Paths that are not what they should be by now: what is below them fails with them.
     failed: HashMap<RelPath, Hold>,
     applied: Applied,

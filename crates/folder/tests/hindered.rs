@@ -187,7 +187,14 @@ fn a_directory_is_not_closed_over_what_waits_in_it() {
         }
         let applied = scene.reach(&wants);
         assert!(applied.retries.is_empty() && applied.dirty.is_empty(), "{applied:?}");
-        assert_eq!(["d", "d/e"].map(|at| scene.mode(at)), [0o644; 2]);
+        let closed = Permissions::from_mode(0o644);
+        assert_eq!(["d", "d/e"].map(|at| scene.base[&path(at)].permissions), [closed; 2]);
+        // Who is not root cannot look below, nor remove it all.
+        for at in ["d", "d/e"] {
+            assert_eq!(scene.mode(at), 0o644);
+            let open = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(scene.path(at), open).unwrap();
+        }
     }
 }
 

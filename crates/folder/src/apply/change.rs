@@ -266,11 +266,11 @@ impl<B: BaseRead> Batch<'_, B> {
     fn set_permissions(&mut self, path: &RelPath, want: &Want) -> Result<Outcome, Stopped> {
         let (before, dir, expected) = self.as_base_says(path)?;
         let is_directory = before.node == FoundNode::Directory;
-        if is_directory
-            && hides(before.permissions, want.permissions)
-            && self.is_awaited_below(path)
-        {
-            return Err(blocked());
+        if is_directory && hides(before.permissions, want.permissions) {
+            if self.is_awaited_below(path) {
+                return Err(blocked());
+            }
+            self.look_for_touched(path);
         }
         let name = last_name(path);
         dir.set_permissions(name, want.permissions)?;

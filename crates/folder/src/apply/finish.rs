@@ -1,7 +1,5 @@
 //! Ends a batch: makes what it did durable, and takes back what cannot be kept.
 
-use std::collections::BTreeSet;
-
 use ark_core::{Permissions, RelPath};
 
 use super::{Applied, ApplyError, Batch, Touched, same_content};
@@ -15,12 +13,8 @@ impl<B: BaseRead> Batch<'_, B> {
     /// moved away, perhaps out of the folder. What the user never saw must not read as deleted by
     /// him.
     pub(super) fn finish(mut self) -> Result<Applied, ApplyError> {
-        let moved: BTreeSet<RelPath> = self
-            .touched
-            .iter()
-            .filter(|(path, touched)| !self.is_in_place(path, touched))
-            .map(|(path, _)| path.clone())
-            .collect();
+        self.look_for_touched(&RelPath::root());
+        let moved = std::mem::take(&mut self.moved);
         if !moved.is_empty() {
             let is_in =
                 |path: &RelPath| path.split_last().is_some_and(|(dir, _)| moved.contains(&dir));
@@ -36,6 +30,24 @@ impl<B: BaseRead> Batch<'_, B> {
             self.take_bits_back(path, Retry { hold: Hold::Failed, reason })?;
         }
         Ok(self.applied)
+    }
+
+    /// Finds out which of the directories at and below `path` in which names were changed are where
+    /// they were; also before a directory hides what is in it.
+    pub(super) fn look_for_touched(&mut self, path: &RelPath) {
+        let within = self.touched.range::<RelPath, _>(path..);
+        let within: Vec<RelPath> = within
+            .map(|(touched, _)| touched)
+            .take_while(|touched| touched.starts_with(path))
+            .cloned()
+            .collect();
+        for path in within {
+            if let Some(touched) = self.touched.remove(&path)
+                && !self.is_in_place(&path, &touched)
+            {
+                self.moved.insert(path);
+            }
+        }
     }
 
     /// The file at `path` cannot be made durable. What it holds, and its name, are; its bits are
