@@ -55,6 +55,11 @@ impl Oracle {
         }
     }
 
+    /// Whether any of these is still to be there.
+    pub(super) fn is_any_live(&self, tokens: &Tokens) -> bool {
+        tokens.iter().any(|token| self.live.contains_key(token))
+    }
+
     /// What is still to be there.
     pub(super) fn live(&self) -> impl Iterator<Item = &Written> {
         self.live.values()

@@ -76,10 +76,13 @@ pub(super) fn witness(scanned: &Scanned, local: &Local, dot: Dot, cx: &mut Conte
         let Some(record) = record.as_ref().filter(|record| is_file(record.node)) else { continue };
         let Some(tokens) = scanned.tokens.get(path) else { continue };
         let known = cx.oracle.behind(path, &record.behind, record.node);
-        cx.oracle.same(tokens, &known);
         let stat = record.cache.as_ref().map(|cache| cache.stat);
-        if let Some(place) = cx.disk.at_mut(path).filter(|place| Some(place.stat()) == stat) {
-            place.tokens.extend(&known);
+        match cx.disk.at_mut(path).filter(|place| Some(place.stat()) == stat) {
+            Some(place) => place.tokens.extend(&known),
+            // Replaced since it was looked at, and with it all that it is one with.
+            None if !cx.oracle.is_any_live(tokens) => cx.oracle.kill(&known),
+            None => {}
         }
+        cx.oracle.same(tokens, &known);
     }
 }
