@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ark_core::{
@@ -117,7 +118,12 @@ async fn after_a_partition(
     changed_b: usize,
 ) -> [Reconciliations; 2] {
     log();
-    let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    // Of two that dial at a time the one of the greater id gives its dial up: what one of two
+    // connections begins would be begun again on the other.
+    let mut keys = [SecretKey::generate(), SecretKey::generate()];
+    keys.sort_by_key(device_id);
+    let [lesser, greater] = keys;
+    let (mut a, mut b) = (Device::with_key("a", greater), Device::with_key("b", lesser));
     a.share("repo", &[&b]);
     let running_a = a.start().await;
     b.share("repo", &[&a]);
@@ -152,6 +158,8 @@ async fn after_a_partition(
         store.close().await.unwrap();
         Some(state)
     };
+    // Where the other does not know it, so that its own dial does not come about first.
+    b.listens_on((Ipv4Addr::LOCALHOST, 0).into());
     let running_b = b.start().await;
     running_b.until_durable("repo", &of_a).await;
     if let Some(of_b) = &of_b {
