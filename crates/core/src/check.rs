@@ -19,8 +19,10 @@ use crate::object::{DecodeError, Link, MAX_OBJECT_BYTES, ObjectKind};
 use crate::snapshot::Snapshot;
 
 mod directory;
+mod repository;
 
 use directory::{DirectorySummary, check_directory, check_snapshot};
+use repository::{Part, PartSummary};
 
 /// What a parent must know of an indexed child. Kept by the store beside the index entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +34,7 @@ enum About {
     File(FileSummary),
     Directory(DirectorySummary),
     Snapshot(Totals),
+    Part(PartSummary),
 }
 
 /// Of a node of a content's tree.
@@ -65,6 +68,7 @@ impl Summary {
             About::Snapshot(Totals { files, bytes, aside }) => {
                 (tag::SNAPSHOT, codec::archive(&(*files, *bytes, *aside)).to_vec())
             }
+            About::Part(part) => part.to_bytes(),
         };
         [vec![tag], rest].concat()
     }
@@ -80,13 +84,14 @@ impl Summary {
                 let (files, bytes, aside) = rkyv::from_bytes::<_, ArchiveError>(rest).ok()?;
                 About::Snapshot(Totals { files, bytes, aside })
             }
-            _ => return None,
+            tag => About::Part(PartSummary::from_bytes(tag, rest)?),
         };
         Some(Self(about))
     }
 
     /// Files and bytes below the object: of a directory all that is in it, of content its
-    /// bytes as one file, of a snapshot its root directory's.
+    /// bytes as one file, of a snapshot its root directory's. What only jj repos have counts
+    /// nothing: what its heads reach is a history, not so many files.
     pub fn totals(&self) -> Totals {
         match &self.0 {
             About::Raw { length } | About::File(FileSummary { length, .. }) => {
@@ -94,6 +99,7 @@ impl Summary {
             }
             About::Directory(directory) => directory.totals(),
             About::Snapshot(totals) => *totals,
+            About::Part(_) => Totals::default(),
         }
     }
 }
@@ -143,6 +149,7 @@ pub fn check(
         Decoded::File(node) => check_file(node, &children).map(About::File),
         Decoded::Directory(node) => check_directory(node, &children).map(About::Directory),
         Decoded::Snapshot(snapshot) => check_snapshot(snapshot, &children).map(About::Snapshot),
+        Decoded::Part(part) => part.check(&children).map(About::Part),
     };
     match about {
         Ok(about) => Ok(Checked::Complete(Summary(about))),
@@ -155,6 +162,7 @@ enum Decoded {
     File(FileNode),
     Directory(DirNode),
     Snapshot(Snapshot),
+    Part(Box<Part>),
 }
 
 impl Decoded {
@@ -167,6 +175,14 @@ impl Decoded {
             ObjectKind::File => FileNode::decode(bytes).map(Self::File),
             ObjectKind::Directory => DirNode::decode(bytes).map(Self::Directory),
             ObjectKind::Snapshot => Snapshot::decode(bytes).map(Self::Snapshot),
+            ObjectKind::Commit
+            | ObjectKind::Tree
+            | ObjectKind::Copy
+            | ObjectKind::View
+            | ObjectKind::Predecessors
+            | ObjectKind::Operation => {
+                Part::decode(kind, bytes).map(|part| Self::Part(Box::new(part)))
+            }
         }
     }
 
@@ -180,6 +196,7 @@ impl Decoded {
                 versions.map(|version| version.node.link()).chain(children).collect()
             }
             Self::Snapshot(snapshot) => vec![snapshot.link()],
+            Self::Part(part) => part.links(),
         };
         let mut seen = HashSet::new();
         links.retain(|&link| seen.insert(link));
@@ -213,12 +230,27 @@ impl Children {
         }
     }
 
+    fn part(&self, link: Link) -> Result<&PartSummary, String> {
+        match self.0.get(&link) {
+            Some(About::Part(summary)) => Ok(summary),
+            _ => Err(format!("no {:?} {}", link.kind, link.id)),
+        }
+    }
+
     /// That `id` is the root of a content of `size` bytes.
     fn check_content(&self, id: ObjectId, size: u64) -> Result<(), String> {
-        let found = self.file(id)?;
-        ensure(found.length == size && size > MAX_RAW_CONTENT && found.is_root, || {
+        ensure(self.content_length(id)? == size, || {
             format!("file node {id} is not the root of a content of {size} bytes")
         })
+    }
+
+    /// How long the content is whose root is `id`.
+    fn content_length(&self, id: ObjectId) -> Result<u64, String> {
+        let found = self.file(id)?;
+        ensure(found.length > MAX_RAW_CONTENT && found.is_root, || {
+            format!("file node {id} is not the root of a content")
+        })?;
+        Ok(found.length)
     }
 }
 

@@ -42,6 +42,41 @@ const CUTTER_BUFFER: usize = 2 * MAX_CHUNK;
 #[derive(Debug)]
 pub struct Cutter<R: io::Read> {
     from: R,
+    pieces: Pieces,
+}
+
+impl<R: io::Read> Cutter<R> {
+    /// Cuts what `from` gives, from here to its end.
+    pub fn new(from: R) -> Self {
+        Self { from, pieces: Pieces::new() }
+    }
+
+    fn cut(&mut self) -> io::Result<Option<Vec<u8>>> {
+        use io::Read as _;
+        while let Some((buffer, more)) = self.pieces.wanted() {
+            let read = self.from.by_ref().take(more as u64).read_to_end(buffer)?;
+            self.pieces.filled(read == more);
+        }
+        Ok(self.pieces.cut())
+    }
+}
+
+impl<R: io::Read> Iterator for Cutter<R> {
+    type Item = io::Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let cut = self.cut();
+        if cut.is_err() {
+            self.pieces.progress = Progress::Ended;
+        }
+        cut.transpose()
+    }
+}
+
+/// How a content is cut, whoever reads it: as long as it wants bytes, it is given them; then it
+/// cuts. Holds at most 8 MiB. See [`Cutter`], which is this for what blocks.
+#[derive(Debug)]
+pub struct Pieces {
     buffer: Vec<u8>,
     /// Where in `buffer` the bytes not yet given out begin.
     start: usize,
@@ -52,65 +87,64 @@ pub struct Cutter<R: io::Read> {
 enum Progress {
     NothingRead,
     Reading,
+    /// All of a content that is one piece.
+    AllReadSmall,
     AllRead,
     Ended,
 }
 
-impl<R: io::Read> Cutter<R> {
-    /// Cuts what `from` gives, from here to its end.
-    pub fn new(from: R) -> Self {
-        Self { from, buffer: Vec::new(), start: 0, progress: Progress::NothingRead }
+impl Default for Pieces {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pieces {
+    /// Of a content of which nothing is given yet.
+    pub const fn new() -> Self {
+        Self { buffer: Vec::new(), start: 0, progress: Progress::NothingRead }
     }
 
-    /// Fills the buffer up to `limit` bytes, or to the end of the content.
-    fn fill(&mut self, limit: usize) -> io::Result<()> {
-        use io::Read as _;
+    /// Where the next bytes of the content are to be added and how many, which is at least one;
+    /// `None` where the next piece can be cut. Say [`Pieces::filled`] afterwards.
+    pub fn wanted(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let limit = match self.progress {
+            Progress::NothingRead => usize::try_from(MAX_RAW_CONTENT).unwrap_or(usize::MAX) + 1,
+            Progress::Reading if self.buffer.len() - self.start < MAX_CHUNK => CUTTER_BUFFER,
+            _ => return None,
+        };
         self.buffer.drain(..self.start);
         self.start = 0;
         let more = limit - self.buffer.len();
         if limit == CUTTER_BUFFER {
             self.buffer.reserve_exact(more);
         }
-        let read = self.from.by_ref().take(more as u64).read_to_end(&mut self.buffer)?;
-        self.progress = if read < more { Progress::AllRead } else { Progress::Reading };
-        Ok(())
+        Some((&mut self.buffer, more))
     }
 
-    fn cut(&mut self) -> io::Result<Option<Vec<u8>>> {
-        if self.progress == Progress::NothingRead {
-            let raw = usize::try_from(MAX_RAW_CONTENT).unwrap_or(usize::MAX);
-            self.fill(raw + 1)?;
-            if self.progress == Progress::AllRead {
-                self.progress = Progress::Ended;
-                return Ok(Some(std::mem::take(&mut self.buffer)));
-            }
-        }
-        if self.progress == Progress::Reading && self.buffer.len() - self.start < MAX_CHUNK {
-            self.fill(CUTTER_BUFFER)?;
+    /// All bytes that were wanted were added, or (`is_more` is not so) the content ended before.
+    pub fn filled(&mut self, is_more: bool) {
+        self.progress = match (is_more, self.progress) {
+            (true, _) => Progress::Reading,
+            (false, Progress::NothingRead) => Progress::AllReadSmall,
+            (false, _) => Progress::AllRead,
+        };
+    }
+
+    /// The next piece; `None` after the last.
+    pub fn cut(&mut self) -> Option<Vec<u8>> {
+        if self.progress == Progress::AllReadSmall {
+            self.progress = Progress::Ended;
+            return Some(std::mem::take(&mut self.buffer));
         }
         let rest = &self.buffer[self.start..];
-        if rest.is_empty() {
+        if rest.is_empty() || self.progress == Progress::Ended {
             self.progress = Progress::Ended;
-            return Ok(None);
+            return None;
         }
         let chunk = rest[..first_cut(rest)].to_vec();
         self.start += chunk.len();
-        Ok(Some(chunk))
-    }
-}
-
-impl<R: io::Read> Iterator for Cutter<R> {
-    type Item = io::Result<Vec<u8>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.progress == Progress::Ended {
-            return None;
-        }
-        let cut = self.cut();
-        if cut.is_err() {
-            self.progress = Progress::Ended;
-        }
-        cut.transpose()
+        Some(chunk)
     }
 }
 
@@ -277,6 +311,18 @@ impl FileTree {
 
 fn level_number(level: usize) -> u8 {
     u8::try_from(level).unwrap_or(u8::MAX)
+}
+
+/// What the `File` node of these bytes says: its level, and what it names in order, each with its
+/// length in bytes; at level 0 chunks, otherwise nodes of the level below. For whoever reads a
+/// content without blocking; [`chunk_list`] for all others.
+///
+/// # Errors
+/// Bytes that are not a canonical `File` node.
+pub fn file_parts(bytes: &[u8]) -> Result<(u8, Vec<(Link, u64)>), DecodeError> {
+    let node = FileNode::decode(bytes)?;
+    let parts = node.children.iter().map(|child| (node.link(child), child.length)).collect();
+    Ok((node.level, parts))
 }
 
 /// The raw objects of a content in order, each with its length in bytes.

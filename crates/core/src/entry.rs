@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rkyv::{Archive, Deserialize, Serialize};
+
 use crate::id::{Dot, ObjectId};
 use crate::object::Link;
 
@@ -194,7 +196,9 @@ impl Totals {
 
 /// The content of a regular file. Equal content has equal `Content`: how bytes are cut depends
 /// on the bytes alone.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Archive, Serialize, Deserialize,
+)]
 pub enum Content {
     /// One raw object: up to [`MAX_RAW_CONTENT`] bytes.
     Raw(ObjectId),

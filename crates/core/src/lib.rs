@@ -1,5 +1,5 @@
-//! Ids, objects and their canonical encoding, links, chunking, directories, states and the
-//! heads they make, the merge of snapshots.
+//! Ids, objects and their canonical encoding, links, chunking, directories, what a jj repo is made
+//! of, states and the heads they make, the merge of snapshots.
 //!
 //! Pure: no clock, no randomness, no IO. Bytes of objects are read through [`Read`] and new ones
 //! collected in an [`Overlay`]; both are plain blocking calls that a driver implements.
@@ -10,6 +10,7 @@ pub mod chunk;
 pub mod dir;
 pub mod entry;
 pub mod id;
+pub mod jj;
 pub mod merge;
 pub mod object;
 pub mod shown;
@@ -21,7 +22,7 @@ mod words;
 
 pub use change::{Behind, LocalChange, Put, What, put_in};
 pub use check::{Checked, Summary, check, links};
-pub use chunk::{Chunks, Cutter, FileTree, chunk_list};
+pub use chunk::{Chunks, Cutter, FileTree, Pieces, chunk_list, file_parts};
 pub use dir::{
     Diff, Difference, Entries, MAX_ENTRY_WEIGHT, diff, directory_totals, edit, empty_directory,
     entries, entries_aside, get,

@@ -23,6 +23,19 @@ pub enum ObjectKind {
     Directory = 2,
     /// A folder writer's head: root directory, vector, wall time.
     Snapshot = 3,
+    /// A commit of a jj repo.
+    Commit = 4,
+    /// A node of the tree over the entries of a directory of a jj repo.
+    Tree = 5,
+    /// Where a file of a jj repo was copied from.
+    Copy = 6,
+    /// A node of the tree over what a view of a jj repo says.
+    View = 7,
+    /// A node of the tree over the predecessors that an operation of a jj repo records, where
+    /// they are many.
+    Predecessors = 8,
+    /// An operation of a jj repo: a jj writer's head.
+    Operation = 9,
 }
 
 impl ObjectKind {
@@ -33,6 +46,12 @@ impl ObjectKind {
             1 => Some(Self::File),
             2 => Some(Self::Directory),
             3 => Some(Self::Snapshot),
+            4 => Some(Self::Commit),
+            5 => Some(Self::Tree),
+            6 => Some(Self::Copy),
+            7 => Some(Self::View),
+            8 => Some(Self::Predecessors),
+            9 => Some(Self::Operation),
             _ => None,
         }
     }

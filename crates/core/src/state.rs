@@ -98,7 +98,7 @@ impl State {
     pub fn head_links(&self) -> Vec<Link> {
         match self.kind {
             RepoKind::Folder => self.heads.iter().map(|head| Link::snapshot(head.id)).collect(),
-            // No kind of object of jj's is known yet: such a state is shown, never joined.
+            // Nothing here joins states of jj repos yet: they are shown.
             RepoKind::Jj => Vec::new(),
         }
     }

@@ -83,6 +83,12 @@ pub(crate) enum ObjectKindWire {
     File = 1,
     Directory = 2,
     Snapshot = 3,
+    Commit = 4,
+    Tree = 5,
+    Copy = 6,
+    View = 7,
+    Predecessors = 8,
+    Operation = 9,
 }
 
 impl From<ObjectKindWire> for ObjectKind {
@@ -92,6 +98,12 @@ impl From<ObjectKindWire> for ObjectKind {
             ObjectKindWire::File => Self::File,
             ObjectKindWire::Directory => Self::Directory,
             ObjectKindWire::Snapshot => Self::Snapshot,
+            ObjectKindWire::Commit => Self::Commit,
+            ObjectKindWire::Tree => Self::Tree,
+            ObjectKindWire::Copy => Self::Copy,
+            ObjectKindWire::View => Self::View,
+            ObjectKindWire::Predecessors => Self::Predecessors,
+            ObjectKindWire::Operation => Self::Operation,
         }
     }
 }

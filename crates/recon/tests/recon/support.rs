@@ -53,7 +53,7 @@ impl Links for Members {
 
     fn links(&self, prefix: Prefix) -> Result<LinksUnder<'_, Infallible>, Infallible> {
         let from = Bound::Included((prefix.first(), ObjectKind::Raw));
-        let to = Bound::Included((prefix.last(), ObjectKind::Snapshot));
+        let to = Bound::Included((prefix.last(), ObjectKind::Operation));
         Ok(Box::new(self.0.range((from, to)).map(|&(id, kind)| Ok(Link { kind, id }))))
     }
 }

@@ -296,7 +296,7 @@ proptest! {
 
     #[test]
     fn links_survive_a_round_trip(
-        kinds in prop::collection::vec(0_u8..4, 1..200),
+        kinds in prop::collection::vec(0_u8..10, 1..200),
         ahead in any::<bool>(),
     ) {
         let link = |(at, kind): (usize, u8)| Link {
