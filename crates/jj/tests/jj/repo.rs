@@ -15,7 +15,7 @@ use jj_lib::merge::Merge;
 use jj_lib::merged_tree::MergedTree;
 use jj_lib::object_id::ObjectId as _;
 use jj_lib::op_store::{OperationId, RefTarget, RootOperationData};
-use jj_lib::repo::{ReadonlyRepo, Repo as _, RepoLoader};
+use jj_lib::repo::{MutableRepo, ReadonlyRepo, Repo as _, RepoLoader};
 use jj_lib::settings::UserSettings;
 use jj_lib::signing::Signer;
 use jj_lib::store::Store;
@@ -109,6 +109,14 @@ impl Machine {
         tx.commit(description).block_on().unwrap();
     }
 
+    /// An operation that does this.
+    fn change(&self, what: &str, change: impl FnOnce(&mut MutableRepo)) {
+        let mut tx = self.repo().start_transaction();
+        change(tx.repo_mut());
+        tx.repo_mut().rebase_descendants().block_on().unwrap();
+        tx.commit(what).block_on().unwrap();
+    }
+
     fn root(&self) -> CommitId {
         self.repo().store().root_commit_id().clone()
     }
@@ -182,6 +190,36 @@ fn a_bookmark_that_both_moved_is_in_conflict_and_a_change_that_both_rewrote_is_d
     assert!(repo.view().get_local_bookmark("main".as_ref()).has_conflict());
     let ids = repo.resolve_change_id(first.change_id()).block_on().unwrap().unwrap();
     assert_eq!(ids.into_visible().unwrap().len(), 2);
+}
+
+/// The merge makes commits of its own there, each with a change id that is new.
+#[test]
+fn working_copies_whose_commits_another_abandoned_are_the_same_new_ones_everywhere() {
+    let (alice, bob) = pair();
+    let names = ["one", "two", "three", "four", "five", "six"];
+    let root = [alice.root()];
+    let doomed = names.map(|name| alice.commit(&root, name, name));
+    bob.memory.pull(&alice.memory);
+    bob.resolve();
+    alice.change("abandon", |repo| {
+        for commit in &doomed {
+            repo.record_abandoned_commit(commit);
+        }
+    });
+    bob.change("edit", |repo| {
+        for (name, commit) in names.into_iter().zip(&doomed) {
+            repo.set_wc_commit(name.into(), commit.id().clone()).unwrap();
+        }
+    });
+    exchange(&alice, &bob);
+    let head = alice.resolve();
+    assert_eq!(bob.resolve(), head);
+    let repo = bob.repo();
+    for (name, commit) in names.into_iter().zip(&doomed) {
+        let new = repo.view().get_wc_commit_id(name.as_ref()).unwrap();
+        let new = repo.store().get_commit(new).unwrap();
+        assert_ne!(new.change_id(), commit.change_id());
+    }
 }
 
 #[test]
