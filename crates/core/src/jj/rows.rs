@@ -312,7 +312,7 @@ pub(crate) fn check_depth(depth: u16) -> Result<u16, String> {
     Ok(depth)
 }
 
-/// What one level of a tree over rows says, see [`open`].
+/// What one level of a tree over rows says: see [`open_tree`](super::open_tree).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Opened<R> {
     /// It is the lowest: these are the rows, in order.
