@@ -101,7 +101,7 @@ fn what_no_message_may_say_is_refused() {
         Message::Offer(Vec::new()),
         Message::Offer(links(0..=MAX_FRAME_LINKS as u64)),
         Message::Offer(links(0..2).into_iter().rev().collect()),
-        Message::Offer(vec![[9; 33]]),
+        Message::Offer(vec![[0xff; 33]]),
         answer(vec![verdicts(&[(1, What::Later), (1, What::Deeper)])]),
         answer(vec![verdicts(&[(0, What::Group(4))])]),
         answer(vec![Part::Listed(vec![1, 1])]),
