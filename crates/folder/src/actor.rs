@@ -71,6 +71,8 @@ pub(crate) struct Actor {
     in_flux: BTreeSet<RelPath>,
     /// Paths that the scan leaves alone.
     kept: BTreeMap<RelPath, Kept>,
+    /// Directories that keep ark out by their bits.
+    closed: BTreeSet<RelPath>,
     /// Files that could not be made durable: left out of what is taken up until they are tried
     /// again.
     unsyncable: Unsyncable,
@@ -166,6 +168,7 @@ impl Actor {
             take_over: false,
             in_flux: BTreeSet::new(),
             kept: BTreeMap::new(),
+            closed: BTreeSet::new(),
             unsyncable: Unsyncable::new(),
             notes: Vec::new(),
             equivocations: Vec::new(),
@@ -341,6 +344,9 @@ impl Actor {
 
     fn problems(&self) -> Vec<String> {
         let kept = self.kept.iter().map(|(path, kept)| format!("{path:?}: {kept}"));
+        let closed = self.closed.iter().map(|path| {
+            format!("{path:?}: closed by its bits; what is changed in it here is not seen")
+        });
         let failed = self.retries.values().map(|retry| retry.reason.clone());
         let watch = self.home.as_ref().and_then(|home| home.watch.problem());
         let whole = self.halted.iter().chain(&self.trouble);
@@ -350,6 +356,7 @@ impl Actor {
             .chain(self.equivocations.iter().cloned())
             .chain(failed.filter(|reason| !reason.is_empty()))
             .chain(kept)
+            .chain(closed)
             .chain(self.notes.iter().cloned())
             .take(MAX_PROBLEMS_LISTED)
             .collect()

@@ -19,7 +19,7 @@ use ark_core::RelPath;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use crate::fs::{Dir, FsError, Root, Stat};
+use crate::fs::{Dir, FsError, FsErrorKind, Root, Stat};
 
 pub(crate) use file::unusable;
 use file::{Seen, read_rules};
@@ -275,6 +275,15 @@ impl Rules {
         scope.own = Some(seen);
         Ok(scope)
     }
+
+    /// Adds the rules that the directory held when it was last looked at.
+    fn extend_as_seen<'a>(&self, mut scope: Scope<'a>) -> Scope<'a> {
+        (scope.stat, scope.own) = (None, None);
+        if let Some(seen) = self.locked().seen.get(&scope.directory) {
+            scope.layers.push((scope.directory.names().len(), Arc::clone(&seen.rules)));
+        }
+        scope
+    }
 }
 
 impl Remembered {
@@ -392,19 +401,30 @@ impl<'a> Lookup<'a> {
             None => Some(self.rules.top(self.root)?),
             Some((above, _)) => match self.scope(&above)? {
                 Some(above) if !above.ignored(directory, true) => {
-                    let dir = match self.root.dir(directory) {
-                        Ok(dir) => Some(dir),
-                        Err(error) if error.is_absent() => None,
-                        Err(error) => return Err(error.into()),
-                    };
                     let scope = Scope { directory: directory.clone(), ..above };
-                    Some(self.rules.extend(scope, dir.as_ref())?)
+                    Some(self.within(scope)?)
                 }
                 _ => None,
             },
         };
         self.scopes.insert(directory.clone(), scope.clone());
         Ok(scope)
+    }
+
+    /// `scope` with what its directory says. Of one that may not be looked into, as its bits or
+    /// those above keep this user out, that is what was seen last.
+    fn within(&self, scope: Scope<'a>) -> Result<Scope<'a>, RulesError> {
+        let dir = match self.root.dir(&scope.directory) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        match dir.and_then(|dir| self.rules.extend(scope.clone(), dir.as_ref())) {
+            Err(RulesError::Read(error)) if error.kind() == FsErrorKind::Denied => {
+                Ok(self.rules.extend_as_seen(scope))
+            }
+            other => other,
+        }
     }
 }
 

@@ -4,14 +4,15 @@
 //! agrees with base, so what a plan saw at a path *is* its record (none: nothing is there).
 //! Every prefix of a plan may be carried out and the rest planned anew.
 //!
-//! The order: directories that would keep ark out are opened; files that stand where directories must be are removed; directories are made,
-//! outermost first; content that is here under another name is moved, the last of a chain first
-//! and pairs by exchanges; what is gone is removed, directories innermost first; content is
-//! written; what is there already is adopted; bits that keep ark out of a directory come
-//! last, back or anew, and those that hide what is in it not while something there is dirty.
-//! (Adopting follows removing: versions of equal content become one, and while two paths
-//! are said to show it, moving one over the other would read as its deletion.) After each step every path is
-//! as base says, as wanted, or not there, so that a scan after a crash takes nothing for an edit.
+//! The order: directories that would keep ark out are opened; files that stand where directories
+//! must be are removed; directories are made, outermost first; content that is here under another
+//! name is moved, the last of a chain first and pairs by exchanges; what is gone is removed,
+//! directories innermost first; content is written; what is there already is adopted; bits that
+//! keep ark out of a directory come last, back or anew (and while something in it waits not at all:
+//! whoever carries the plan out sees to that, as more may wait by then). Adopting follows removing:
+//! versions of equal content become one, and while two paths are said to show it, moving one over
+//! the other would read as its deletion. After each step every path is as base says, as wanted, or
+//! not there, so that a scan after a crash takes nothing for an edit.
 
 mod moves;
 
@@ -179,8 +180,7 @@ impl Dirty {
 
     /// Whether anything below `path` is dirty.
     pub fn any_below(&self, path: &RelPath) -> bool {
-        let after = (Bound::Excluded(path), Bound::Unbounded);
-        self.paths.range::<RelPath, _>(after).next().is_some_and(|next| next.starts_with(path))
+        any_below(&self.paths, path)
     }
 }
 
@@ -448,6 +448,12 @@ fn shown(record: &Record) -> Want {
     Want { node, permissions, mtime, behind }
 }
 
+/// Whether any of `paths` is below `path`.
+pub(crate) fn any_below(paths: &BTreeSet<RelPath>, path: &RelPath) -> bool {
+    let after = (Bound::Excluded(path), Bound::Unbounded);
+    paths.range::<RelPath, _>(after).next().is_some_and(|next| next.starts_with(path))
+}
+
 /// The directory that `path` is in, unless that is the root.
 fn parent(path: &RelPath) -> Option<RelPath> {
     path.split_last().map(|(parent, _)| parent).filter(|parent| !parent.is_root())
@@ -468,7 +474,12 @@ fn set_permissions(path: &RelPath, want: &Want) -> Action {
 
 /// Whether a directory that is given the bits `after` in place of `before` hides what is in it.
 pub(crate) fn hides(before: Permissions, after: Permissions) -> bool {
-    before != after && after.bits() & SEARCH_BITS != SEARCH_BITS
+    before != after && !is_open(after)
+}
+
+/// Whether the owner of a directory of these bits sees and reaches what is in it.
+pub(crate) fn is_open(permissions: Permissions) -> bool {
+    permissions.bits() & SEARCH_BITS == SEARCH_BITS
 }
 
 /// The bits that a directory has while ark works in it: its own, and what that takes.

@@ -122,7 +122,7 @@ pub(crate) fn prepare<R: Read, B: BaseRead>(
             let mut held = interrupted.iter().flat_map(|applying| &applying.held);
             held.any(|held| path.starts_with(held))
         };
-        let unseen = result.in_flux.iter().chain(result.kept.keys());
+        let unseen = result.in_flux.iter().chain(result.kept.keys()).chain(&result.closed);
         changed.forget_unseen(unseen, base, &mut trees, is_held)?;
         for path in &result.forgotten {
             // Not to be removed anywhere: the plan writes it again once no rule holds it back.

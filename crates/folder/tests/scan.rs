@@ -1,6 +1,7 @@
 //! What a scan finds, against base and against what happens to the folder meanwhile.
 
 mod scanning;
+mod stopped;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ark_core::{Content, Name, Permissions, RelPath};
-use ark_folder::base::Record;
+use ark_folder::base::{Cache, Record};
 use ark_folder::fs::{FsErrorKind, Granularity, Root};
 use ark_folder::ignore::Rules;
 use ark_folder::scan::{Extent, FoundNode, Kept, ScanError};
@@ -300,6 +301,9 @@ fn what_is_mounted_in_the_folder_is_kept() {
 
 #[test]
 fn what_cannot_be_read_is_kept_until_it_can() {
+    if !stopped::by_bits("what_cannot_be_read_is_kept_until_it_can") {
+        return;
+    }
     let mut folder = Folder::new();
     for name in ["file", "dir/x", "other"] {
         folder.write(name, b"1");
@@ -310,22 +314,53 @@ fn what_cannot_be_read_is_kept_until_it_can() {
     };
     mode("file", 0o000);
     mode("dir", 0o000);
-    if fs::File::open(folder.at("file")).is_ok() {
-        // This user may read everything; there is nothing to be seen.
-        return;
-    }
+    fs::create_dir(folder.at("new")).unwrap();
+    mode("new", 0o000);
+    // Of a directory that base has the bits are seen though nothing else is.
     let result = folder.scan(&Extent::Everything);
-    assert_eq!((found(&result), gone(&result)), (vec![], vec![]));
-    assert_eq!(result.kept.keys().collect::<Vec<_>>(), [&path("dir"), &path("file")]);
+    assert_eq!((found(&result), gone(&result)), (vec!["dir".into()], vec![]));
+    assert_eq!(result.closed, [path("dir")].into());
+    assert_eq!(result.kept.keys().collect::<Vec<_>>(), [&path("file"), &path("new")]);
     assert!(result.kept.values().all(|kept| matches!(kept, Kept::Unreadable(_))));
     let by_path = folder.scan(&changed(["dir/x", "file"]));
-    assert_eq!((by_path.kept.len(), gone(&by_path)), (2, vec![]));
+    assert_eq!((found(&by_path), gone(&by_path)), (vec!["dir".into()], vec![]));
+    assert_eq!((by_path.kept.len(), by_path.closed), (1, [path("dir")].into()));
+    // Nor may it be listed.
+    mode("dir", 0o300);
+    assert_eq!(folder.scan(&Extent::Everything).closed, [path("dir")].into());
 
     mode("file", 0o644);
     mode("dir", 0o755);
+    mode("new", 0o755);
     let result = folder.scan(&Extent::Everything);
-    assert_eq!((found(&result), gone(&result)), (vec!["file".into()], vec![]));
-    assert!(result.kept.is_empty());
+    assert_eq!((found(&result), gone(&result)), (vec!["file".into(), "new".into()], vec![]));
+    assert!(result.kept.is_empty() && result.closed.is_empty());
+}
+
+/// Ark set its bits in the same tick in which it wrote it.
+#[test]
+fn a_known_file_that_may_not_be_read_is_as_it_was() {
+    if !stopped::by_bits("a_known_file_that_may_not_be_read_is_as_it_was") {
+        return;
+    }
+    let mut folder = Folder::new();
+    folder.write("f", b"1");
+    folder.scan_and_record();
+    fs::set_permissions(folder.at("f"), fs::Permissions::from_mode(0o000)).unwrap();
+    let stat = folder.root.stat(&path("f")).unwrap();
+    let before = folder.base[&path("f")].clone();
+    let cache = Some(Cache { stat, settled: false });
+    let record = Record { permissions: stat.permissions(), cache, ..before };
+    folder.base.insert(path("f"), record.clone());
+    let result = folder.scan(&Extent::Everything);
+    assert_eq!((found(&result), result.kept.len()), (vec!["f".into()], 0));
+    assert_eq!(result.found[&path("f")].node, record.node);
+    folder.settle();
+    assert_eq!(folder.scan(&Extent::Everything).unchanged, 1);
+    // Of what others made of it nothing is known.
+    fs::set_permissions(folder.at("f"), fs::Permissions::from_mode(0o200)).unwrap();
+    let result = folder.scan(&Extent::Everything);
+    assert_eq!((found(&result), result.kept.len()), (vec![], 1));
 }
 
 #[test]

@@ -78,6 +78,7 @@ impl Actor {
             Extent::Everything => {
                 self.in_flux.clear();
                 self.kept.clear();
+                self.closed.clear();
                 self.notes.clone_from(&result.notes);
             }
             Extent::Paths(paths) => {
@@ -88,9 +89,11 @@ impl Actor {
                 };
                 self.in_flux.retain(|path| !is_seen(path));
                 self.kept.retain(|path, _| !is_seen(path));
+                self.closed.retain(|path| !is_seen(path));
             }
         }
         self.kept.extend(result.kept.iter().map(|(path, kept)| (path.clone(), kept.clone())));
+        self.closed.extend(result.closed.iter().cloned());
         for path in &result.in_flux {
             home.watch.again(path.clone());
             self.in_flux.insert(path.clone());

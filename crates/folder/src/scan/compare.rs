@@ -18,6 +18,8 @@ const MAPPED_WINDOW_NANOS: i128 = 60_000_000_000;
 pub(super) struct Candidate {
     pub path: RelPath,
     pub stat: Stat,
+    /// What base has there, where that is of the same stat, though others may have been, too.
+    pub known: Option<FoundNode>,
 }
 
 impl<B, S, E> Walk<'_, '_, B, S, E>
@@ -63,7 +65,9 @@ where
         } else if is_link {
             self.symlink(dir, path, stat)?;
         } else {
-            self.candidates.push(Candidate { path, stat: *stat });
+            let is_same = cache.is_some_and(|cache| stat.unchanged(&cache.stat));
+            let known = record.filter(|_| is_same).map(|record| record.node);
+            self.candidates.push(Candidate { path, stat: *stat, known });
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 
 use ark_core::chunk::{Cutter, FileTree};
-use ark_core::{Content, MAX_RAW_CONTENT, Object, ObjectId, ObjectKind, RelPath};
+use ark_core::{Content, MAX_RAW_CONTENT, Mtime, Object, ObjectId, ObjectKind, RelPath};
 use rayon::prelude::*;
 
 use super::compare::Candidate;
@@ -161,7 +161,7 @@ impl<S: Sink + ?Sized> Reader<'_, S> {
         let begun = fs::now();
         let (file, before) = match dir.open_file(name.as_bytes()) {
             Ok(opened) => opened,
-            Err(error) => return Ok(unread(&error)),
+            Err(error) => return Ok(self.unopened(candidate, begun, &error)),
         };
         let content = match self.content(file, before.size) {
             Ok(content) => content,
@@ -180,6 +180,18 @@ impl<S: Sink + ?Sized> Reader<'_, S> {
             }
             Ok(_) => Ok(Hashed::InFlux),
             Err(error) => Ok(unread(&error)),
+        }
+    }
+
+    /// A file that could not be opened at `begun`. If base has it with this stat ark gave it the
+    /// bits that keep this user out, who so wrote nothing to it since.
+    fn unopened(&self, candidate: &Candidate, begun: Mtime, error: &FsError) -> Hashed {
+        match candidate.known {
+            Some(node) if error.kind() == FsErrorKind::Denied => {
+                let settled = self.granularity.settled(&candidate.stat, begun);
+                Hashed::Found(found(node, &candidate.stat, settled))
+            }
+            _ => unread(error),
         }
     }
 

@@ -3,7 +3,8 @@
 //! A walk compares stats with those in base, then the files that may have changed are hashed in
 //! parallel, and their content is handed to a [`Sink`]. A file that changes meanwhile is in flux:
 //! it is reported and nothing is said of its content. What is ignored, skipped or unreadable is
-//! *kept*: neither found nor gone.
+//! *kept*: neither found nor gone. A known directory that is unreadable by its own bits is *closed*:
+//! its bits are found as any others, and of what base has in it nothing is said.
 
 mod compare;
 mod hash;
@@ -107,7 +108,7 @@ pub enum Extent {
 }
 
 /// What a scan saw. No path is in two of its collections, but that a file may be found where
-/// base has a directory whose entries are gone.
+/// base has a directory whose entries are gone, and that the bits of a closed directory may be.
 #[derive(Debug, Default)]
 pub struct ScanResult {
     /// What base does not have, or has with another kind, content, permissions or stat.
@@ -121,6 +122,9 @@ pub struct ScanResult {
     pub forgotten: Vec<RelPath>,
     /// What keeps its joined entry, with all below it.
     pub kept: BTreeMap<RelPath, Kept>,
+    /// Directories that base has and that keep this user out by their own bits. What base has in
+    /// them is neither found nor gone.
+    pub closed: BTreeSet<RelPath>,
     /// Files that changed while they were looked at: neither found nor gone. Scan them again.
     pub in_flux: BTreeSet<RelPath>,
     /// Files, symlinks and directories that are as base has them.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use ark_core::{RelPath, in_words};
+use ark_core::RelPath;
 
 use super::walk::{Cursor, Walk, last};
-use super::{Entering, FoundNode, Kept, ScanError, Sink};
+use super::{Entering, FoundNode, ScanError, Sink};
 use crate::base::{BaseRead, Record};
 use crate::fs::{Dir, StatKind};
 use crate::ignore::Scope;
@@ -73,17 +73,11 @@ where
             let Ok(dir) = level.dir.open_dir(last(&here)) else {
                 return self.one(level, here, Touch::Subtree);
             };
-            match self.scan.rules.below(&level.scope, &dir) {
-                Ok(scope) => {
-                    self.passed_by(&scope);
-                    levels.push(Level { dir, scope });
-                }
-                Err(error) => {
-                    let why = Kept::Unreadable(in_words(&error));
-                    self.result.kept.insert(here.clone(), why);
-                    return Ok(Some(here));
-                }
-            }
+            let Ok(scope) = self.scan.rules.below(&level.scope, &dir) else {
+                return self.one(level, here, Touch::Subtree);
+            };
+            self.passed_by(&scope);
+            levels.push(Level { dir, scope });
         }
     }
 

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::base::{BaseError, BaseRead, Cache, Record, Records};
 use crate::fs::{self, Dir, FsErrorKind, Stat, StatKind};
-use crate::ignore::{RULES_FILE, Scope, Used};
+use crate::ignore::{RULES_FILE, RulesError, Scope, Used};
+use crate::plan::is_open;
 use crate::watch::Touch;
 
 /// A path of base that is no longer there.
@@ -340,20 +341,28 @@ where
         };
         let record = cursor.next_if(|next| *next == path)?.map(|(_, record)| record);
         self.is_directory(&path, &stat, record.as_ref());
-        self.inside(child, scope, cursor)
+        let is_known = record.is_some_and(|record| record.node == FoundNode::Directory);
+        self.inside(child, scope, is_known && !is_open(stat.permissions()), cursor)
     }
 
-    /// Begins to walk `child`, a directory in that of `above`.
+    /// Begins to walk `child`, a directory in that of `above`. If it `may_be_closed` it counts as
+    /// that where it cannot be looked into.
     fn inside(
         &mut self,
         child: Dir,
         above: &Scope<'a>,
+        may_be_closed: bool,
         cursor: &mut Cursor<'_>,
     ) -> Result<Option<Frame<'a>>, ScanError> {
         self.scan.watch.entering(child.path());
         let known_faults = above.faults().len();
+        let is_closed = |error: &fs::FsError| may_be_closed && error.kind() == FsErrorKind::Denied;
         let scope = match self.scan.rules.below(above, &child) {
             Ok(scope) => scope,
+            Err(RulesError::Read(error)) if is_closed(&error) => {
+                self.closed(child.path(), cursor)?;
+                return Ok(None);
+            }
             Err(error) => {
                 let why = Kept::Unreadable(in_words(&error));
                 self.keep(child.path().clone(), why, cursor)?;
@@ -364,11 +373,24 @@ where
         self.governed_by(&scope);
         match child.entries() {
             Ok(entries) => Ok(Some(Frame::new(child, scope, entries))),
+            Err(error) if is_closed(&error) => {
+                self.closed(child.path(), cursor)?;
+                Ok(None)
+            }
             Err(error) => {
                 self.failed(child.path().clone(), &error, cursor)?;
                 Ok(None)
             }
         }
+    }
+
+    /// The directory at `path` keeps this user out by its own bits. They are seen; of what base has
+    /// in it nothing is said. It is not kept: whoever opens it is to be followed, and ark opens it
+    /// where there is something to be done in it.
+    fn closed(&mut self, path: &RelPath, cursor: &mut Cursor<'_>) -> Result<(), ScanError> {
+        cursor.skip(path)?;
+        self.result.closed.insert(path.clone());
+        Ok(())
     }
 
     /// A path that was there a moment ago and cannot be looked at now.

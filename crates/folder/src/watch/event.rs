@@ -176,12 +176,14 @@ fn is_directory(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// Whether a directory could not be watched because it is not there any more.
-pub(super) fn is_absent(error: &notify::Error) -> bool {
+/// Whether a directory could not be watched because it is not there any more, or may not be read:
+/// then it is not listed either, and the directory that it is in tells of its bits.
+pub(super) fn is_out_of_reach(error: &notify::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     match &error.kind {
         ErrorKind::PathNotFound => true,
         ErrorKind::Io(error) => {
-            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+            matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
         }
         _ => false,
     }

@@ -248,7 +248,7 @@ impl Watch {
         if let Err(error) = self.watch_path(&path, mode) {
             let mut state = self.shared.state();
             state.watched.remove(directory);
-            if !event::is_absent(&error) {
+            if !event::is_out_of_reach(&error) {
                 state.health.refused = Some(event::in_words(&error));
                 drop(state);
                 self.shared.wake.notify_one();
