@@ -83,8 +83,17 @@ pub fn batch_length(actions: &[Action]) -> usize {
     actions.len().min(MAX_BATCH_ACTIONS)
 }
 
-/// Carries out `actions`, one batch. Blocking. `is_left_alone` says of a path that base does not
-/// have, and whether it is a directory, if it stays as it is for as long as it is there.
+/// What a batch is to heed besides what base says.
+pub struct Heed<'a> {
+    /// Says of a path that base does not have, and whether it is a directory, if it stays as it is
+    /// for as long as it is there.
+    pub is_left_alone: &'a mut dyn FnMut(&RelPath, bool) -> bool,
+    /// Paths that are to be scanned, or tried again, whatever comes of this batch: no directory
+    /// above them is closed to that.
+    pub awaited: &'a BTreeSet<RelPath>,
+}
+
+/// Carries out `actions`, one batch. Blocking.
 ///
 /// # Errors
 /// See [`ApplyError`]; what fails about one path is in the result.
@@ -95,23 +104,25 @@ pub fn apply<R, B>(
     granularity: Granularity,
     actions: &[Action],
     control: &Control,
-    is_left_alone: &mut dyn FnMut(&RelPath, bool) -> bool,
+    heed: Heed<'_>,
 ) -> Result<Applied, ApplyError>
 where
     R: Read + Sync,
     B: BaseRead,
 {
     let disk = Disk { base, now: HashMap::new() };
+    let Heed { is_left_alone, awaited } = heed;
     let mut batch = Batch {
         root,
         granularity,
         disk,
         is_left_alone,
+        awaited,
         touched: BTreeMap::new(),
         moved: BTreeSet::new(),
         unsynced: Unsynced::default(),
         before_bits: HashMap::new(),
-        failed: HashMap::new(),
+        failed: BTreeMap::new(),
         applied: Applied::default(),
     };
     let mut rest = actions;
@@ -163,14 +174,15 @@ struct Batch<'a, B> {
     root: &'a Root,
     granularity: Granularity,
     disk: Disk<'a, B>,
-    /// See [`apply`].
+    /// See [`Heed`].
     is_left_alone: &'a mut dyn FnMut(&RelPath, bool) -> bool,
+    awaited: &'a BTreeSet<RelPath>,
     /// Directories in which names were changed.
     touched: BTreeMap<RelPath, Touched>,
     /// Those of them that were found not to be where they were.
     moved: BTreeSet<RelPath>,
     /// Paths that are not what they should be by now: what is below them fails with them.
-    failed: HashMap<RelPath, Hold>,
+    failed: BTreeMap<RelPath, Hold>,
     applied: Applied,
     /// What is to be made durable before base is told.
     unsynced: Unsynced,

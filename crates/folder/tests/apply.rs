@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use ark_core::{Content, Dot, ObjectId, RelPath};
-use ark_folder::apply::{Control, MAX_BATCH_WRITES, apply, batch_length};
+use ark_folder::apply::{Control, Heed, MAX_BATCH_WRITES, apply, batch_length};
 use ark_folder::base::Hold;
 use ark_folder::plan::Action;
 use ark_folder::scan::FoundNode;
@@ -134,7 +134,7 @@ fn it_ends_at_once_and_leaves_nothing_half_done() {
         granularity,
         &actions,
         control,
-        &mut is_ignored,
+        Heed { is_left_alone: &mut is_ignored, awaited: &BTreeSet::new() },
     )
     .unwrap();
     // None at all, if the thread of the first was the slowest.

@@ -4,8 +4,14 @@
 mod stopped;
 mod syncing;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ark_core::RelPath;
+use ark_folder::fs::Gate;
+use rustix::io::Errno;
 use syncing::moment::Moment;
-use syncing::{Device, pull, settle, two_with};
+use syncing::{Device, eventually, pull, settle, two_with};
 
 /// Bits of directories that keep their owner from searching or from listing them.
 const CLOSED: [u32; 3] = [0o644, 0o311, 0o000];
@@ -91,4 +97,89 @@ async fn who_closes_a_directory_does_so_for_all() {
     a.chmod("d", 0o755);
     settle(&[&a, &b]).await;
     assert_eq!((b.mode("d"), b.read("d/f").as_str()), (0o755, "1"));
+}
+
+/// Has `b` carry out two more plans of `a`'s: none but what they are about is tried again by them.
+async fn two_plans_later(a: &Device, b: &Device) {
+    for name in ["x", "y"] {
+        a.write(name, name);
+        a.rest().await;
+        pull(a, b).await;
+        // When the second is there the first plan is carried out whole.
+        eventually("given more", || b.path(name).exists()).await;
+    }
+}
+
+/// A device that behaves as if some of its disk failed while that is set.
+fn failing<P>(fails: &Arc<AtomicBool>, is_it: P) -> Device
+where
+    P: Fn(&str, &RelPath, &[u8]) -> bool + Send + Sync + 'static,
+{
+    let (mut device, fails) = (Device::new(2), Arc::clone(fails));
+    device.gate = Some(Gate::new(move |operation, directory, name| {
+        let is_refused = fails.load(Ordering::SeqCst) && is_it(operation, directory, name);
+        if is_refused { Err(Errno::IO) } else { Ok(()) }
+    }));
+    device
+}
+
+/// What could not be written in it is not tried again by the next plans yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_not_closed_over_what_failed_before() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let mut b = failing(&fails, |operation, directory, _| {
+        operation == "create" && directory.to_string() == "d"
+    });
+    let a = Device::started(1).await;
+    b.start().await;
+    a.write("d/f", "1");
+    settle(&[&a, &b]).await;
+    let open = b.mode("d");
+    fails.store(true, Ordering::SeqCst);
+    a.write("d/f", "2");
+    a.rest().await;
+    a.chmod("d", 0o644);
+    a.rest().await;
+    pull(&a, &b).await;
+    b.until("waiting for the file", |status| {
+        status.problems.iter().any(|problem| problem.contains("d/f"))
+    })
+    .await;
+    two_plans_later(&a, &b).await;
+    assert_eq!(b.mode("d"), open);
+    fails.store(false, Ordering::SeqCst);
+    settle(&[&a, &b]).await;
+    assert_eq!(b.mode("d"), 0o644);
+    a.chmod("d", 0o755);
+    settle(&[&a, &b]).await;
+    assert_eq!(b.read("d/f"), "2");
+}
+
+/// What its user wrote in it cannot be made durable, and so is not published yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_not_closed_over_what_cannot_be_synced() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let mut b = failing(&fails, |operation, _, name| operation == "sync" && name == b"bad");
+    let a = Device::started(1).await;
+    b.start().await;
+    a.write("d/bad", "1");
+    settle(&[&a, &b]).await;
+    let open = b.mode("d");
+    fails.store(true, Ordering::SeqCst);
+    b.write("d/bad", "edited");
+    b.until("waiting for the file", |status| {
+        status.problems.iter().any(|problem| problem.contains("bad"))
+    })
+    .await;
+    a.chmod("d", 0o644);
+    a.rest().await;
+    pull(&a, &b).await;
+    two_plans_later(&a, &b).await;
+    assert_eq!(b.mode("d"), open);
+    fails.store(false, Ordering::SeqCst);
+    settle(&[&a, &b]).await;
+    assert_eq!(b.mode("d"), 0o644);
+    b.chmod("d", 0o755);
+    settle(&[&a, &b]).await;
+    assert_eq!(a.read("d/bad"), "edited");
 }

@@ -198,6 +198,29 @@ fn a_directory_is_not_closed_over_what_waits_in_it() {
     }
 }
 
+/// Nor over what an earlier batch, or plan, or a scan since, found to wait.
+#[test]
+fn a_directory_is_not_closed_over_what_waits_since_before() {
+    let mut scene = Scene::new();
+    for (at, content) in [("d", None), ("d/e", None), ("d/e/f", Some("1")), ("d.f", Some("1"))] {
+        scene.known(at, content);
+    }
+    let close = ["d/e", "d"].map(|at| Action::SetPermissions {
+        path: path(at),
+        want: Scene::want(at, FoundNode::Directory, 0o644),
+    });
+    for (awaited, closed) in [("d/e/f", 0), ("d/e", 1), ("d.f", 2), ("d", 2)] {
+        let applied = scene.apply_awaiting(&[path(awaited)].into(), &close);
+        assert_eq!((applied.records.len(), applied.retries.len()), (closed, 2 - closed));
+        assert!(applied.retries.values().all(|retry| retry.hold == Hold::Blocked));
+        for at in ["d", "d/e"] {
+            let open =
+                std::fs::Permissions::from_mode(scene.base[&path(at)].permissions.bits().into());
+            std::fs::set_permissions(scene.path(at), open).unwrap();
+        }
+    }
+}
+
 /// Many contents are synced at once. If that fails it shows one by one which of them it is.
 #[test]
 fn a_content_that_cannot_be_synced_fails_alone_among_many() {

@@ -13,7 +13,7 @@ use ark_store::{Reader, States};
 
 use super::taking_up::is_rules_file;
 use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking};
-use crate::apply::{Applied as Batch, Control, apply, batch_length};
+use crate::apply::{Applied as Batch, Control, Heed, apply, batch_length};
 use crate::base::{
     APPLIED_META, APPLYING_META, Applied, Applying, BaseError, BaseRead as _, BaseView, Changes,
     Hold, Retry, UNFINISHED_META, encode_applied, encode_applying, encode_unfinished,
@@ -188,6 +188,7 @@ impl Actor {
         let (base, reader, home) = (self.repo.base(), self.repo.reader(), home.clone());
         let control = Arc::clone(&under_way.control);
         let (rules, left_alone) = (Arc::clone(&self.rules), self.left_alone(under_way));
+        let awaited = self.awaited_paths(under_way);
         let what = "cannot apply what others changed";
         let applied = blocking(move || {
             let snapshot = base.snapshot().map_err(|error| Setback::failed(what, &error))?;
@@ -198,7 +199,8 @@ impl Actor {
             let mut is_left_alone = |path: &RelPath, is_directory| {
                 left_alone.contains(path) || ignored.ignored(path, is_directory).unwrap_or(false)
             };
-            apply(root, &reader, &view, *granularity, &actions, &control, &mut is_left_alone)
+            let heed = Heed { is_left_alone: &mut is_left_alone, awaited: &awaited };
+            apply(root, &reader, &view, *granularity, &actions, &control, heed)
                 .map_err(|error| Setback::failed(what, &error))
         });
         let batch = applied.await??;
@@ -216,6 +218,22 @@ impl Actor {
         let retries = under_way.retries.iter().chain(&under_way.failing);
         let skipped = retries.filter(|(_, retry)| retry.hold == Hold::Skipped);
         self.kept.keys().chain(skipped.map(|(path, _)| path)).cloned().collect()
+    }
+
+    /// Paths that the next scans, or later plans, have to get to: what was changed there or could
+    /// not be done, be it before this plan or by it.
+    fn awaited_paths(&self, under_way: &UnderWay) -> BTreeSet<RelPath> {
+        let due = match &self.due {
+            Due::Paths(due) => Some(due.keys()),
+            // Nothing is applied then.
+            Due::Everything => None,
+        };
+        let UnderWay { retries, visited, failing, .. } = under_way;
+        let before = retries.iter().filter(|(path, _)| !visited.contains(*path));
+        let waiting = before.chain(failing).filter(|(_, retry)| retry.hold != Hold::Skipped);
+        let seen = self.in_flux.iter().chain(self.unsyncable.keys());
+        let all = due.into_iter().flatten().chain(seen).chain(waiting.map(|(path, _)| path));
+        all.cloned().collect()
     }
 
     /// Merges the heads, makes the merge durable, and plans how to get there.

@@ -1,5 +1,7 @@
 //! The actions that write no content: directories, moves, removals, bits.
 
+use std::ops::Bound;
+
 use ark_core::{Name, RelPath};
 
 use super::aside::take_aside;
@@ -7,7 +9,7 @@ use super::place::{discard, give_back, last_name, move_to_free, taken, unchanged
 use super::{Batch, Outcome, Stopped, same_content};
 use crate::base::{BaseRead, Hold, Record, Retry};
 use crate::fs::{Dir, FsErrorKind, Stat, StatKind};
-use crate::plan::{Action, hides, working_bits};
+use crate::plan::{Action, any_below, hides, working_bits};
 use crate::scan::FoundNode;
 use crate::wants::Want;
 
@@ -229,7 +231,9 @@ impl<B: BaseRead> Batch<'_, B> {
             let is_special = matches!(kind, StatKind::Other(_));
             if let Some(&failed) = self.failed.get(&inside) {
                 hold = hold.min(failed);
-            } else if !is_special && !(self.is_left_alone)(&inside, kind == StatKind::Directory) {
+            } else if !is_special
+                && !(self.is_left_alone)(&inside, kind == StatKind::Directory)
+            {
                 match self.disk.get(&inside)? {
                     Some(_) => hold = Hold::Blocked,
                     None => unseen.push(inside),
@@ -294,9 +298,12 @@ impl<B: BaseRead> Batch<'_, B> {
 
     /// Whether something below `path` is to be scanned or tried again: both must get there.
     fn is_awaited_below(&self, path: &RelPath) -> bool {
-        let is_below = |other: &RelPath| other != path && other.starts_with(path);
-        let waits = |(other, &hold): (&RelPath, &Hold)| hold != Hold::Skipped && is_below(other);
-        self.applied.dirty.iter().any(is_below) || self.failed.iter().any(waits)
+        let after = (Bound::Excluded(path), Bound::Unbounded);
+        let failed = self.failed.range::<RelPath, _>(after);
+        let mut failed = failed.take_while(|(failed, _)| failed.starts_with(path));
+        any_below(self.awaited, path)
+            || any_below(&self.applied.dirty, path)
+            || failed.any(|(_, &hold)| hold != Hold::Skipped)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A folder, a base and a store without an index, for plans that are carried out on a real disk.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use ark_core::{
     Behind, Content, DeviceId, Dot, Incarnation, Link, Mtime, ObjectId, Permissions, Read, RelPath,
     Writer,
 };
-use ark_folder::apply::{Applied, Control, apply};
+use ark_folder::apply::{Applied, Control, Heed, apply};
 use ark_folder::base::{BaseError, Cache, Record};
 use ark_folder::fs::{Gate, Root};
 use ark_folder::plan::{Action, Dirty, plan};
@@ -175,10 +175,15 @@ impl Scene {
     }
 
     pub fn apply(&self, actions: &[Action]) -> Applied {
+        self.apply_awaiting(&BTreeSet::new(), actions)
+    }
+
+    /// As [`Scene::apply`], while these paths are to be scanned or tried again.
+    pub fn apply_awaiting(&self, awaited: &BTreeSet<RelPath>, actions: &[Action]) -> Applied {
         let granularity = self.root.granularity();
         let (root, store, control) = (&self.root, &self.store, &self.control);
-        let ignored = &mut is_ignored;
-        apply(root, store, &self.base, granularity, actions, control, ignored).unwrap()
+        let heed = Heed { is_left_alone: &mut is_ignored, awaited };
+        apply(root, store, &self.base, granularity, actions, control, heed).unwrap()
     }
 
     pub fn read(&self, at: &str) -> String {
