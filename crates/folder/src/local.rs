@@ -39,6 +39,29 @@ pub struct Local {
     elsewhere: BTreeMap<RelPath, BTreeSet<Dot>>,
 }
 
+/// Names of copies that are made of one content's hash alone: of its 64 digits each shows 8 more.
+/// That others have entries of all of them, which this device has not, is nobody's accident.
+const NAMES_BY_HASH: usize = 8;
+
+/// Whether base has anything in the directory of a path: where much is new it mostly has not.
+/// Remembers the last answer; best asked in order of paths.
+#[derive(Debug, Default)]
+struct Inhabited(Option<(RelPath, bool)>);
+
+impl Inhabited {
+    fn holds<B: BaseRead>(&mut self, base: &B, path: &RelPath) -> Result<bool, BaseError> {
+        let directory = directory_of(path);
+        match &self.0 {
+            Some((of, answer)) if *of == directory => Ok(*answer),
+            _ => {
+                let answer = base.below(&directory)?.next().transpose()?.is_some();
+                self.0 = Some((directory, answer));
+                Ok(answer)
+            }
+        }
+    }
+}
+
 /// Versions: the directory of their entry, its name, and a dot.
 type Versions = BTreeSet<(RelPath, Name, Dot)>;
 
@@ -58,6 +81,7 @@ impl Local {
         same: &BTreeSet<RelPath>,
         dot: Dot,
     ) -> Result<(), BaseError> {
+        let mut inhabited = Inhabited::default();
         for LocalChange { path, behind, .. } in &self.changes {
             if let (Some(behind), Some(before)) = (behind, base.get(path)?) {
                 let dots = self.elsewhere(base, path, &behind.name, before.node)?;
@@ -66,7 +90,9 @@ impl Local {
             }
         }
         for path in &self.revisit {
-            if let Some(Some(record)) = self.records.get(path) {
+            if let Some(Some(record)) = self.records.get(path)
+                && inhabited.holds(base, path)?
+            {
                 let dots = self.elsewhere(base, path, &record.behind.name, record.node)?;
                 self.elsewhere.extend((!dots.is_empty()).then(|| (path.clone(), dots)));
             }
@@ -97,15 +123,17 @@ impl Local {
         let mut dots = BTreeSet::new();
         let Some(content) = content(node) else { return Ok(dots) };
         let directory = directory_of(path);
-        for shown in std::iter::once(name.clone()).chain(copy_names(name, content)) {
-            let other = directory.join(shown.clone());
+        let names = std::iter::once(name.clone()).chain(copy_names(name, content));
+        for (tried, shown) in names.enumerate() {
+            let other = directory.join(shown);
             match base.get(&other)? {
                 Some(there) if there.behind.name == *name && there.node == node => {
                     let stands = other != *path && self.stands(&other, node);
                     dots.extend(there.behind.dots.into_iter().filter(|_| stands));
                 }
-                // Longer names are shown only where this one is taken.
-                None if shown != *name => break,
+                // Longer names are shown only where this one is taken in the tree, be it by what
+                // this device does not have.
+                None if tried >= NAMES_BY_HASH => break,
                 _ => {}
             }
         }
@@ -555,6 +583,37 @@ mod tests {
         ];
         expected.sort();
         assert_eq!(dropped, expected);
+    }
+
+    /// The shorter names are taken by what this device has not, as it is ignored here.
+    #[test]
+    fn a_copy_of_a_longer_name_is_not_dropped() {
+        let hash = ObjectId::of(b"same").to_string();
+        for digits in [8, 16, 64] {
+            let copy = path(&format!("f.conflict-{}.txt", &hash[..digits]));
+            let write = |content: &str| {
+                let Found { node, mtime, permissions, .. } = found(content);
+                let what = put(node, mtime, permissions, true);
+                LocalChange { path: path("f.txt"), behind: None, what }
+            };
+            let mut overlay = Overlay::new(Nothing);
+            let root = put_in(&mut overlay, &Tree::empty(), dot(1), &[write("same")]).unwrap();
+            let mut vector = Vector::empty();
+            vector.take_in(dot(1));
+            let first = Tree { root, vector };
+            let root = put_in(&mut overlay, &first, dot(2), &[write("same")]).unwrap();
+            let united = Behind { dots: vec![dot(1), dot(2)], ..behind("f.txt", 2) };
+            let base: BTreeMap<RelPath, Record> = [
+                (path("f.txt"), record(&found("same"), united)),
+                (copy, record(&found("same"), behind("f.txt", 1))),
+            ]
+            .into();
+            let seen = [(path("f.txt"), found("edited"))].into();
+            let mut trees = Trees { joined: Lookup::new(&overlay, root), interrupted: None };
+            let local = local(&seen, &[], &base, &mut trees, dot(3), &[]).unwrap();
+            let dropped = local.changes[0].behind.as_ref().map(|behind| behind.dots.clone());
+            assert_eq!(dropped, Some(vec![dot(2)]), "{digits} digits");
+        }
     }
 
     /// What was written beside a copy may be gone again before the copy is taken away: until the
