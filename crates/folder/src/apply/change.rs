@@ -231,9 +231,7 @@ impl<B: BaseRead> Batch<'_, B> {
             let is_special = matches!(kind, StatKind::Other(_));
             if let Some(&failed) = self.failed.get(&inside) {
                 hold = hold.min(failed);
-            } else if !is_special
-                && !(self.is_left_alone)(&inside, kind == StatKind::Directory)
-            {
+            } else if !is_special && !(self.is_left_alone)(&inside, kind == StatKind::Directory) {
                 match self.disk.get(&inside)? {
                     Some(_) => hold = Hold::Blocked,
                     None => unseen.push(inside),
