@@ -135,6 +135,15 @@ fn view_of_each_row() {
     assert!(found.len() == rows.len() && rows.iter().all(|row| found.contains(row)));
 }
 
+#[test]
+fn view_node_over_nodes() {
+    let rows = (0..500).map(|n| ViewRow::Head(id(&format!("{n}")))).collect();
+    let (root, nodes) = view(rows).unwrap();
+    pin("view-v1-inner", nodes.iter().find(|node| node.id() == root).unwrap());
+    let links = ark_core::links(nodes.last().unwrap().link(), &fixture("view-v1-inner")).unwrap();
+    assert!(links.len() > 1 && links.iter().all(|link| link.kind == ObjectKind::View));
+}
+
 fn made(count: usize) -> (Predecessors, Vec<Object>) {
     let row = |n| Predecessor { commit: id(&format!("{n}")), of: vec![id("before"), VIRTUAL] };
     predecessors((0..count).map(row).collect()).unwrap()

@@ -128,7 +128,7 @@ fn rows(children: &Children, kind: ObjectKind, id: ObjectId) -> Result<&RowsSumm
     }
 }
 
-/// The empty directory and the root's view: one leaf of nothing.
+/// What is virtual, the empty directory and the root's view: it links nothing and has no names.
 static NOTHING: RowsSummary =
     RowsSummary { level: 0, first: None, last: None, is_closed: false, is_root: true, depth: 0 };
 

@@ -7,13 +7,30 @@ use crate::codec::{self, Body};
 use crate::id::ObjectId;
 use crate::object::{DecodeError, Link, MAX_OBJECT_BYTES, Object, ObjectKind};
 
+/// The most that a zone may be from UTC: more is no number of seconds of 32 bits, which is what jj
+/// and git count zones in. More than a day there is in old git repositories.
+const MAX_OFFSET_MINUTES: u32 = i32::MAX.unsigned_abs() / 60;
+
 /// A time with the zone it was told in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Archive, Serialize, Deserialize)]
 pub struct Time {
     /// Milliseconds since 1970, UTC.
     pub millis: i64,
-    /// The zone's offset from UTC in minutes, east positive.
+    /// The zone's offset from UTC in minutes, east positive; in seconds, too, a number of 32 bits.
     pub offset_minutes: i32,
+}
+
+impl Time {
+    /// That jj can tell it.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(super) fn validate(self) -> Result<(), String> {
+        if self.offset_minutes.unsigned_abs() > MAX_OFFSET_MINUTES {
+            return Err(format!("a zone {} minutes from UTC", self.offset_minutes));
+        }
+        Ok(())
+    }
 }
 
 /// Who did something, and when.
@@ -70,6 +87,8 @@ impl Body for Commit {
         if self.parents.is_empty() {
             return Err("a commit without parents".into());
         }
+        self.author.time.validate()?;
+        self.committer.time.validate()?;
         let (trees, labels) = (self.trees.len(), self.labels.len());
         if trees % 2 == 0 {
             return Err(format!("{trees} root directories, not an odd number"));

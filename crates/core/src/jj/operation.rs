@@ -98,6 +98,8 @@ impl Body for Operation {
         if self.parents.is_empty() {
             return Err("an operation without parents".into());
         }
+        self.start.validate()?;
+        self.end.validate()?;
         if !self.attributes.is_sorted_by(|(a, _), (b, _)| a < b) {
             return Err("its attributes are not sorted and distinct".into());
         }

@@ -344,6 +344,13 @@ fn what_keeps_no_rule_is_neither_written_nor_read() {
         signing: None,
     };
     let own = Signing { data: Some(good.unsigned_bytes()), signature: vec![1] };
+    let at =
+        |offset_minutes| Person { time: Time { millis: 0, offset_minutes }, ..good.author.clone() };
+    // In seconds the most that 32 bits hold, and one more.
+    let (most, more) = (35_791_394, 35_791_395);
+    for offset in [most, -most] {
+        assert!(Commit { author: at(offset), ..good.clone() }.encode().is_ok());
+    }
     for bad in [
         Commit { parents: Vec::new(), ..good.clone() },
         Commit { trees: Vec::new(), ..good.clone() },
@@ -351,6 +358,9 @@ fn what_keeps_no_rule_is_neither_written_nor_read() {
         Commit { labels: vec![String::new()], ..good.clone() },
         Commit { trees: vec![VIRTUAL; 3], labels: vec![String::new(); 2], ..good.clone() },
         Commit { signing: Some(own), ..good.clone() },
+        Commit { author: at(more), ..good.clone() },
+        Commit { committer: at(-more), ..good.clone() },
+        Commit { committer: at(i32::MIN), ..good.clone() },
     ] {
         assert!(bad.encode().is_err(), "{bad:?}");
         assert!(Commit::decode(&codec::encode(&bad)).is_err(), "{bad:?}");
@@ -376,13 +386,69 @@ fn what_keeps_no_rule_is_neither_written_nor_read() {
         assert!(TreeEntry::decode(&TreeEntry::encode(&Node::leaf(vec![bad]))).is_err());
     }
     assert!(tree(vec![file("a"), file("a")]).is_err());
-    assert!(view(vec![ViewRow::Bookmark("x".into(), Target(vec![None; 2]))]).is_err());
-    assert!(view(vec![ViewRow::Bookmark("x".into(), Target(Vec::new()))]).is_err());
+    let beside_a_head = |rows: &[ViewRow]| view([&[ViewRow::Head(VIRTUAL)], rows].concat());
+    let bookmark = |terms| ViewRow::Bookmark("x".into(), Target(terms));
+    assert!(beside_a_head(&[bookmark(vec![None])]).is_ok());
+    assert!(beside_a_head(&[bookmark(vec![None; 2])]).is_err());
+    assert!(beside_a_head(&[bookmark(Vec::new())]).is_err());
     let without_remote =
         ViewRow::RemoteTag("r".into(), "t".into(), Target(vec![None]), RefState::New);
-    assert!(view(vec![without_remote.clone()]).is_err());
-    assert!(view(vec![ViewRow::Remote("r2".into()), without_remote.clone()]).is_err());
-    assert!(view(vec![ViewRow::Remote("r".into()), without_remote]).is_ok());
+    assert!(beside_a_head(std::slice::from_ref(&without_remote)).is_err());
+    assert!(beside_a_head(&[ViewRow::Remote("r2".into()), without_remote.clone()]).is_err());
+    assert!(beside_a_head(&[ViewRow::Remote("r".into()), without_remote]).is_ok());
+}
+
+#[test]
+fn a_view_without_heads_is_neither_written_nor_read() {
+    assert!(view(Vec::new()).is_err());
+    let bookmark = ViewRow::Bookmark("x".into(), Target(vec![Some(id("commit"))]));
+    assert!(view(vec![bookmark.clone()]).is_err());
+    let mut objects = Objects::default();
+    refused(&objects, &node::<ViewRow>(0, Vec::new(), Vec::new()));
+    // Further on among the nodes of a view it could stand, but not for a view.
+    let headless = node(0, vec![bookmark.clone()], Vec::new());
+    assert!(open_view(None, [headless.bytes().as_ref()]).is_err());
+    let (view, nodes) = view(vec![ViewRow::Head(id("head")), bookmark]).unwrap();
+    objects.take(nodes).unwrap();
+    let without = headless.id();
+    objects.take(vec![headless]).unwrap();
+    let check = |view| objects.check(&operation_of(view).encode().unwrap());
+    assert!(matches!(check(view), Ok(Checked::Complete(_))));
+    assert!(matches!(check(VIRTUAL), Ok(Checked::Complete(_))));
+    assert!(check(without).is_err());
+}
+
+/// An operation that says nothing but what the repo looks like.
+fn operation_of(view: ObjectId) -> Operation {
+    let time = Time { millis: 0, offset_minutes: 0 };
+    Operation {
+        view,
+        parents: vec![VIRTUAL],
+        start: time,
+        end: time,
+        description: String::new(),
+        hostname: String::new(),
+        username: String::new(),
+        is_snapshot: false,
+        workspace: None,
+        attributes: Vec::new(),
+        predecessors: Predecessors::Unknown,
+    }
+}
+
+#[test]
+fn an_operation_in_a_zone_that_no_seconds_tell_is_neither_written_nor_read() {
+    let at = |offset_minutes| Time { millis: 0, offset_minutes };
+    for bad in [at(35_791_395), at(i32::MIN)] {
+        for bad in [
+            Operation { start: bad, ..operation_of(VIRTUAL) },
+            Operation { end: bad, ..operation_of(VIRTUAL) },
+        ] {
+            assert!(bad.encode().is_err(), "{bad:?}");
+            assert!(Operation::decode(&codec::encode(&bad)).is_err(), "{bad:?}");
+        }
+    }
+    assert!(Operation { end: at(-35_791_394), ..operation_of(VIRTUAL) }.encode().is_ok());
 }
 
 #[test]
@@ -404,20 +470,7 @@ fn many_predecessors_are_a_tree_of_their_own() {
         found.iter().map(|row| row.commit).collect::<Vec<_>>(),
         sorted.keys().copied().collect::<Vec<_>>()
     );
-    let time = Time { millis: 0, offset_minutes: 0 };
-    let operation = |predecessors| Operation {
-        view: VIRTUAL,
-        parents: vec![VIRTUAL],
-        start: time,
-        end: time,
-        description: String::new(),
-        hostname: String::new(),
-        username: String::new(),
-        is_snapshot: false,
-        workspace: None,
-        attributes: Vec::new(),
-        predecessors,
-    };
+    let operation = |predecessors| Operation { predecessors, ..operation_of(VIRTUAL) };
     let object = operation(Predecessors::Tree(root)).encode().unwrap();
     assert!(matches!(objects.check(&object), Ok(Checked::Complete(_))));
     // A leaf is said in the operation itself.

@@ -34,7 +34,7 @@ pub enum RefState {
 /// One thing that a view says.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum ViewRow {
-    /// A commit that is visible, and no descendant of it.
+    /// A commit that is visible, and no descendant of it. There is at least one.
     Head(ObjectId),
     /// A local bookmark.
     Bookmark(String, Target),
@@ -84,7 +84,7 @@ nodes_of!(ViewRow);
 
 impl Row for ViewRow {
     const KIND: ObjectKind = ObjectKind::View;
-    const MAY_BE_EMPTY: bool = true;
+    const MAY_BE_EMPTY: bool = false;
 
     fn key(&self) -> Vec<u8> {
         let key = |tag: u8, name: &[u8]| [&[tag], name].concat();
@@ -119,9 +119,13 @@ impl Row for ViewRow {
         }
     }
 
-    /// What belongs to a remote follows that remote, so that a remote is said in one way, whether
-    /// it has refs or none.
+    /// Heads come first, and there is at least one: jj takes the root commit for one where there
+    /// is no other. What belongs to a remote follows that remote, so that a remote is said in one
+    /// way, whether it has refs or none.
     fn may_follow(before: Option<&[u8]>, next: &[u8]) -> bool {
+        if before.is_none() {
+            return next.first() == Some(&tag::HEAD);
+        }
         match remote_of(next) {
             Some(remote) if remote.len() < next.len() => before.and_then(remote_of) == Some(remote),
             _ => true,

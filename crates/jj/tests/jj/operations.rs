@@ -55,7 +55,7 @@ proptest! {
 
     #[test]
     fn views_are_read_as_they_were_written(
-        heads in vec(0_usize..5, 0..5),
+        heads in vec(0_usize..5, 1..5),
         (local, tags, git, git_heads) in (refs(), refs(), refs(), refs()),
         remotes in btree_map(".{0,5}", (refs(), refs()), 0..3),
         checked_out in btree_map(".{0,5}", 0_usize..5, 0..3),
@@ -95,7 +95,7 @@ proptest! {
         (description, hostname, username) in any::<(String, String, String)>(),
         (is_snapshot, workspace, attributes) in
             (any::<bool>(), option::of(".{0,5}"), btree_map(".{0,5}", ".{0,5}", 0..3)),
-        (start, end) in any::<((i64, i32), (i64, i32))>(),
+        (start, end) in (times(), times()),
         predecessors in option::of(btree_map(0_usize..5, vec(0_usize..5, 0..3), 0..4)),
     ) {
         let (memory, backend) = backend();
@@ -122,6 +122,11 @@ proptest! {
         prop_assert!(memory.is_durable());
         prop_assert_eq!(ops.read_operation(&id).block_on().unwrap(), operation);
     }
+}
+
+/// Milliseconds, and minutes of a zone that jj can tell.
+fn times() -> impl Strategy<Value = (i64, i32)> {
+    (any::<i64>(), -(i32::MAX / 60)..=i32::MAX / 60)
 }
 
 /// An operation over the root's view.

@@ -18,7 +18,9 @@ pub(super) fn there() -> impl Strategy<Value = ObjectId> {
 }
 
 pub(super) fn times() -> impl Strategy<Value = Time> {
-    any::<(i64, i32)>().prop_map(|(millis, offset_minutes)| Time { millis, offset_minutes })
+    let most = i32::MAX / 60;
+    (any::<i64>(), -most..=most)
+        .prop_map(|(millis, offset_minutes)| Time { millis, offset_minutes })
 }
 
 pub(super) fn people() -> impl Strategy<Value = Person> {
@@ -91,7 +93,7 @@ pub(super) fn refs() -> impl Strategy<Value = Refs> {
 
 prop_compose! {
     pub(super) fn views()(
-        heads in btree_set(ids(), 0..4),
+        heads in btree_set(ids(), 1..4),
         local in refs(),
         tags in refs(),
         remotes in btree_map(".{0,6}", (refs(), refs()), 0..4),
