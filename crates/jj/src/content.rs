@@ -14,6 +14,11 @@ use crate::storage::{Storage, StorageError, put_all};
 /// The most chunks of a content that are fetched ahead of who reads it: 16 MiB.
 const READ_AHEAD: usize = 4;
 
+/// The least and the most bytes that are asked for at once: the room for them is zeroed before,
+/// and may not be filled.
+const LEAST_READ: usize = 8 << 10;
+const MOST_READ: usize = 1 << 20;
+
 /// Why a content was not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
@@ -32,8 +37,8 @@ pub(crate) async fn write(
     let (mut pieces, mut tree) = (Pieces::new(), FileTree::new());
     loop {
         while let Some((buffer, more)) = pieces.wanted() {
-            let read = (&mut *from).take(more as u64).read_to_end(buffer).await;
-            pieces.filled(read.map_err(WriteError::Read)? == more);
+            let is_more = fill(from, buffer, more).await.map_err(WriteError::Read)?;
+            pieces.filled(is_more);
         }
         let Some(piece) = pieces.cut() else { break };
         let length = piece.len() as u64;
@@ -45,6 +50,30 @@ pub(crate) async fn write(
     let (content, _, nodes) = tree.finish();
     put_all(storage, nodes).await?;
     Ok(content)
+}
+
+/// Adds the next `more` bytes to the buffer, or all to the end, which is then told by `false`. A
+/// small content takes little room, and where there is room for `more` it stays in it: `read_to_end`
+/// of `futures` makes it twice as large when it is full, and zeroes it again and again.
+async fn fill(
+    from: &mut (dyn AsyncRead + Send + Unpin),
+    buffer: &mut Vec<u8>,
+    more: usize,
+) -> io::Result<bool> {
+    let full = buffer.len() + more;
+    while buffer.len() < full {
+        let filled = buffer.len();
+        buffer.resize(full.min(filled + filled.clamp(LEAST_READ, MOST_READ)), 0);
+        let read = from.read(&mut buffer[filled..]).await;
+        buffer.truncate(filled + read.as_ref().map_or(0, |read| *read));
+        match read {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// A reader over a content. That it is there at all is known when this comes back.
@@ -116,5 +145,27 @@ impl Walk {
         let below = level.checked_sub(1);
         self.pending.extend(parts.into_iter().rev().map(|(link, length)| (link, length, below)));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pollster::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_filled_within_the_room_that_it_has() {
+        let bytes: Vec<u8> = (0_u8..251).cycle().take(5 << 20).collect();
+        for (more, is_more) in [(5 << 20, true), ((5 << 20) + 1, false), (3 << 20, true)] {
+            let mut buffer = Vec::with_capacity(1 + more);
+            buffer.push(7);
+            let room = buffer.capacity();
+            let mut from = Cursor::new(bytes.as_slice());
+            assert_eq!(fill(&mut from, &mut buffer, more).block_on().unwrap(), is_more);
+            assert_eq!(buffer.capacity(), room);
+            assert_eq!(buffer[0], 7);
+            assert!(buffer[1..] == bytes[..more.min(bytes.len())]);
+        }
     }
 }
