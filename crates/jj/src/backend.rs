@@ -40,6 +40,8 @@ pub struct ArkBackend {
     root_commit: CommitId,
     root_change: ChangeId,
     empty_tree: TreeId,
+    /// See [`ArkBackend::of_nobody`].
+    keeps_committers: bool,
 }
 
 impl ArkBackend {
@@ -53,7 +55,23 @@ impl ArkBackend {
             root_commit: CommitId::from_bytes(VIRTUAL.as_bytes()),
             root_change: ChangeId::from_bytes(&[0; CHANGE_ID_BYTES]),
             empty_tree: TreeId::from_bytes(VIRTUAL.as_bytes()),
+            keeps_committers: false,
         }
+    }
+
+    /// Over `storage`, for what nobody asked for: a commit that is rewritten is by whom it was,
+    /// whatever name jj gives it.
+    pub(crate) fn of_nobody(storage: Arc<dyn Storage>) -> Self {
+        Self { keeps_committers: true, ..Self::new(storage) }
+    }
+
+    /// Puts in the name and the address of who committed what was rewritten.
+    async fn keep_committer(&self, commit: &mut backend::Commit) -> BackendResult<()> {
+        if let Some(before) = commit.predecessors.first() {
+            let before = self.read_commit(before).await?.committer;
+            (commit.committer.name, commit.committer.email) = (before.name, before.email);
+        }
+        Ok(())
     }
 
     /// The bytes of the object that jj names so.
@@ -264,6 +282,9 @@ impl Backend for ArkBackend {
         }
         if contents.parents.is_empty() {
             return Err(BackendError::Other("Cannot write a commit with no parents".into()));
+        }
+        if self.keeps_committers {
+            self.keep_committer(&mut contents).await?;
         }
         let mut commit = commit_to_ark(&contents).map_err(|error| not_written("commit", error))?;
         if let Some(sign) = sign_with {

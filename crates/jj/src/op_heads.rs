@@ -11,7 +11,9 @@ use jj_lib::op_store::OperationId;
 use crate::id::{self, IdError};
 use crate::storage::Storage;
 
-/// The heads of a jj repo, in a [`Storage`].
+/// The heads of a jj repo, in a [`Storage`], as they are at the moment. Where there are several, jj
+/// merges them by itself when it loads the repo, on each machine into another operation: first
+/// comes [`resolve_heads`](crate::resolve_heads).
 #[derive(Debug, Clone)]
 pub struct ArkOpHeadsStore {
     storage: Arc<dyn Storage>,
@@ -27,8 +29,9 @@ impl ArkOpHeadsStore {
     }
 }
 
-/// Nobody is kept out: heads are changed in one act, and who resolves the same heads at the same
-/// time makes the same operation.
+/// Nobody is kept out: heads are changed in one act. jj takes the lock to merge several heads by
+/// itself; [`resolve_heads`](crate::resolve_heads), which comes before, makes one operation of the
+/// same heads, whoever does it at the same time.
 struct NoLock;
 
 impl OpHeadsStoreLock for NoLock {}

@@ -1,6 +1,8 @@
-//! jj-lib on ark's stores: single values, and whole repos on several machines.
+//! jj-lib on ark's stores: single values, whole repos, and several machines that have the same.
 
 mod backend;
+mod machine;
 mod operations;
 mod repo;
+mod resolve;
 mod support;
