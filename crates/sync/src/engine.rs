@@ -15,7 +15,9 @@ mod show;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ark_core::{DeviceId, Link, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer};
+use ark_core::{
+    DeviceId, Incarnation, Link, MAX_WRITERS, ObjectId, RepoKind, SignedState, TopicId, Writer,
+};
 
 use self::reconciling::Reconciling;
 use crate::admission::{Admitting, may_write};
@@ -323,17 +325,28 @@ impl Engine {
         newest.into_values().take(MAX_WRITERS).map(SummaryEntry::of).collect()
     }
 
-    fn admitting(&self, writer: Writer) -> Admitting<'_> {
+    /// How many writers are known.
+    fn count_writers(&self) -> usize {
         let unjoined = self.pulls.keys().filter(|writer| !self.joined.contains_key(writer));
-        let known = || self.joined.keys().chain(unjoined.clone());
+        self.joined.len() + unjoined.count()
+    }
+
+    /// What a state of `writer` is held against, while `writers` are known.
+    fn admitting(&self, writer: Writer, writers: usize) -> Admitting<'_> {
+        let device = writer.device;
+        let first = Writer { device, incarnation: Incarnation::new(0) };
+        let last = Writer { device, incarnation: Incarnation::new(u64::MAX) };
+        let joined = self.joined.range(first..=last).count();
+        let pulled = self.pulls.range(first..=last);
+        let unjoined = pulled.filter(|(writer, _)| !self.joined.contains_key(writer)).count();
         Admitting {
             topic: self.options.topic,
             kind: self.options.kind,
             own: self.options.writer,
             remotes: &self.options.remotes,
             known: self.known(writer),
-            writers: known().count(),
-            incarnations: known().filter(|other| other.device == writer.device).count(),
+            writers,
+            incarnations: joined + unjoined,
         }
     }
 

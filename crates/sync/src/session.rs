@@ -57,8 +57,9 @@ pub(crate) enum Heard {
     Want(Vec<Writer>),
     /// States.
     States(Vec<Vec<u8>>),
-    /// It has said what it has; whether this is the first time in this session.
-    Have(First),
+    /// It has said what it has, or what of that has changed: these. Whether this is the first time
+    /// in this session.
+    Have(Vec<HaveEntry>, First),
     /// Nothing that asks for anything: it takes other devices' states from now on, or the session is
     /// not one to listen to.
     Ignored,
@@ -232,19 +233,19 @@ impl Peer {
                 let first = if session.had { First::No } else { First::Yes };
                 session.had = true;
                 self.scanned = scanned;
-                self.writers = writers.into_iter().map(|entry| (entry.writer, entry)).collect();
-                Ok(Heard::Have(first))
+                self.writers = writers.iter().map(|entry| (entry.writer, *entry)).collect();
+                Ok(Heard::Have(writers, first))
             }
             (Standing::Open, Message::HaveChanged(Have { writers, scanned })) => {
                 if !session.had {
                     return Err(Violation::Changes);
                 }
                 self.scanned = scanned;
-                self.writers.extend(writers.into_iter().map(|entry| (entry.writer, entry)));
+                self.writers.extend(writers.iter().map(|entry| (entry.writer, *entry)));
                 if self.writers.len() > MAX_WRITERS {
                     return Err(Violation::Changes);
                 }
-                Ok(Heard::Have(First::No))
+                Ok(Heard::Have(writers, First::No))
             }
         }
     }

@@ -101,12 +101,12 @@ impl Engine {
                 self.send_states(peer, states);
             }
             Ok(Heard::States(states)) => self.states_came(peer, &states),
-            Ok(Heard::Have(first)) => {
+            Ok(Heard::Have(entries, first)) => {
                 if first == First::Yes {
                     self.compared(peer);
                 }
                 self.forgive(peer, &risen);
-                self.note_wishes(peer);
+                self.note_wishes(peer, &entries);
             }
             Ok(Heard::Ignored) => {}
         }
@@ -118,12 +118,9 @@ impl Engine {
         let (Message::Have(have) | Message::HaveChanged(have)) = message else { return Vec::new() };
         let Some(session) = self.peers.get(&peer) else { return Vec::new() };
         let before = |writer: &Writer| session.writers.get(writer).map_or(0, |entry| entry.durable);
-        let risen = |writer: &Writer| {
-            let at = have.writers.binary_search_by(|entry| entry.writer.cmp(writer)).ok()?;
-            let (before, now) = (before(writer), have.writers[at].durable);
-            (before < now).then_some((*writer, before, now))
-        };
-        self.pulls.keys().filter_map(risen).collect()
+        let pulled = have.writers.iter().filter(|entry| self.pulls.contains_key(&entry.writer));
+        let risen = pulled.map(|entry| (entry.writer, before(&entry.writer), entry.durable));
+        risen.filter(|(_, before, now)| before < now).collect()
     }
 
     /// Whoever did not have what it was asked for, and says now that it has, is asked again; once a
@@ -268,7 +265,8 @@ impl Engine {
         let tried = self.tried.get(&writer).and_then(|tried| tried.get(&here));
         let is_vain = |(_, asked): &Vain| arrived.senders.is_subset(asked);
         let is_held = self.held(writer).any(|held| held == here) || tried.is_some_and(is_vain);
-        let admission = match self.admitting(writer).decide(&arrived.state) {
+        let admitting = self.admitting(writer, self.count_writers());
+        let admission = match admitting.decide(&arrived.state) {
             Admission::Newer | Admission::Equivocating | Admission::OwnUnknown if is_held => {
                 Admission::Known
             }
@@ -328,43 +326,53 @@ impl Engine {
     fn names_too_many(&self, signed: &SignedState) -> bool {
         let state = signed.state();
         state.vector.iter().any(|(writer, _)| !self.is_named(writer))
-            && self.admitting(state.writer).names_too_many(signed, &self.named())
+            && self
+                .admitting(state.writer, self.count_writers())
+                .names_too_many(signed, &self.named())
     }
 
-    /// Notes the states that `peer` has and that are not known here.
-    fn note_wishes(&mut self, peer: DeviceId) {
-        let Some(session) = self.peers.get(&peer) else { return };
-        let entries: Vec<HaveEntry> = session.writers.values().copied().collect();
-        for HaveEntry { writer, durable, .. } in entries {
-            if self.is_wanted(peer, writer, durable) {
+    /// Notes the states that `peer` has just said it has and that are not known here. What it said
+    /// before is not gone through again: a message that says little is little work.
+    fn note_wishes(&mut self, peer: DeviceId, entries: &[HaveEntry]) {
+        if entries.is_empty() {
+            return;
+        }
+        let writers = self.count_writers();
+        for &HaveEntry { writer, durable, .. } in entries {
+            if self.is_wanted(peer, (writer, durable), writers) {
                 self.wishes.heard(writer, self.now_ms);
             }
         }
     }
 
-    /// Whether `peer` is to be asked for a state that it says it has.
-    fn is_wanted(&self, peer: DeviceId, writer: Writer, revision: u64) -> bool {
+    /// Whether `peer` is to be asked for a state that it says it has, while `writers` are known.
+    fn is_wanted(&self, peer: DeviceId, (writer, revision): (Writer, u64), writers: usize) -> bool {
         let tried = self.tried.get(&writer).into_iter().flatten();
         let mut in_vain =
             tried.filter(|((of, _), (_, asked))| *of == revision && asked.contains(&peer));
         self.known(writer).is_none_or(|(known, _)| known < revision)
             && self.held(writer).all(|(held, _)| held != revision)
             && in_vain.next().is_none()
-            && self.admitting(writer).takes(writer)
+            && self.admitting(writer, writers).takes(writer)
     }
 
     /// Where the state to come of a writer cannot be finished, an older one is wished for that
     /// others have joined.
     pub(super) fn wish_for_older(&mut self) {
         let stuck = self.pulls.keys().copied().filter(|&writer| self.is_stuck(writer));
+        let stuck: Vec<_> = stuck.collect();
+        if stuck.is_empty() {
+            return;
+        }
+        let writers = self.count_writers();
         let has_older = |writer: &Writer| {
             let mut open = self.peers.iter().filter(|(_, session)| session.is_open());
             open.any(|(&peer, session)| {
                 let entry = session.writers.get(writer);
-                entry.is_some_and(|entry| self.is_wanted(peer, *writer, entry.durable))
+                entry.is_some_and(|it| self.is_wanted(peer, (*writer, it.durable), writers))
             })
         };
-        let wished: Vec<_> = stuck.filter(has_older).collect();
+        let wished: Vec<_> = stuck.into_iter().filter(has_older).collect();
         for writer in wished {
             self.wishes.heard(writer, self.now_ms);
         }
@@ -375,11 +383,13 @@ impl Engine {
             return;
         }
         let mut wishes = std::mem::take(&mut self.wishes);
+        let writers = self.count_writers();
         let asks = wishes.due(self.now_ms, |writer, named| {
             let open = self.peers.iter().filter(|(_, session)| session.is_open());
             let having = open.filter(|(device, session)| {
                 let entry = session.writers.get(&writer);
-                let is_wanted = |it: &HaveEntry| self.is_wanted(**device, writer, it.durable);
+                let is_wanted =
+                    |it: &HaveEntry| self.is_wanted(**device, (writer, it.durable), writers);
                 let has_newer = entry.is_some_and(is_wanted);
                 has_newer || named == Some(**device)
             });

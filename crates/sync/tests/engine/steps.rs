@@ -6,7 +6,7 @@ use ark_sync::{
 };
 use ed25519_dalek::SigningKey;
 
-use crate::alone::{Alone, writer};
+use crate::alone::{Alone, remote, writer};
 
 #[test]
 fn a_failure_of_staging_that_is_told_late_forgets_no_join() {
@@ -120,6 +120,33 @@ fn one_device_does_not_use_up_the_writers_of_a_repo() {
     );
     let newer = alone.state(7, 2);
     assert_eq!(alone.send(&newer), [Effect::Stage { state: newer, replacing: false }]);
+}
+
+#[test]
+fn a_change_that_names_nothing_has_nothing_gone_through_again() {
+    let mut alone = Alone::new();
+    let absent = SigningKey::from_bytes(&[9; 32]);
+    let entry = |revision| HaveEntry { writer: writer(&absent, 1), durable: revision, applied: 0 };
+    let have = |writers| Have { writers, scanned: true };
+    let asks = |alone: &mut Alone| {
+        alone.now_ms += 1_000;
+        let effects = alone.feed(Input::Timer);
+        effects.iter().any(|effect| {
+            matches!(effect, Effect::Send { message: Message::WantStates(of), .. }
+                if *of == [writer(&absent, 1)])
+        })
+    };
+    // Nobody lists its writer yet.
+    alone.say(Message::Have(have(vec![entry(1)])));
+    assert!(!asks(&mut alone));
+    let devices = [&alone.key, &absent].map(|key| writer(key, 1).device);
+    let remotes = devices.map(|device| (device, remote("one")));
+    alone.feed(Input::Listed { remotes: remotes.into() });
+    // The summary that was sent brings it.
+    alone.say(Message::HaveChanged(have(Vec::new())));
+    assert!(!asks(&mut alone), "what was said before is gone through again");
+    alone.say(Message::HaveChanged(have(vec![entry(2)])));
+    assert!(asks(&mut alone));
 }
 
 #[test]
