@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ark_core::DeviceId;
+use ark_core::{DeviceId, Writer};
 
 use super::{Engine, Remote};
 use crate::admission::may_write;
@@ -37,8 +37,13 @@ impl Engine {
         self.check_roles();
     }
 
-    /// What is to come of those that may write no more is not waited for; only what the store is
-    /// joining at this moment.
+    /// Whether a writer's device may write no more.
+    pub(super) fn is_dropped(&self, writer: Writer) -> bool {
+        !may_write(self.options.writer.device, &self.options.remotes, writer.device)
+    }
+
+    /// What is to come of those that may write no more is not waited for; only for the answer of
+    /// the store, where it is joining at this moment, or saying what is missing.
     fn drop_pulls(&mut self) {
         let (own, remotes) = (self.options.writer.device, &self.options.remotes);
         let is_dropped = |device| !may_write(own, remotes, device);

@@ -240,8 +240,10 @@ impl Engine {
         if pull.phase != Phase::Joining {
             return;
         }
+        let is_dropped = self.is_dropped(writer);
         match outcome {
             JoinOutcome::Joined(state) => self.joined(writer, state),
+            JoinOutcome::Missing(_) if is_dropped => drop(self.finish(writer)),
             JoinOutcome::Missing(links) => self.still_missing(writer, links),
             JoinOutcome::NothingStaged { joined } => self.not_staged(writer, joined),
             JoinOutcome::Invalid { link, reason } => {
@@ -339,6 +341,9 @@ impl Engine {
         };
         if fits {
             pull.phase = Phase::Failed(step);
+            if self.is_dropped(writer) {
+                self.finish(writer);
+            }
         }
     }
 

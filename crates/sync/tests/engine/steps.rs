@@ -2,7 +2,8 @@
 
 use ark_core::{DeviceId, Incarnation, Link, ObjectId, SignedState, Writer};
 use ark_sync::{
-    Effect, Have, HaveEntry, Input, JoinOutcome, MAX_WANTED, Message, StageOutcome, StoreStep,
+    Effect, Have, HaveEntry, Input, JoinOutcome, MAX_WANTED, Message, Remote, Role, StageOutcome,
+    StoreStep,
 };
 use ed25519_dalek::SigningKey;
 
@@ -147,6 +148,65 @@ fn a_change_that_names_nothing_has_nothing_gone_through_again() {
     assert!(!asks(&mut alone), "what was said before is gone through again");
     alone.say(Message::HaveChanged(have(vec![entry(2)])));
     assert!(asks(&mut alone));
+}
+
+/// A pull of the remote's first state, which lacks its head and has asked for it; the writer.
+fn pulling(alone: &mut Alone) -> Writer {
+    let state = alone.state(1, 1);
+    let writer = state.state().writer;
+    alone.send(&state);
+    let missing = state.state().head_links();
+    let effects = alone.feed(Input::Staged { writer, outcome: StageOutcome::Staged { missing } });
+    assert!(effects.iter().any(is_request), "{effects:?}");
+    writer
+}
+
+fn is_request(effect: &Effect) -> bool {
+    matches!(effect, Effect::Request { .. })
+}
+
+/// Lists the remote of the test alone, in this role.
+fn list(alone: &mut Alone, role: Role) -> Vec<Effect> {
+    let one = Remote { role, ..remote("puppet") };
+    let remotes = [(writer(&alone.key, 1).device, one)].into();
+    alone.feed(Input::Listed { remotes })
+}
+
+#[test]
+fn who_may_write_no_more_is_not_pulled_on_when_the_store_answers() {
+    let head = Link::snapshot(ObjectId::of(&[]));
+    let results: [fn(Writer) -> Input; 2] = [
+        |writer| {
+            let missing = (0..9_u8).map(|n| Link::raw(ObjectId::of(&[n]))).collect();
+            Input::JoinResult { writer, outcome: JoinOutcome::Missing(missing) }
+        },
+        |writer| {
+            let step = StoreStep::Join { writer };
+            Input::StoreFailed { step, reason: "no space".to_owned() }
+        },
+    ];
+    for result in results {
+        let mut alone = Alone::warm();
+        let writer = pulling(&mut alone);
+        assert!(alone.feed(Input::Found { links: vec![head] }).contains(&Effect::Join { writer }));
+        list(&mut alone, Role::Reader);
+        let effects = alone.feed(result(writer));
+        assert!(effects.iter().all(|it| matches!(it, Effect::Problem(_))), "{effects:?}");
+        assert_eq!(alone.engine.view().staged, 0);
+        alone.now_ms += 60_000;
+        let is_at_work = |it: &Effect| matches!(it, Effect::Join { .. } | Effect::Request { .. });
+        assert!(!alone.feed(Input::Timer).iter().any(is_at_work));
+        assert_eq!(alone.engine.view().missing.objects, 0);
+    }
+    // What is whole is joined, and who may write again by then is pulled on.
+    let mut alone = Alone::warm();
+    let writer = pulling(&mut alone);
+    alone.feed(Input::Found { links: vec![head] });
+    list(&mut alone, Role::Reader);
+    list(&mut alone, Role::Peer);
+    let outcome = JoinOutcome::Missing(vec![Link::raw(ObjectId::of(&[1]))]);
+    let effects = alone.feed(Input::JoinResult { writer, outcome });
+    assert!(effects.iter().any(is_request), "{effects:?}");
 }
 
 #[test]
