@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use ark_core::{DeviceId, TopicId, Writer};
 use ark_sync::View;
+use iroh::address_lookup::EndpointInfo;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::{EndpointAddr, EndpointId, TransportAddr, Watcher};
 use n0_future::StreamExt;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -137,12 +138,7 @@ impl Net {
             peer.life.end.cancel();
             shared.access.cut(*device);
         }
-        for id in known.iter().filter_map(|device| EndpointId::from_bytes(device.as_bytes()).ok()) {
-            self.hints.remove_endpoint_info(id);
-        }
-        for hint in hints {
-            self.hints.set_endpoint_info(hint);
-        }
+        let moved = self.take_hints(&known, hints);
         let ends = async {
             for (_, repo) in &ended {
                 repo.life.ended().await;
@@ -162,8 +158,29 @@ impl Net {
         }
         let pasts = peers.iter().map(|(device, peer)| (*device, peer.board.past())).collect();
         self.begin(repos, pasts);
+        for peer in moved.iter().filter_map(|device| self.shared.peers.get(device)) {
+            peer.moved.notify_one();
+        }
         self.bell.ring();
         Ok(())
+    }
+
+    /// Takes up where devices are, in the place of what was said of those `known` before. Those of
+    /// them of whom something else is said now.
+    fn take_hints(&self, known: &[DeviceId], hints: Vec<EndpointAddr>) -> Vec<DeviceId> {
+        let mut moved = Vec::new();
+        for &device in known {
+            let Ok(id) = EndpointId::from_bytes(device.as_bytes()) else { continue };
+            let before = self.hints.remove_endpoint_info(id);
+            let now = hints.iter().find(|hint| hint.id == id);
+            if before.map(EndpointInfo::into_endpoint_addr).as_ref() != now {
+                moved.push(device);
+            }
+        }
+        for hint in hints {
+            self.hints.set_endpoint_info(hint);
+        }
+        moved
     }
 
     /// Begins what does not run yet, and shows all of it.
@@ -189,6 +206,7 @@ impl Net {
         }
         self.board.list(boards);
     }
+
     /// Per writer the revision that is applied to the folder of `topic` here, to be told to the
     /// remotes. Writers that are not named keep theirs.
     pub fn applied(&self, topic: TopicId, applied: BTreeMap<Writer, u64>) {
@@ -392,6 +410,7 @@ impl Net {
             allowances: Mutex::default(),
             accepted,
             listing,
+            moved: Notify::new(),
             life: Life::within(&shared.cancel),
         });
         shared.peers.add(device, handle.clone());
@@ -420,4 +439,35 @@ fn watch_network(shared: &Arc<Shared>) -> watch::Receiver<()> {
         }
     });
     network
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh::SecretKey;
+
+    use super::*;
+    use crate::options::Relay;
+
+    #[tokio::test]
+    async fn who_is_said_to_be_elsewhere_is_told_from_who_is_not() {
+        let options = Options {
+            secret_key: SecretKey::generate(),
+            bind: vec!["127.0.0.1:0".parse().unwrap()],
+            relay: Relay::Disabled,
+            discovery: Vec::new(),
+            port_mapping: false,
+            enumerate_threshold: crate::DEFAULT_ENUMERATE_THRESHOLD,
+            lose_gossip: false,
+        };
+        let net = Net::start(options, Vec::new(), Past::default()).await.unwrap();
+        let [here, there, new] = [1, 2, 3].map(|_| SecretKey::generate().public());
+        let at = |id, port: u16| EndpointAddr::new(id).with_ip_addr(([127, 0, 0, 1], port).into());
+        let known = [here, there].map(|id| DeviceId::from_bytes(*id.as_bytes()));
+        assert_eq!(net.take_hints(&[], vec![at(here, 1)]), []);
+        assert_eq!(net.take_hints(&known, vec![at(here, 1), at(there, 2), at(new, 3)]), known[1..]);
+        assert_eq!(net.take_hints(&known, vec![at(here, 2), at(there, 2)]), known[..1]);
+        assert_eq!(net.take_hints(&known, vec![at(here, 2), at(there, 2)]), []);
+        assert_eq!(net.take_hints(&known, vec![at(there, 2)]), known[..1]);
+        net.shutdown().await;
+    }
 }

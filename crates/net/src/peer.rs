@@ -99,8 +99,12 @@ impl Peer {
                 () = sleep_until(self.next_dial), if may_dial => self.start_dial(),
                 Ok(()) = network.changed() => {
                     // This machine came to another network: waiting has lost its reason.
-                    self.backoff = Backoff::new();
-                    self.next_dial = Instant::now();
+                    self.dial_soon();
+                }
+                () = self.handle.moved.notified() => {
+                    // So has a dial that is under way: it does not know of the other place.
+                    self.dial = None;
+                    self.dial_soon();
                 }
                 Some(result) = self.sessions.join_next_with_id() => {
                     self.session_ended(result.map(|(id, ())| id));
@@ -127,6 +131,12 @@ impl Peer {
         }
         self.sessions.shutdown().await;
         self.handle.board.disconnected();
+    }
+
+    /// Dials at once, where no connection stands.
+    fn dial_soon(&mut self) {
+        self.backoff = Backoff::new();
+        self.next_dial = Instant::now();
     }
 
     fn start_dial(&mut self) {
@@ -221,5 +231,106 @@ async fn dialled(dial: &mut Option<Dial>) -> Result<Connection, String> {
     match dial {
         Some(dial) => dial.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use ark_core::TopicId;
+    use iroh::SecretKey;
+    use iroh::address_lookup::memory::MemoryLookup;
+    use tokio::sync::{Notify, Semaphore};
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::access::Access;
+    use crate::board::{Bell, PeerBoard, PeerPast};
+    use crate::endpoint;
+    use crate::lane::Lane;
+    use crate::options::{Options, Relay};
+    use crate::shared::{Handles, Life, Listing};
+
+    /// Guards against waiting forever; nothing is asserted about time.
+    const GUARD: Duration = Duration::from_mins(3);
+    /// What nobody waits for.
+    const NEVER: Duration = Duration::from_hours(24);
+
+    /// An endpoint that lets nobody but `device` in.
+    async fn open(
+        key: &SecretKey,
+        device: DeviceId,
+    ) -> (iroh::Endpoint, Arc<Access>, MemoryLookup) {
+        let options = Options {
+            secret_key: key.clone(),
+            bind: vec!["127.0.0.1:0".parse().unwrap()],
+            relay: Relay::Disabled,
+            discovery: Vec::new(),
+            port_mapping: false,
+            enumerate_threshold: crate::DEFAULT_ENUMERATE_THRESHOLD,
+            lose_gossip: false,
+        };
+        let access = Arc::new(Access::new(Vec::new(), Bell::new()));
+        access.list([(TopicId::derive("x", None), vec![device])]);
+        let hints = MemoryLookup::new();
+        (endpoint::open(&options, &access, hints.clone()).await.unwrap(), access, hints)
+    }
+
+    #[tokio::test]
+    async fn who_is_elsewhere_is_dialled_there_whatever_is_waited_for() {
+        let [here, there] = [1, 2].map(|_| SecretKey::generate());
+        let [id, device] =
+            [&here, &there].map(|key| DeviceId::from_bytes(*key.public().as_bytes()));
+        let (endpoint, access, hints) = open(&here, device).await;
+        let (other, ..) = open(&there, id).await;
+        let cancel = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            device: id,
+            endpoint: endpoint.clone(),
+            access,
+            peers: Handles::new(),
+            repos: Handles::new(),
+            cancel: cancel.clone(),
+            tasks: TaskTracker::new(),
+            reconcilers: Arc::new(Semaphore::new(1)),
+            enumerate_threshold: crate::DEFAULT_ENUMERATE_THRESHOLD,
+            lose_gossip: false,
+        });
+        let board = PeerBoard::new(device, String::new(), PeerPast::default(), Bell::new());
+        let (accepted, queue) = mpsc::channel(ACCEPTED_CAPACITY);
+        let handle = Arc::new(PeerHandle {
+            board: Arc::new(board),
+            lane: Arc::new(Lane::new(device, endpoint.clone())),
+            allowances: Mutex::default(),
+            accepted,
+            listing: Listing::default(),
+            moved: Notify::new(),
+            life: Life::within(&cancel),
+        });
+        // One dial hangs, and the next is far off.
+        let peer = Peer {
+            shared,
+            device,
+            handle: handle.clone(),
+            current: None,
+            dial: Some(Box::pin(std::future::pending())),
+            dial_since: Instant::now(),
+            next_dial: Instant::now() + NEVER,
+            backoff: Backoff::new(),
+            sessions: JoinSet::new(),
+        };
+        let (_network, changes) = watch::channel(());
+        let task = tokio::spawn(peer.run(queue, changes));
+        let addr = other.bound_sockets()[0];
+        hints.set_endpoint_info(iroh::EndpointAddr::new(there.public()).with_ip_addr(addr));
+        handle.moved.notify_one();
+        let dialled = timeout(GUARD, other.accept()).await.expect("it is dialled");
+        assert!(dialled.is_some());
+        cancel.cancel();
+        timeout(GUARD, task).await.expect("it ends").unwrap();
+        endpoint.close().await;
+        other.close().await;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use ark_core::{DeviceId, TopicId};
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, VarInt};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,6 +76,8 @@ pub(crate) struct PeerHandle {
     pub(crate) accepted: mpsc::Sender<Connection>,
     /// How the config lists it.
     pub(crate) listing: Listing,
+    /// Rung when the config says that it is elsewhere.
+    pub(crate) moved: Notify,
     /// Ends the task.
     pub(crate) life: Life,
 }

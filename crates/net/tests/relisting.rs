@@ -77,6 +77,29 @@ async fn who_stays_listed_stays_connected_while_others_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_corrected_address_is_dialled() {
+    log();
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (mut a, mut b) = (Device::new("a"), Device::new("b"));
+    // The second does not know where the first is.
+    b.share("repo", &[&a]);
+    let on_b = b.start().await;
+    let addr = b.addr();
+    b.listens_on(silent.local_addr().unwrap());
+    a.share("repo", &[&b]);
+    let mut on_a = a.start().await;
+    b.listens_on(addr);
+    a.unshare("repo").share("repo", &[&b]);
+    a.relist(&mut on_a).await;
+    on_a.until_met("repo", b.id()).await;
+    on_b.until_met("repo", a.id()).await;
+    assert_in_step(&on_a, &on_b, 10).await;
+    for running in [on_a, on_b] {
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_listed_for_more_is_met_anew() {
     log();
     let (mut a, mut b) = (Device::new("a"), Device::new("b"));
