@@ -59,6 +59,17 @@ pub(crate) fn gossip_alpn(topic: TopicId) -> Vec<u8> {
     alpn
 }
 
+/// Whether a connection may stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Admitted {
+    /// It may.
+    Yes,
+    /// Its device is not listed, or not for the repo that it asks for.
+    NotListed,
+    /// Its device has too many.
+    TooMany,
+}
+
 /// The lists of the config, by device and by ALPN.
 #[derive(Debug, Default)]
 struct Lists {
@@ -144,17 +155,23 @@ impl Access {
         }
     }
 
-    /// Counts a connection with a listed device in; `false` if it has too many.
-    fn count_in(&self, device: DeviceId, connection: &Connection) -> bool {
+    /// Counts a connection in, where it may stand.
+    fn admit(&self, connection: &Connection) -> Admitted {
+        let device = DeviceId::from_bytes(*connection.remote_id().as_bytes());
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock: lists change before [`Access::cut`] takes it, so that each
+        // connection is seen by one of the two.
+        if !self.may_connect(device, connection.alpn()) {
+            return Admitted::NotListed;
+        }
         let handles = standing.entry(device).or_default();
         let is_open = |connection: Connection| connection.close_reason().is_none();
         handles.retain(|handle| handle.upgrade().is_some_and(is_open));
-        let room = handles.len() < MAX_CONNECTIONS;
-        if room {
-            handles.push(connection.weak_handle());
+        if handles.len() == MAX_CONNECTIONS {
+            return Admitted::TooMany;
         }
-        room
+        handles.push(connection.weak_handle());
+        Admitted::Yes
     }
 
     /// The devices refused so far, latest last.
@@ -198,28 +215,31 @@ impl EndpointHooks for Gate {
     }
 
     async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
-        let device = DeviceId::from_bytes(*connection.remote_id().as_bytes());
-        if self.0.may_connect(device, connection.alpn()) {
-            if self.0.count_in(device, connection) {
-                return AfterHandshakeOutcome::Accept;
+        let reject = |error_code, reason: &[u8]| AfterHandshakeOutcome::Reject {
+            error_code,
+            reason: reason.to_vec(),
+        };
+        match self.0.admit(connection) {
+            Admitted::Yes => AfterHandshakeOutcome::Accept,
+            Admitted::TooMany => reject(CODE_TOO_MANY, b"too many connections"),
+            Admitted::NotListed => {
+                // A listed device that asks for a repo that does not list it is no news to show
+                // as refused: the peers' repos in the status say it.
+                let device = DeviceId::from_bytes(*connection.remote_id().as_bytes());
+                if !self.0.is_listed(device) {
+                    self.0.refuse(device);
+                }
+                reject(CODE_NOT_LISTED, REASON_NOT_LISTED)
             }
-            let reason = b"too many connections".to_vec();
-            return AfterHandshakeOutcome::Reject { error_code: CODE_TOO_MANY, reason };
-        }
-        // A listed device that asks for a repo that does not list it is no news to show as
-        // refused: the peers' repos in the status say it.
-        if !self.0.is_listed(device) {
-            self.0.refuse(device);
-        }
-        AfterHandshakeOutcome::Reject {
-            error_code: CODE_NOT_LISTED,
-            reason: REASON_NOT_LISTED.to_vec(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use iroh::Endpoint;
+    use iroh::endpoint::{PortmapperConfig, presets};
+
     use super::*;
 
     fn device(n: u8) -> DeviceId {
@@ -237,6 +257,41 @@ mod tests {
         assert!(access.may_connect(device(1), &gossip_alpn(x)));
         assert!(!access.may_connect(device(1), &gossip_alpn(y)));
         assert!(!access.may_connect(device(3), OBJECTS_ALPN));
+    }
+
+    #[tokio::test]
+    async fn lists_that_change_in_a_handshake_leave_no_connection_behind() {
+        let open = async || {
+            let builder = Endpoint::builder(presets::Minimal)
+                .alpns(vec![SYNC_ALPN.to_vec()])
+                .portmapper_config(PortmapperConfig::Disabled)
+                .clear_ip_transports();
+            builder.bind_addr("127.0.0.1:0").unwrap().bind().await.unwrap()
+        };
+        let (here, there) = (open().await, open().await);
+        let addr = EndpointAddr::new(here.id()).with_ip_addr(here.bound_sockets()[0]);
+        let (dialled, accepted) = tokio::join!(there.connect(addr, SYNC_ALPN), async {
+            here.accept().await.unwrap().accept().unwrap().await
+        });
+        let (_dialled, connection) = (dialled.unwrap(), accepted.unwrap());
+
+        let access = Access::new(Vec::new(), Bell::new());
+        let device = DeviceId::from_bytes(*there.id().as_bytes());
+        let listed = || [(TopicId::derive("x", None), vec![device])];
+        access.list(listed());
+        assert!(access.may_connect(device, SYNC_ALPN), "it was asked before, too");
+        access.list([]);
+        access.cut(device);
+        assert_eq!(access.admit(&connection), Admitted::NotListed);
+        assert!(connection.close_reason().is_none(), "that is for who asked");
+
+        access.list(listed());
+        assert_eq!(access.admit(&connection), Admitted::Yes);
+        access.list([]);
+        access.cut(device);
+        assert!(connection.close_reason().is_some());
+        here.close().await;
+        there.close().await;
     }
 
     #[test]
