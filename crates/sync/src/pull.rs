@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ark_core::{DeviceId, Dot, Link, ObjectId, SignedState};
 
-use crate::fetcher::{LaneId, Moment};
+use crate::fetcher::{LaneId, Moment, STALL_MS};
 use crate::view::Amount;
 
 /// A state that came.
@@ -152,6 +152,15 @@ impl Pull {
     /// Whether it is known that something is missing for it.
     pub(crate) fn lacks(&self) -> bool {
         matches!(self.phase, Phase::Waiting(_) | Phase::Pulling)
+    }
+
+    /// Whether nothing comes for it: by its lane, or because somebody was asked in vain. What waits
+    /// for a lane, or for another pull, gets on with that.
+    pub(crate) fn is_stalled(&self, now_ms: u64) -> bool {
+        match self.lane {
+            Some(_) => now_ms >= self.progressed_ms.saturating_add(STALL_MS),
+            None => self.vain.is_some(),
+        }
     }
 
     /// How much its writer has taken in, to compare it with others by.

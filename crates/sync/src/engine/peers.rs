@@ -467,7 +467,7 @@ impl Engine {
             return;
         }
         if self.safety_ms.is_some() {
-            self.reconcile_unfinished();
+            self.reconcile_stalled();
             self.send_summaries();
             // All of it once more.
             for told in self.peers.values_mut().filter_map(Peer::told) {

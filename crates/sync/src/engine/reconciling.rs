@@ -7,7 +7,8 @@
 //! A peer that had nothing newer to send when it connected is in step, and what comes later is the
 //! normal flow, which needs none. (After a lag nothing says that all was sent: a state that comes
 //! later on the stream begins one then, for some hundred bytes.) By the slow timer what is lacking
-//! is reconciled at once, and nothing is due afterwards.
+//! and does not get on is reconciled at once, and nothing is due afterwards: a session names all that
+//! differs, which for a long pull that gets on is all of it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -149,26 +150,28 @@ impl Engine {
     /// those are marked. What was staged before is not sent again, and is reconciled, too.
     pub(super) fn compared(&mut self, peer: DeviceId) {
         if self.reconciling.is_due(peer) {
-            self.reconcile_lacking(peer);
+            self.reconcile_lacking(peer, |_| true);
         }
         self.reconciling.settled(peer);
     }
 
-    /// What is lacking still is reconciled with all who have it.
-    pub(super) fn reconcile_unfinished(&mut self) {
+    /// What is lacking still, and for which nothing comes, is reconciled with all who have it.
+    pub(super) fn reconcile_stalled(&mut self) {
+        let now_ms = self.now_ms;
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.reconcile_lacking(peer);
+            self.reconcile_lacking(peer, |pull| pull.is_stalled(now_ms));
         }
     }
 
-    /// Begins one where the peer says that it has a state that lacks something here.
-    fn reconcile_lacking(&mut self, peer: DeviceId) {
+    /// Begins one where the peer says that it has a state that lacks something here, and is meant.
+    fn reconcile_lacking(&mut self, peer: DeviceId, is_meant: impl Fn(&Pull) -> bool) {
         let has = |writer: &Writer, pull: &Pull| {
             let revision = pull.current.state.state().revision;
             self.peers.get(&peer).is_some_and(|it| it.has(*writer, revision))
         };
         let mut pulls = self.pulls.iter();
-        if !self.cold && pulls.any(|(writer, pull)| pull.lacks() && has(writer, pull)) {
+        let is_lacking = |pull: &Pull| pull.lacks() && is_meant(pull);
+        if !self.cold && pulls.any(|(writer, pull)| is_lacking(pull) && has(writer, pull)) {
             self.reconcile(peer);
         }
     }

@@ -2,7 +2,8 @@
 
 use ark_core::{Link, ObjectId};
 use ark_sync::{
-    Effect, Input, JoinOutcome, MAX_WANTED, Message, Reconciliation, StageOutcome, Violation,
+    Effect, Have, HaveEntry, Input, JoinOutcome, MAX_WANTED, Message, Reconciliation, StageOutcome,
+    Violation,
 };
 
 use crate::alone::{Alone, writer};
@@ -121,6 +122,35 @@ fn it_is_due_after_a_lag_and_begun_by_the_slow_timer_where_something_is_lacking(
     world.run(15 * 60 * SECOND_MS);
     world.converged().unwrap();
     assert_eq!(begun(&world), [0, 2]);
+}
+
+#[test]
+fn a_long_pull_is_reconciled_by_the_slow_timer_only_where_it_stands_still() {
+    let mut alone = Alone::warm();
+    let writer = writer(&alone.key, 1);
+    let entry = HaveEntry { writer, durable: 1, applied: 0 };
+    alone.say(Message::Have(Have { writers: vec![entry], scanned: true }));
+    let state = alone.state(1, 1);
+    alone.send(&state);
+    let missing = invented(1_000).into_iter().map(|link| Link::directory(link.id)).collect();
+    let outcome = StageOutcome::Staged { missing };
+    let mut begun = reconciles(&alone.feed(Input::Staged { writer, outcome }));
+    // An object in six seconds, for twenty minutes.
+    let asked = alone.asked.clone();
+    let each = asked.iter().flat_map(|(id, links)| links.iter().map(|link| (*id, *link)));
+    for (request, link) in each.take(200) {
+        alone.now_ms += 6_000;
+        let received = vec![(link, 1_000)];
+        let (next, rejected) = (Vec::new(), Vec::new());
+        begun |= reconciles(&alone.feed(Input::Stored { request, received, next, rejected }));
+    }
+    assert_eq!(alone.engine.view().missing.objects, 800);
+    assert!(!begun, "it gets on");
+    for _ in 0..100 {
+        alone.now_ms += 6_000;
+        begun |= reconciles(&alone.feed(Input::Timer));
+    }
+    assert!(begun, "it stands still");
 }
 
 #[test]
