@@ -391,6 +391,10 @@ impl Driver {
                 let task = outcome::stage(self.options.repo.clone(), state, replacing);
                 self.spawn(async move { Some(Done::Input(task.await)) });
             }
+            Effect::Abandon { writer } => {
+                let task = outcome::abandon(self.options.repo.clone(), writer);
+                self.spawn(async move { Some(Done::Input(task.await)) });
+            }
             Effect::Join { writer } => {
                 let task = outcome::join(self.options.repo.clone(), writer);
                 self.spawn(async move { Some(Done::Input(task.await)) });

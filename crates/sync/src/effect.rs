@@ -40,8 +40,13 @@ pub enum Effect {
     Stage {
         /// The state.
         state: SignedState,
-        /// Whether the writer's staged state is abandoned first.
+        /// Whether all that is staged of the writer is abandoned first.
         replacing: bool,
+    },
+    /// Drop all that is staged of a writer: [`Input::Abandoned`](crate::Input::Abandoned).
+    Abandon {
+        /// Whose.
+        writer: Writer,
     },
     /// Join the staged state of a writer: [`Input::JoinResult`](crate::Input::JoinResult).
     Join {

@@ -109,6 +109,8 @@ pub struct Engine {
     options: EngineOptions,
     joined: BTreeMap<Writer, SignedState>,
     pulls: BTreeMap<Writer, Pull>,
+    /// Writers that may write no more, and of which something may still be staged.
+    leaving: BTreeMap<Writer, Leaving>,
     /// States that the store will not take again, by writer: revision and hash of the newest.
     dead: BTreeMap<Writer, (u64, ObjectId)>,
     /// Who was asked in vain for states that others were taken in the place of, by writer.
@@ -138,6 +140,15 @@ pub struct Engine {
     effects: Vec<Effect>,
 }
 
+/// Whether the store was told to drop what it has staged of a writer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Leaving {
+    /// It is to be told.
+    Due,
+    /// It was, and has not answered.
+    Told,
+}
+
 /// A state's place among those of its writer: the greater stands.
 fn place(state: &SignedState) -> (u64, ObjectId) {
     (state.state().revision, state.hash())
@@ -153,13 +164,15 @@ impl Engine {
         let own = options.writer.device;
         let may_write = |device| may_write(own, &options.remotes, device);
         // Who may write no more is not listened to, though a state of it was.
-        let staged = known.staged.into_iter().filter(|it| may_write(it.state().writer.device));
-        let resumed: BTreeMap<_, _> =
-            staged.map(|state| (state.state().writer, Pull::resumed(state))).collect();
+        let (staged, dropped): (Vec<_>, Vec<_>) =
+            known.staged.into_iter().partition(|it| may_write(it.state().writer.device));
+        let resumed = staged.into_iter().map(|state| (state.state().writer, Pull::resumed(state)));
+        let leaving = dropped.iter().map(|state| (state.state().writer, Leaving::Due));
         let peers = options.remotes.keys().map(|&device| (device, Peer::default())).collect();
         Self {
             joined,
-            pulls: resumed,
+            pulls: resumed.collect(),
+            leaving: leaving.collect(),
             dead: BTreeMap::new(),
             tried: BTreeMap::new(),
             forgiven: BTreeSet::new(),
@@ -239,6 +252,7 @@ impl Engine {
             Input::Found { links } => self.fetcher.found(&links),
             Input::RequestEnded { request, missing } => self.fetcher.ended(request, &missing),
             Input::RequestFailed { request, failure } => self.request_failed(request, failure),
+            Input::Abandoned { writer } => self.abandoned(writer),
             Input::JoinResult { writer, outcome } => self.join_result(writer, outcome),
             Input::StoreFailed { step, reason } => self.store_failed(step, reason),
             Input::Applied { revisions } => {

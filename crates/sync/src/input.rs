@@ -99,6 +99,11 @@ pub enum Input {
         /// Whose fault it is.
         failure: Failure,
     },
+    /// Result of [`Effect::Abandon`](crate::Effect::Abandon): nothing of the writer is staged.
+    Abandoned {
+        /// As in the effect.
+        writer: Writer,
+    },
     /// Result of [`Effect::Join`](crate::Effect::Join).
     JoinResult {
         /// As in the effect.
@@ -257,6 +262,11 @@ pub enum StoreStep {
     Receive {
         /// The request.
         request: RequestId,
+    },
+    /// [`Effect::Abandon`](crate::Effect::Abandon).
+    Abandon {
+        /// As in the effect.
+        writer: Writer,
     },
     /// [`Effect::Join`](crate::Effect::Join).
     Join {

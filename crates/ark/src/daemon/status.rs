@@ -161,9 +161,10 @@ fn state(
     let held = wait::revisions(&states, |writer| repo.counts(writer));
     let is_alone = shared.is_none_or(|shared| shared.remotes.iter().all(|it| !it.connected));
     let is_lacking = shared.is_some_and(|shared| shared.behind != Behind::default());
-    let is_incomplete = !states.staged.is_empty() || is_lacking;
-    let is_moving =
-        shared.is_some_and(|shared| is_moving(held, states.staged.keys().copied(), shared));
+    // What is staged of who may write no more is about to be dropped.
+    let staged = || states.staged.keys().copied().filter(|&writer| repo.counts(writer));
+    let is_incomplete = staged().next().is_some() || is_lacking;
+    let is_moving = shared.is_some_and(|shared| is_moving(held, staged(), shared));
     let is_unapplied = |folder: &FolderStatus| {
         let applied = |writer| folder.applied.get(writer).copied().unwrap_or(0);
         states.joined.iter().any(|(writer, state)| applied(writer) < state.state().revision)

@@ -18,12 +18,26 @@ pub(super) async fn lookup(repo: Repo, writer: Writer, revision: u64, links: Vec
     }
 }
 
-/// Stages a state; if `replacing`, in the place of the one that is staged.
+/// Drops all that is staged of a writer.
+pub(super) async fn abandon(repo: Repo, writer: Writer) -> Input {
+    match clear(&repo, writer).await {
+        Ok(()) => Input::Abandoned { writer },
+        Err(error) => failed(StoreStep::Abandon { writer }, &error),
+    }
+}
+
+/// Drops what is staged of a writer, and what waited behind that, which is staged in its place.
+async fn clear(repo: &Repo, writer: Writer) -> Result<(), PullError> {
+    while repo.abandon(writer).await?.is_some() {}
+    Ok(())
+}
+
+/// Stages a state; if `replacing`, in the place of all that is staged.
 pub(super) async fn stage(repo: Repo, state: SignedState, replacing: bool) -> Input {
     let writer = state.state().writer;
     let result = async {
         if replacing {
-            repo.abandon(writer).await?;
+            clear(&repo, writer).await?;
         }
         let staged = repo.stage(state.clone()).await?;
         known_as_staged(&repo, &state, staged).await

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use ark_core::{DeviceId, Writer};
 
-use super::{Engine, Remote};
+use super::{Engine, Leaving, Remote};
 use crate::admission::may_write;
+use crate::effect::Effect;
 use crate::message::Message;
 use crate::pull::Phase;
 use crate::view::Problem;
@@ -43,22 +44,50 @@ impl Engine {
     }
 
     /// What is to come of those that may write no more is not waited for; only for the answer of
-    /// the store, where it is joining at this moment, or saying what is missing.
+    /// the store, where it is staging or joining at this moment, or saying what is missing.
     fn drop_pulls(&mut self) {
-        let (own, remotes) = (self.options.writer.device, &self.options.remotes);
-        let is_dropped = |device| !may_write(own, remotes, device);
-        let mut lanes = Vec::new();
-        self.pulls.retain(|writer, pull| {
-            let is_kept = pull.phase == Phase::Joining || !is_dropped(writer.device);
-            if is_kept && is_dropped(writer.device) {
-                (pull.next, pull.shelved) = (None, None);
-            } else if !is_kept {
-                lanes.extend(pull.lane);
+        let pulled = self.pulls.keys().copied();
+        for writer in pulled.filter(|&writer| self.is_dropped(writer)).collect::<Vec<_>>() {
+            match self.pulls.get_mut(&writer) {
+                Some(pull) if matches!(pull.phase, Phase::Staging { .. } | Phase::Joining) => {
+                    (pull.next, pull.shelved) = (None, None);
+                    if let Some(lane) = pull.lane.take() {
+                        self.fetcher.close(lane);
+                    }
+                }
+                _ => self.let_go(writer),
             }
-            is_kept
-        });
-        for lane in lanes {
+        }
+    }
+
+    /// Waits no more for what is to come of a writer, and has the store drop it: otherwise it would
+    /// finish that first where the writer is listed again and has made a newer one. The store does
+    /// nothing else for the writer at this moment.
+    pub(super) fn let_go(&mut self, writer: Writer) {
+        let Some(pull) = self.pulls.remove(&writer) else { return };
+        if let Some(lane) = pull.lane {
             self.fetcher.close(lane);
+        }
+        self.leaving.insert(writer, Leaving::Due);
+    }
+
+    /// Has the store drop what was let go.
+    pub(super) fn abandon(&mut self) {
+        for (&writer, leaving) in &mut self.leaving {
+            if *leaving == Leaving::Due {
+                *leaving = Leaving::Told;
+                self.effects.push(Effect::Abandon { writer });
+            }
+        }
+    }
+
+    /// The store has dropped it. What came meanwhile, of a writer that is listed again, was not
+    /// taken: whoever has it is asked to send it again.
+    pub(super) fn abandoned(&mut self, writer: Writer) {
+        self.leaving.remove(&writer);
+        self.store_worked();
+        if !self.is_dropped(writer) {
+            self.send_summaries();
         }
     }
 

@@ -13,12 +13,13 @@ use crate::pull::{Phase, Pull, Step, Succession};
 impl Engine {
     /// Does all that has become possible.
     pub(super) fn advance_pulls(&mut self) {
-        if self.pulls.is_empty() {
-            return self.fetcher.forget();
-        }
         let paused = self.store_is_paused();
         if !paused {
+            self.abandon();
             self.retry();
+        }
+        if self.pulls.is_empty() {
+            return self.fetcher.forget();
         }
         let providers: BTreeMap<Writer, Vec<DeviceId>> =
             self.pulls.keys().map(|&writer| (writer, self.providers(writer))).collect();

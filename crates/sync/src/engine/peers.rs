@@ -264,7 +264,9 @@ impl Engine {
         let here = place(&arrived.state);
         let tried = self.tried.get(&writer).and_then(|tried| tried.get(&here));
         let is_vain = |(_, asked): &Vain| arrived.senders.is_subset(asked);
-        let is_held = self.held(writer).any(|held| held == here) || tried.is_some_and(is_vain);
+        let is_held = self.held(writer).any(|held| held == here)
+            || tried.is_some_and(is_vain)
+            || self.leaving.contains_key(&writer);
         let admitting = self.admitting(writer, self.count_writers());
         let admission = match admitting.decide(&arrived.state) {
             Admission::Newer | Admission::Equivocating | Admission::OwnUnknown if is_held => {

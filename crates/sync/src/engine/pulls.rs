@@ -2,7 +2,7 @@
 
 use ark_core::{DeviceId, Link, SignedState, Writer};
 
-use super::{Engine, MAX_TRIED, place};
+use super::{Engine, Leaving, MAX_TRIED, place};
 use crate::effect::{Effect, RequestId};
 use crate::fetcher::{Need, STALL_MS};
 use crate::input::{Failure, JoinOutcome, StageOutcome, StoreStep};
@@ -129,10 +129,15 @@ impl Engine {
     }
 
     pub(super) fn staged(&mut self, writer: Writer, outcome: StageOutcome) {
-        let Some(pull) = self.pulls.get_mut(&writer) else { return };
-        if !matches!(pull.phase, Phase::Staging { .. }) {
+        let is_staging = |pull: &Pull| matches!(pull.phase, Phase::Staging { .. });
+        if !self.pulls.get(&writer).is_some_and(is_staging) {
             return;
         }
+        if self.is_dropped(writer) {
+            self.let_go(writer);
+            return self.store_worked();
+        }
+        let Some(pull) = self.pulls.get_mut(&writer) else { return };
         match outcome {
             StageOutcome::Staged { .. } if std::mem::take(&mut pull.uncovered) => {
                 pull.phase = Phase::Unchecked;
@@ -243,7 +248,7 @@ impl Engine {
         let is_dropped = self.is_dropped(writer);
         match outcome {
             JoinOutcome::Joined(state) => self.joined(writer, state),
-            JoinOutcome::Missing(_) if is_dropped => drop(self.finish(writer)),
+            JoinOutcome::Missing(_) if is_dropped => self.let_go(writer),
             JoinOutcome::Missing(links) => self.still_missing(writer, links),
             JoinOutcome::NothingStaged { joined } => self.not_staged(writer, joined),
             JoinOutcome::Invalid { link, reason } => {
@@ -331,6 +336,10 @@ impl Engine {
             StoreStep::Lookup { writer } => return self.reconciling.not_looked_up(writer),
             StoreStep::Stage { writer } => (writer, Step::Stage),
             StoreStep::Join { writer } => (writer, Step::Join),
+            StoreStep::Abandon { writer } => {
+                self.leaving.insert(writer, Leaving::Due);
+                return;
+            }
             StoreStep::Receive { request } => return self.fetcher.unkept(request),
         };
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
@@ -342,7 +351,7 @@ impl Engine {
         if fits {
             pull.phase = Phase::Failed(step);
             if self.is_dropped(writer) {
-                self.finish(writer);
+                self.let_go(writer);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Random histories: whatever happened, once it is quiet all devices have joined all states.
 
+use std::ops::Range;
+
 use crate::world::{Weather, World};
 
 /// After the last trouble: long enough for every backoff and retry, less than the safety timer.
@@ -12,6 +14,10 @@ fn weather(seed: u64) -> Weather {
         gossip_lost: [0, 300, 1000][(seed % 3) as usize],
         slowness: seed % 4,
     }
+}
+
+fn others(count: usize, is_one: impl Fn(usize) -> bool) -> Vec<usize> {
+    (0..count).filter(|&at| is_one(at)).collect()
 }
 
 fn edit(world: &mut World, at: usize) {
@@ -59,7 +65,16 @@ fn connected_devices_converge_and_nothing_is_sent_twice() {
 
 #[test]
 fn devices_converge_after_any_trouble() {
-    for seed in 1000..1100 {
+    troubled(1000..1100, false);
+}
+
+#[test]
+fn devices_converge_after_any_trouble_and_changes_of_whom_they_list() {
+    troubled(2000..2060, true);
+}
+
+fn troubled(seeds: Range<u64>, lists_change: bool) {
+    for seed in seeds {
         let count = 2 + (seed % 4) as usize;
         let mut world = World::new(count, seed, weather(seed));
         for at in 0..count {
@@ -69,15 +84,17 @@ fn devices_converge_after_any_trouble() {
         }
         for _ in 0..60 {
             let (a, b) = (world.dice.pick(count), world.dice.pick(count));
-            match world.dice.below(10) {
+            match world.dice.below(if lists_change { 13 } else { 10 }) {
                 0..=3 => edit(&mut world, a),
-                4 | 5 if a != b => world.connect(a, b),
+                4 | 5 if world.list_each_other(a, b) => world.connect(a, b),
                 6 => world.disconnect(a, b),
                 7 => world.restart(a),
                 8 => {
                     let is_full = world.devices[a].store.is_full;
                     world.devices[a].store.is_full = !is_full;
                 }
+                10 | 11 => world.list(a, &others(count, |other| other != a && other != b)),
+                12 => world.list(a, &others(count, |other| other != a)),
                 _ => world.connect_all(),
             }
             let pause_ms = world.dice.below(300);
@@ -85,6 +102,9 @@ fn devices_converge_after_any_trouble() {
         }
         for device in &mut world.devices {
             device.store.is_full = false;
+        }
+        for at in (0..count).filter(|_| lists_change) {
+            world.list(at, &others(count, |other| other != at));
         }
         world.connect_all();
         world.run(QUIET_MS);

@@ -115,6 +115,8 @@ fn a_staged_state_of_who_may_write_no_more_is_not_pulled() {
     world.grant(0, 1, Reader);
     world.restart(0);
     assert_eq!(world.devices[0].engine.view().staged, 0);
+    world.run(SECOND_MS);
+    assert!(world.devices[0].store.staged.is_empty(), "nothing of it stays");
     world.devices[1].manners = crate::world::Manners::Honest;
     world.connect(0, 1);
     world.run(10 * SECOND_MS);
@@ -147,6 +149,41 @@ fn who_was_dropped_is_not_passed_on_once_its_heads_were_taken_over() {
     assert_eq!((view.counters.unlisted, view.problems), (0, Vec::new()));
     assert!(!view.peers[&world.id(0)].durable.contains_key(&dropped));
     assert_eq!(view.durable[&world.devices[0].writer], 1);
+}
+
+#[test]
+fn what_was_staged_of_who_is_dropped_is_not_in_the_way_when_it_is_listed_again() {
+    for (seed, is_full) in [(6, false), (7, true)] {
+        let mut world = World::new(3, seed, Weather { slowness: 1_000, ..Weather::CALM });
+        world.fill(2, 3, 30, 1);
+        world.publish(2);
+        world.connect(0, 2);
+        world.run_until(|world| {
+            let store = &world.devices[0].store;
+            store.staged.len() == 1 && store.pending.len() > 3
+        });
+        // The writer is dropped in mid-pull.
+        world.devices[0].store.is_full = is_full;
+        world.list(0, &[1]);
+        assert_eq!(world.devices[0].engine.view().missing.objects, 0);
+        world.weather.slowness = 0;
+        // Another gets only the next one, which has nothing of that.
+        world.fill(2, 3, 30, 1_000);
+        world.publish(2);
+        world.connect(1, 2);
+        world.run(10 * SECOND_MS);
+        world.disconnect(1, 2);
+        world.devices[0].store.is_full = false;
+        world.connect(0, 1);
+        if !is_full {
+            world.run(10 * SECOND_MS);
+            assert_eq!(world.devices[0].engine.view().staged, 0);
+            assert!(world.devices[0].store.staged.is_empty());
+        }
+        world.list(0, &[1, 2]);
+        world.run(90 * SECOND_MS);
+        world.converged().unwrap();
+    }
 }
 
 #[test]

@@ -190,12 +190,15 @@ fn who_may_write_no_more_is_not_pulled_on_when_the_store_answers() {
         let writer = pulling(&mut alone);
         assert!(alone.feed(Input::Found { links: vec![head] }).contains(&Effect::Join { writer }));
         list(&mut alone, Role::Reader);
-        let effects = alone.feed(result(writer));
-        assert!(effects.iter().all(|it| matches!(it, Effect::Problem(_))), "{effects:?}");
+        let mut effects = alone.feed(result(writer));
         assert_eq!(alone.engine.view().staged, 0);
+        // Where the store failed, it is told when its pause is over, once.
         alone.now_ms += 60_000;
+        effects.extend(alone.feed(Input::Timer));
+        let is_told = |it: &&Effect| **it == Effect::Abandon { writer };
+        assert_eq!(effects.iter().filter(is_told).count(), 1, "{effects:?}");
         let is_at_work = |it: &Effect| matches!(it, Effect::Join { .. } | Effect::Request { .. });
-        assert!(!alone.feed(Input::Timer).iter().any(is_at_work));
+        assert!(!effects.iter().any(is_at_work), "{effects:?}");
         assert_eq!(alone.engine.view().missing.objects, 0);
     }
     // What is whole is joined, and who may write again by then is pulled on.
@@ -206,6 +209,28 @@ fn who_may_write_no_more_is_not_pulled_on_when_the_store_answers() {
     list(&mut alone, Role::Peer);
     let outcome = JoinOutcome::Missing(vec![Link::raw(ObjectId::of(&[1]))]);
     let effects = alone.feed(Input::JoinResult { writer, outcome });
+    assert!(effects.iter().any(is_request), "{effects:?}");
+}
+
+#[test]
+fn who_is_listed_again_is_taken_from_once_the_store_has_dropped_the_old() {
+    let outcome = || StageOutcome::Staged { missing: vec![Link::raw(ObjectId::of(&[1]))] };
+    let mut alone = Alone::warm();
+    let state = alone.state(1, 1);
+    let writer = state.state().writer;
+    alone.send(&state);
+    // While it is being staged, nothing else is done for its writer.
+    assert!(!list(&mut alone, Role::Reader).contains(&Effect::Abandon { writer }));
+    let effects = alone.feed(Input::Staged { writer, outcome: outcome() });
+    assert_eq!(effects, [Effect::Abandon { writer }]);
+    list(&mut alone, Role::Peer);
+    let newer = alone.state(1, 2);
+    assert_eq!(alone.send(&newer), []);
+    let effects = alone.feed(Input::Abandoned { writer });
+    let is_summary = |it: &Effect| matches!(it, Effect::Send { message: Message::Summary(_), .. });
+    assert!(effects.iter().any(is_summary), "{effects:?}");
+    assert_eq!(alone.send(&newer), [Effect::Stage { state: newer, replacing: false }]);
+    let effects = alone.feed(Input::Staged { writer, outcome: outcome() });
     assert!(effects.iter().any(is_request), "{effects:?}");
 }
 

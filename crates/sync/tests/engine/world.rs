@@ -571,6 +571,14 @@ impl World {
                 step: StoreStep::Join { writer },
                 reason: "no space".to_owned(),
             },
+            Effect::Abandon { writer } if is_full => Input::StoreFailed {
+                step: StoreStep::Abandon { writer },
+                reason: "no space".to_owned(),
+            },
+            Effect::Abandon { writer } => {
+                device.store.staged.remove(&writer);
+                Input::Abandoned { writer }
+            }
             Effect::Stage { state, replacing } => {
                 device.staged += 1;
                 let outcome = device.store.stage(&state, replacing);
@@ -593,9 +601,13 @@ impl World {
         self.connected.contains_key(&pair(a, b))
     }
 
-    pub fn connect(&mut self, a: usize, b: usize) {
+    pub fn list_each_other(&self, a: usize, b: usize) -> bool {
         let lists = |a: usize, b: usize| self.devices[a].listed.contains_key(&b);
-        assert!(lists(a, b) && lists(b, a));
+        lists(a, b) && lists(b, a)
+    }
+
+    pub fn connect(&mut self, a: usize, b: usize) {
+        assert!(self.list_each_other(a, b));
         self.disconnect(a, b);
         self.next_epoch += 1;
         self.connected.insert(pair(a, b), self.next_epoch);
@@ -608,6 +620,22 @@ impl World {
         self.devices[at].listed.insert(other, role);
     }
 
+    /// A device lists these from now on, all as peers, while it runs. Connections with those that
+    /// it lists no more are gone.
+    pub fn list(&mut self, at: usize, others: &[usize]) {
+        for other in 0..self.devices.len() {
+            if !others.contains(&other) {
+                self.disconnect(at, other);
+            }
+        }
+        self.devices[at].listed = others.iter().map(|&other| (other, Role::Peer)).collect();
+        let remote = |&other: &usize| {
+            (self.id(other), Remote { name: format!("device {other}"), role: Role::Peer })
+        };
+        let remotes = others.iter().map(remote).collect();
+        self.feed(at, Input::Listed { remotes });
+    }
+
     /// From its next start on, a device does not list another.
     pub fn drop_remote(&mut self, at: usize, other: usize) {
         self.devices[at].listed.remove(&other);
@@ -616,7 +644,7 @@ impl World {
     pub fn connect_all(&mut self) {
         for a in 0..self.devices.len() {
             for b in a + 1..self.devices.len() {
-                if !self.is_connected(a, b) {
+                if !self.is_connected(a, b) && self.list_each_other(a, b) {
                     self.connect(a, b);
                 }
             }

@@ -219,7 +219,14 @@ impl Store {
         Ok(wanted)
     }
 
-    /// Stages a state; if `replacing`, in the place of the one that is staged.
+    /// Drops all that is staged of a writer.
+    pub(super) fn abandon(&mut self, writer: Writer) {
+        self.durable.staged.remove(&writer);
+        self.waiting.remove(&writer);
+        self.begun.remove(&writer);
+    }
+
+    /// Stages a state; if `replacing`, in the place of all that is staged.
     pub(super) fn stage(
         &mut self,
         state: &SignedState,
@@ -228,11 +235,7 @@ impl Store {
     ) -> StageOutcome {
         let writer = state.state().writer;
         if replacing {
-            self.durable.staged.remove(&writer);
-            self.begun.remove(&writer);
-            if let Some(waiting) = self.waiting.remove(&writer) {
-                self.put_staged(&waiting);
-            }
+            self.abandon(writer);
         }
         if self.is_fork(state) {
             self.durable.incarnation = Incarnation::new(dice.any());

@@ -412,6 +412,10 @@ impl World {
                 }
                 Input::Staged { writer: state.state().writer, outcome }
             }
+            Effect::Abandon { writer } => {
+                device.store.abandon(writer);
+                Input::Abandoned { writer }
+            }
             Effect::Join { writer } => {
                 let mut outcome = device.store.join(writer);
                 if let JoinOutcome::Missing(missing) = &mut outcome {
