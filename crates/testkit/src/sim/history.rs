@@ -6,9 +6,9 @@ use ark_sync::Role;
 
 use super::dice::Dice;
 use super::settled::{holds, is_settled, is_whole, knows, orphans};
-use super::weather::{Fault, Weather};
+use super::weather::Weather;
 use super::world::{Counts, Part, World};
-use super::{Finding, Report, trace::Trace};
+use super::{Age, Finding, Report, Simulation, trace::Trace};
 
 /// Things that happen.
 const STEPS: (u64, u64) = (20, 110);
@@ -38,13 +38,9 @@ struct Guests {
     leaver: Option<usize>,
 }
 
-/// Runs the history of a seed; if `early`, as it was when all devices were peers for all the time.
-pub(super) fn run(
-    seed: u64,
-    early: bool,
-    fault: Option<Fault>,
-    trace: Trace,
-) -> Result<Report, Finding> {
+/// Runs the history of a seed; if early, as it was when all devices were peers for all the time.
+pub(super) fn run(simulation: Simulation, trace: Trace) -> Result<Report, Finding> {
+    let Simulation { seed, fault, age, .. } = simulation;
     let mut dice = Dice::new(seed);
     let mut more_dice = Dice::new(!seed);
     let mut weather = Weather::draw(&mut dice, fault);
@@ -56,7 +52,7 @@ pub(super) fn run(
     let edges = topology(count, &mut dice);
     let mut cast: Vec<Part> = folders.into_iter().map(Part::peer).collect();
     let mut guests = Guests::default();
-    if !early {
+    if age != Age::Early {
         grant(&mut cast, &mut more_dice);
         guests = invite(&cast, &mut more_dice);
         weather.settles = *more_dice.pick(&SETTLES).unwrap_or(&0);
@@ -66,6 +62,7 @@ pub(super) fn run(
         world: World::new(&cast, edges, weather, (dice, more_dice), trace),
         guests,
     };
+    history.world.relists = age == Age::Now;
     history.world.note(|| format!("seed {seed}, {cast:?}, {guests:?}, {weather:?}"));
     history.happen();
     history.settle();

@@ -46,12 +46,23 @@ use ark_core::ObjectId;
 pub use course::{Cost, crowd, lagging, reunion};
 pub use weather::Fault;
 
+/// What histories are made of: seeds that once failed are run as they were then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// See [`Simulation::early`].
+    Early,
+    /// See [`Simulation::restarting`].
+    Restarting,
+    /// As they are now.
+    Now,
+}
+
 /// One history to be run.
 #[derive(Debug, Clone, Copy)]
 pub struct Simulation {
     seed: u64,
     fault: Option<Fault>,
-    early: bool,
+    age: Age,
     prints: bool,
     digests: bool,
 }
@@ -86,13 +97,20 @@ pub struct Finding {
 impl Simulation {
     /// The history of this seed.
     pub const fn new(seed: u64) -> Self {
-        Self { seed, fault: None, early: false, prints: false, digests: false }
+        Self { seed, fault: None, age: Age::Now, prints: false, digests: false }
     }
 
     /// As the seed was before there were roles, and devices that come and go.
     #[must_use]
     pub const fn early(mut self) -> Self {
-        self.early = true;
+        self.age = Age::Early;
+        self
+    }
+
+    /// As the seed was when a device whose config changed was always started anew.
+    #[must_use]
+    pub const fn restarting(mut self) -> Self {
+        self.age = Age::Restarting;
         self
     }
 
@@ -123,6 +141,6 @@ impl Simulation {
     /// The first thing that was not as it must be.
     pub fn run(self) -> Result<Report, Finding> {
         let trace = trace::Trace::new(self.prints, self.digests);
-        history::run(self.seed, self.early, self.fault, trace)
+        history::run(self, trace)
     }
 }

@@ -124,6 +124,8 @@ pub(super) struct World {
     /// For what came to the simulation later: the histories of older seeds stay as they are.
     pub(super) more_dice: Dice,
     pub(super) weather: Weather,
+    /// Whether devices take up a changed config while they run, too.
+    pub(super) relists: bool,
     pub(super) oracle: Oracle,
     /// Of what nobody else takes: what readers write.
     unheard: Oracle,
@@ -195,6 +197,7 @@ impl World {
             dice,
             more_dice,
             weather,
+            relists: false,
             oracle: Oracle::default(),
             unheard: Oracle::default(),
             counts: Counts::default(),

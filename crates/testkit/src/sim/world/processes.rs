@@ -12,9 +12,7 @@ impl World {
     /// Starts a device that is off.
     pub(in crate::sim) fn start(&mut self, at: usize) {
         let remotes = self.remotes(at);
-        let may_write =
-            |(device, remote): (&DeviceId, &Remote)| (remote.role == Role::Peer).then_some(*device);
-        let writers = remotes.iter().filter_map(may_write).collect();
+        let writers = writers(&remotes);
         let device = &mut self.devices[at];
         if device.running.is_some() {
             return;
@@ -72,22 +70,54 @@ impl World {
         self.devices[at].listed.iter().map(remote).collect()
     }
 
-    /// Changes what the config of a device lists: it is started anew with that.
+    /// Changes what the config of a device lists: it is started anew with that, or takes it up while
+    /// it runs.
     pub(in crate::sim) fn list(
         &mut self,
         at: usize,
         change: impl FnOnce(&mut BTreeSet<usize>) -> bool,
     ) {
         let is_running = self.devices[at].running.is_some();
-        self.end(at, false);
+        // By chance, but by no throw of the dice: what went before stays as it is.
+        let goes_on = is_running && self.relists && self.next_event.is_multiple_of(2);
+        if !goes_on {
+            self.end(at, false);
+        }
         if !change(&mut self.devices[at].listed) {
             return self.find(format!("the config of {at} was so already"));
         }
         let listed = self.devices[at].listed.clone();
         self.note(|| format!("{at} lists {listed:?}"));
-        if is_running {
+        if goes_on {
+            self.relist(at);
+        } else if is_running {
             self.start_later(at, 50);
         }
+    }
+
+    /// Has a device take up what its config lists now. Its folder is begun anew, as other devices may
+    /// write now.
+    fn relist(&mut self, at: usize) {
+        for other in 0..self.devices.len() {
+            if !self.devices[at].listed.contains(&other) {
+                self.disconnect(at, other);
+            }
+        }
+        let remotes = self.remotes(at);
+        let writers = writers(&remotes);
+        self.feed(at, Input::Listed { remotes });
+        let device = &mut self.devices[at];
+        if let Some(running) = device.running.as_mut().filter(|_| device.has_folder) {
+            let folder = Folder::new(&mut device.store, writers);
+            let revisions = folder.applied().clone();
+            running.folder = Some(folder);
+            // The last one takes no step any more.
+            running.turn += 1;
+            self.feed(at, Input::FolderBegun);
+            self.feed(at, Input::Applied { revisions });
+            self.wake_folder(at);
+        }
+        self.meet(at, 2_000);
     }
 
     /// Ends a device's process where it is; perhaps the power fails, too.
@@ -125,4 +155,10 @@ impl World {
         let at_ms = self.after((0, within_ms));
         self.schedule(at_ms, Event::Start { at });
     }
+}
+
+/// The devices of a config that may write.
+fn writers(remotes: &BTreeMap<DeviceId, Remote>) -> BTreeSet<DeviceId> {
+    let writing = remotes.iter().filter(|(_, remote)| remote.role == Role::Peer);
+    writing.map(|(&device, _)| device).collect()
 }
