@@ -43,6 +43,7 @@ pub use object::{
 pub use shown::{Shown, conflicts, copy_names, shown, shown_aside};
 pub use snapshot::Snapshot;
 pub use state::{
-    Head, JoinedHead, MAX_HEADS, MAX_HELD, MAX_STATE_BYTES, RepoKind, SignedState, State, heads,
+    Head, JoinedHead, MAX_HEADS, MAX_HELD, MAX_STATE_BYTES, RepoKind, Said, SignedState, State,
+    heads, update_heads,
 };
 pub use words::in_words;

@@ -9,8 +9,12 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::codec;
 use crate::id::{Dot, ObjectId, TopicId, Vector, Writer};
-use crate::object::{DecodeError, Link};
+use crate::object::{DecodeError, Link, ObjectKind};
 use crate::snapshot::Snapshot;
+
+mod act;
+
+pub use act::{Said, update_heads};
 
 /// The most heads that one writer may list. A folder has one; a jj repo has as many as it has
 /// unresolved concurrent operations, which jj and ark both work to make few.
@@ -47,6 +51,30 @@ impl RepoKind {
             _ => None,
         }
     }
+
+    /// The object of a head of such a repo. All else that it has is linked below its heads.
+    pub const fn head_link(self, id: ObjectId) -> Link {
+        let kind = match self {
+            Self::Folder => ObjectKind::Snapshot,
+            Self::Jj => ObjectKind::Operation,
+        };
+        Link { kind, id }
+    }
+
+    /// Whether such a repo may have objects of this kind. Those of others are refused wherever they
+    /// come from: nothing of the repo links them.
+    pub const fn has(self, kind: ObjectKind) -> bool {
+        match kind {
+            ObjectKind::Raw | ObjectKind::File => true,
+            ObjectKind::Directory | ObjectKind::Snapshot => matches!(self, Self::Folder),
+            ObjectKind::Commit
+            | ObjectKind::Tree
+            | ObjectKind::Copy
+            | ObjectKind::View
+            | ObjectKind::Predecessors
+            | ObjectKind::Operation => matches!(self, Self::Jj),
+        }
+    }
 }
 
 /// A head of a writer's own.
@@ -54,7 +82,7 @@ impl RepoKind {
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Archive, Serialize, Deserialize,
 )]
 pub struct Head {
-    /// The head's object: in a folder repo a snapshot.
+    /// The head's object: in a folder repo a snapshot, in a jj repo an operation.
     pub id: ObjectId,
     /// The sequence of the act that made it a head, from 1.
     pub sequence: u64,
@@ -96,11 +124,7 @@ struct Wire {
 impl State {
     /// The objects of its heads: what must be here whole before the state is joined.
     pub fn head_links(&self) -> Vec<Link> {
-        match self.kind {
-            RepoKind::Folder => self.heads.iter().map(|head| Link::snapshot(head.id)).collect(),
-            // Nothing here joins states of jj repos yet: they are shown.
-            RepoKind::Jj => Vec::new(),
-        }
+        self.heads.iter().map(|head| self.kind.head_link(head.id)).collect()
     }
 
     /// The dots of its own heads.
