@@ -1,6 +1,7 @@
 //! The fetcher by itself.
 
 use super::peer::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_REQUESTS_PER_PEER};
+use super::schedule::{BYTES_PER_REQUEST, Dispatch, LINKS_PER_REQUEST};
 use super::*;
 
 const COLD: Mode = Mode { cold: true, structured_only: false };

@@ -10,9 +10,7 @@ use ark_sync::{
 };
 use ed25519_dalek::SigningKey;
 
-use crate::world::{Manners, Weather, World, topic};
-
-const SECOND_MS: u64 = 1_000;
+use crate::world::{Manners, SECOND_MS, Weather, World, topic};
 
 fn hello(world: &World, at: usize) -> Hello {
     Hello {

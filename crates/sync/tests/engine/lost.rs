@@ -5,9 +5,7 @@ use ark_core::Link;
 use ark_sync::{Effect, Input, JoinOutcome, Problem, StageOutcome};
 
 use crate::alone::{Alone, state_of, writer};
-use crate::world::{Manners, Weather, World};
-
-const SECOND_MS: u64 = 1_000;
+use crate::world::{Manners, SECOND_MS, Weather, World};
 
 /// The first device's fourth state is staged at the second, and its objects are nowhere; the third
 /// has joined the second state. Only these two are connected, as of now.

@@ -4,6 +4,7 @@
 mod alone;
 mod breaches;
 mod chaos;
+mod fetching;
 mod lost;
 mod reconciling;
 mod roles;

@@ -7,9 +7,7 @@ use ark_sync::{
 };
 
 use crate::alone::{Alone, writer};
-use crate::world::{Manners, Weather, World, in_step};
-
-const SECOND_MS: u64 = 1_000;
+use crate::world::{Manners, SECOND_MS, Weather, World, in_step};
 
 /// Two devices that have the same and more than nothing, the second with a state of its own.
 fn both_publishing(seed: u64) -> World {

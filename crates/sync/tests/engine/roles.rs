@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use ark_sync::{Input, Message, Problem, Role};
 
-use crate::world::{Weather, World};
-
-const SECOND_MS: u64 = 1_000;
+use crate::world::{SECOND_MS, Weather, World};
 
 /// Each device grants the others these.
 fn granting<const N: usize>(grants: [[Role; N]; N], seed: u64) -> World {

@@ -1,17 +1,9 @@
 //! Named cases among devices that mean well.
 
-use std::collections::BTreeSet;
-
 use ark_core::{DeviceId, Incarnation, Writer};
 use ark_sync::{Input, Message, Problem};
 
-use crate::world::{Manners, Weather, World, in_step};
-
-const SECOND_MS: u64 = 1_000;
-
-fn add_file(world: &mut World, at: usize, content: &[u8]) {
-    world.devices[at].tree.entry(0).or_default().push(content.to_vec());
-}
+use crate::world::{SECOND_MS, Weather, World, in_step};
 
 #[test]
 fn equal_states_take_one_round_trip_and_a_few_hundred_bytes() {
@@ -39,7 +31,7 @@ fn equal_states_take_one_round_trip_and_a_few_hundred_bytes() {
 fn an_edit_is_one_request() {
     let mut world = in_step(2);
     world.devices[1].requests.clear();
-    add_file(&mut world, 0, b"one more");
+    world.add_file(0, b"one more");
     let began_ms = world.now_ms;
     let state = world.publish(0);
     world.run(SECOND_MS);
@@ -59,8 +51,8 @@ fn an_edit_is_one_request() {
 #[test]
 fn what_a_device_makes_itself_is_not_fetched() {
     let mut world = in_step(3);
-    add_file(&mut world, 0, b"the same on both");
-    add_file(&mut world, 1, b"the same on both");
+    world.add_file(0, b"the same on both");
+    world.add_file(1, b"the same on both");
     world.publish(1);
     world.run(10 * SECOND_MS);
     let before = world.devices[1].store.received.len();
@@ -123,7 +115,7 @@ fn all_gossip_lost_costs_only_latency() {
     let mut world = in_step(4);
     world.weather.gossip_lost = 1_000;
     world.sent.clear();
-    add_file(&mut world, 0, b"unheard of");
+    world.add_file(0, b"unheard of");
     world.publish(0);
     world.run(SECOND_MS);
     world.converged().unwrap();
@@ -134,7 +126,7 @@ fn all_gossip_lost_costs_only_latency() {
 fn gossip_is_waited_for_before_a_state_is_asked_for() {
     let mut world = in_step(5);
     world.sent.clear();
-    add_file(&mut world, 0, b"announced");
+    world.add_file(0, b"announced");
     world.publish(0);
     world.run(10 * SECOND_MS);
     world.converged().unwrap();
@@ -161,219 +153,16 @@ fn a_state_too_large_to_be_announced_is_asked_for() {
 }
 
 #[test]
-fn an_empty_side_gets_the_closure_streamed() {
-    let mut world = World::new(2, 7, Weather::CALM);
-    world.fill(0, 20, 30, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
-    world.converged().unwrap();
-    let (streams, others): (Vec<_>, Vec<_>) =
-        world.devices[1].requests.iter().partition(|(_, _, request)| request.ahead);
-    assert_eq!(streams.len(), 1);
-    assert_eq!(streams[0].2.links.len(), 1, "the snapshot names the rest");
-    let raw = |request: &ark_sync::ObjectsRequest| {
-        request.links.iter().all(|link| !link.kind.is_structured())
-    };
-    assert!(others.iter().all(|(_, _, request)| raw(request)), "structure was asked for by id");
-}
-
-#[test]
-fn a_side_that_has_something_walks() {
-    let mut world = in_step(8);
-    world.devices[1].requests.clear();
-    world.disconnect(0, 1);
-    world.fill(0, 20, 30, 2);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
-    world.converged().unwrap();
-    assert!(world.devices[1].requests.iter().all(|(_, _, request)| !request.ahead));
-}
-
-#[test]
-fn two_filled_sides_walk() {
-    let mut world = World::new(2, 24, Weather::CALM);
-    for at in [0, 1] {
-        world.fill(at, 3, 10, at);
-        world.publish(at);
-    }
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
-    world.converged().unwrap();
-    for device in &world.devices {
-        assert!(device.requests.iter().all(|(_, _, request)| !request.ahead));
-    }
-}
-
-#[test]
-fn a_side_that_holds_an_empty_folder_still_gets_the_closure_streamed() {
-    let mut world = World::new(2, 25, Weather::CALM);
-    world.fill(0, 3, 10, 1);
-    world.publish(0);
-    world.publish(1);
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
-    world.converged().unwrap();
-    assert!(world.devices[1].requests[0].2.ahead);
-}
-
-#[test]
-fn a_stream_that_was_cut_is_walked_on_from() {
-    let mut world = World::new(2, 26, Weather { slowness: 20, ..Weather::CALM });
-    world.fill(0, 100, 20, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run_until(|world| world.devices[1].store.received.len() > 20);
-    world.connect(0, 1);
-    world.run(60 * SECOND_MS);
-    world.converged().unwrap();
-    let device = &world.devices[1];
-    assert_eq!(device.requests.iter().filter(|(_, _, request)| request.ahead).count(), 1);
-    assert!(device.store.received.values().all(|&times| times == 1));
-}
-
-#[test]
 fn who_comes_back_is_told_what_is_newer_without_asking() {
     let mut world = in_step(27);
     world.disconnect(0, 1);
-    add_file(&mut world, 0, b"while you were away");
+    world.add_file(0, b"while you were away");
     world.publish(0);
     world.sent.clear();
     world.connect(0, 1);
     world.run(10 * SECOND_MS);
     world.converged().unwrap();
     assert!(!world.sent.iter().any(|sent| matches!(sent.message, Message::WantStates(_))));
-}
-
-#[test]
-fn a_provider_that_dies_is_replaced_by_another() {
-    let mut world = World::new(3, 9, Weather { slowness: 20, ..Weather::CALM });
-    world.fill(0, 10, 40, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run(60 * SECOND_MS);
-    world.connect(0, 2);
-    world.run_until(|world| world.devices[2].store.received.len() > 50);
-    world.disconnect(0, 2);
-    world.connect(1, 2);
-    world.run(60 * SECOND_MS);
-    world.converged().unwrap();
-    let device = &world.devices[2];
-    assert!(device.requests.iter().any(|(_, of, _)| *of == 1));
-    assert!(device.store.received.values().all(|&times| times == 1), "nothing was re-sent");
-}
-
-#[test]
-fn a_restarted_receiver_goes_on_where_it_was() {
-    let mut world = World::new(2, 10, Weather { slowness: 20, ..Weather::CALM });
-    world.fill(0, 10, 40, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    for part in 1..4 {
-        world.run_until(|world| world.devices[1].store.received.len() > 50 * part);
-        world.restart(1);
-        assert!(!world.devices[1].store.pending.is_empty());
-        world.connect(0, 1);
-    }
-    world.run(60 * SECOND_MS);
-    world.converged().unwrap();
-    assert!(world.devices[1].store.received.values().all(|&times| times == 1));
-}
-
-#[test]
-fn several_providers_share_the_work() {
-    let mut world = World::new(4, 11, Weather { slowness: 20, ..Weather::CALM });
-    world.fill(0, 10, 40, 1);
-    world.publish(0);
-    for at in [1, 2] {
-        world.connect(0, at);
-    }
-    world.run(60 * SECOND_MS);
-    for at in [0, 1, 2] {
-        world.connect(at, 3);
-    }
-    world.run(60 * SECOND_MS);
-    world.converged().unwrap();
-    let asked: BTreeSet<_> = world.devices[3].requests.iter().map(|(_, of, _)| *of).collect();
-    assert_eq!(asked, [0, 1, 2].into());
-    assert!(world.devices[3].store.received.values().all(|&times| times == 1));
-}
-
-#[test]
-fn a_pull_that_has_begun_is_finished_before_a_newer_state() {
-    let mut world = World::new(2, 12, Weather { slowness: 20, ..Weather::CALM });
-    world.fill(0, 10, 40, 1);
-    let writer = world.publish(0).state().writer;
-    world.connect(0, 1);
-    world.run_until(|world| !world.devices[1].store.received.is_empty());
-    for content in [b"second", b"third!"] {
-        add_file(&mut world, 0, content);
-        world.publish(0);
-        world.run(50);
-    }
-    world.run(60 * SECOND_MS);
-    world.converged().unwrap();
-    // The one that came between was replaced while it waited.
-    assert_eq!(world.devices[1].joins, [(writer, 1), (writer, 3)]);
-}
-
-#[test]
-fn a_pull_that_has_not_begun_gives_way() {
-    let mut world = World::new(3, 13, Weather::CALM);
-    world.fill(0, 3, 3, 1);
-    world.connect(0, 1);
-    world.connect(1, 2);
-    world.devices[1].store.is_full = true;
-    let writer = world.publish(0).state().writer;
-    // Gossip reaches 2, but nobody who has the objects does.
-    world.run(SECOND_MS);
-    assert_eq!(world.devices[2].engine.view().staged, 1);
-    add_file(&mut world, 0, b"newer");
-    world.publish(0);
-    world.run(SECOND_MS);
-    world.devices[1].store.is_full = false;
-    world.run(200 * SECOND_MS);
-    world.converged().unwrap();
-    assert_eq!(world.devices[2].joins, [(writer, 2)]);
-}
-
-#[test]
-fn an_edit_is_not_behind_a_bulk_transfer() {
-    let mut world = World::new(3, 14, Weather { slowness: 50, ..Weather::CALM });
-    world.publish(2);
-    world.connect_all();
-    world.run(SECOND_MS);
-    world.fill(0, 20, 40, 1);
-    let bulk = world.publish(0).state().writer;
-    world.run(SECOND_MS);
-    world.fill(1, 1, 1, 2);
-    let edit = world.publish(1).state().writer;
-    world.run(2 * SECOND_MS);
-    let joins = &world.devices[2].joins;
-    assert!(joins.iter().any(|(writer, _)| *writer == edit), "{joins:?}");
-    assert!(!joins.iter().any(|(writer, _)| *writer == bulk), "the bulk is under way");
-    world.run(120 * SECOND_MS);
-    world.converged().unwrap();
-}
-
-#[test]
-fn what_a_newer_state_of_another_has_taken_in_is_not_fetched() {
-    let mut world = World::new(3, 15, Weather::CALM);
-    world.fill(0, 3, 30, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
-    // What 1 publishes takes in the state of 0 and has nothing of its content.
-    world.fill(1, 1, 1, 2);
-    world.devices[1].tree.remove(&1);
-    world.devices[1].tree.remove(&2);
-    world.publish(1);
-    world.run(10 * SECOND_MS);
-    world.connect(1, 2);
-    world.run(10 * SECOND_MS);
-    world.converged().unwrap();
-    assert!(world.devices[2].store.received.len() <= 4, "only what is still a head");
 }
 
 #[test]
@@ -391,23 +180,6 @@ fn a_full_store_is_shown_and_tried_again() {
     world.converged().unwrap();
     let view = world.devices[1].engine.view();
     assert!(!view.problems.iter().any(|it| matches!(it, Problem::Store { .. })));
-}
-
-#[test]
-fn a_provider_that_never_answers_is_not_asked_in_a_loop() {
-    let mut world = World::new(3, 17, Weather::CALM);
-    world.fill(0, 3, 10, 1);
-    world.publish(0);
-    world.connect(0, 1);
-    world.run(10 * SECOND_MS);
-    world.devices[1].manners = Manners::Silent;
-    world.connect(1, 2);
-    world.run(60 * SECOND_MS);
-    let requests = world.devices[2].requests.len();
-    assert!((2..=12).contains(&requests), "{requests} requests in a minute");
-    world.connect(0, 2);
-    world.run(60 * SECOND_MS);
-    world.converged().unwrap();
 }
 
 #[test]
@@ -482,7 +254,7 @@ fn applied_and_scanned_are_told() {
 fn what_a_peer_lacks_is_shown() {
     let mut world = in_step(20);
     world.disconnect(0, 1);
-    add_file(&mut world, 0, b"not there yet");
+    world.add_file(0, b"not there yet");
     world.publish(0);
     let view = world.devices[0].engine.view();
     assert_eq!(view.peers[&world.id(1)].behind.objects, 4);
@@ -533,7 +305,7 @@ fn the_halves_of_a_partition_are_the_same_within_seconds_of_its_end() {
     // Longer than any timer: both halves go on, and stay in step by themselves.
     for round in 0..10 {
         for at in 0..5 {
-            add_file(&mut world, at, format!("{at} in round {round}").as_bytes());
+            world.add_file(at, format!("{at} in round {round}").as_bytes());
             world.publish(at);
         }
         world.run(60 * SECOND_MS);

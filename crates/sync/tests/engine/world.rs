@@ -1,21 +1,21 @@
 //! Devices, what connects them, and time.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+mod device;
+mod lines;
+mod storing;
 
-use ark_core::{
-    DeviceId, Dot, Head, Incarnation, Link, Object, ObjectKind, RepoKind, SignedState, State,
-    TopicId, Vector, Writer,
-};
-use ark_sync::{
-    Announcement, AnswerCheck, Effect, Engine, EngineOptions, Failure, Input, ItemHeader, Known,
-    MAX_ANNOUNCEMENT_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_BYTES, Message, ObjectsRequest, Problem,
-    Reconciliation, Remote, RequestId, Role, StoreStep,
-};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+
+use ark_core::{DeviceId, Link, SignedState};
+use ark_sync::{Announcement, Effect, Input, Message, Remote, RequestId, Role, StoreStep};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 
-use crate::store::{Store, links_of, structured};
+pub use self::device::{Device, Manners, topic};
+
+/// A second of virtual time.
+pub const SECOND_MS: u64 = 1_000;
 
 /// Chance, repeatable.
 pub struct Dice(pub u64);
@@ -36,52 +36,6 @@ impl Dice {
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
-}
-
-/// How a device answers requests for objects.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Manners {
-    Honest,
-    /// Says of everything that it does not have it.
-    HasNothing,
-    /// Sends an object that nobody asked for.
-    Unasked,
-    /// Sends other bytes than the hash says.
-    WrongBytes,
-    /// Takes requests and never answers; the driver gives up after a while.
-    Silent,
-}
-
-pub struct Device {
-    pub key: SigningKey,
-    pub writer: Writer,
-    pub engine: Engine,
-    pub store: Store,
-    pub manners: Manners,
-    pub problems: Vec<Problem>,
-    /// Everything asked for: when, of whom, how much, whether ahead.
-    pub requests: Vec<(u64, usize, ObjectsRequest)>,
-    /// Every join, in order.
-    pub joins: Vec<(Writer, u64)>,
-    /// How many states were staged.
-    pub staged: usize,
-    /// Every reconciliation that it began: when, and with whom.
-    pub reconciliations: Vec<(u64, usize)>,
-    pub tree: BTreeMap<u32, Vec<Vec<u8>>>,
-    /// Further writers that its states have taken in.
-    pub padding: Vec<Writer>,
-    /// Whether the first scan is done when an engine begins.
-    pub scanned: bool,
-    /// Whether it has a folder.
-    pub folder: bool,
-    listed: BTreeMap<usize, Role>,
-    life: u64,
-    timer_ms: Option<u64>,
-    /// What is asked for and not answered, with the request.
-    flying: HashMap<Link, RequestId>,
-    /// What this life's engine was told is stored.
-    told: HashSet<Link>,
-    cancelled: HashSet<RequestId>,
 }
 
 enum Event {
@@ -174,10 +128,6 @@ pub struct World {
     last_arrival: HashMap<(usize, usize), u64>,
 }
 
-pub fn topic() -> TopicId {
-    TopicId::derive("simulated", None)
-}
-
 fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
@@ -199,34 +149,8 @@ impl World {
     pub fn granting(listed: Vec<BTreeMap<usize, Role>>, seed: u64, weather: Weather) -> Self {
         let keys: Vec<_> =
             (1..).take(listed.len()).map(|n: u8| SigningKey::from_bytes(&[n; 32])).collect();
-        let devices = listed.into_iter().zip(&keys).enumerate().map(|(at, (listed, key))| {
-            let device = DeviceId::from_bytes(key.verifying_key().to_bytes());
-            let writer = Writer { device, incarnation: Incarnation::new(1) };
-            let mut listed = listed;
-            listed.remove(&at);
-            Device {
-                key: key.clone(),
-                writer,
-                engine: engine(writer, &keys, &listed, &Store::default(), (true, true, at as u64)),
-                store: Store::default(),
-                manners: Manners::Honest,
-                problems: Vec::new(),
-                requests: Vec::new(),
-                joins: Vec::new(),
-                staged: 0,
-                reconciliations: Vec::new(),
-                tree: BTreeMap::new(),
-                padding: Vec::new(),
-                scanned: true,
-                folder: true,
-                listed,
-                life: 0,
-                timer_ms: None,
-                flying: HashMap::new(),
-                told: HashSet::new(),
-                cancelled: HashSet::new(),
-            }
-        });
+        let devices =
+            listed.into_iter().enumerate().map(|(at, listed)| Device::new(at, &keys, listed));
         Self {
             devices: devices.collect(),
             now_ms: 0,
@@ -375,226 +299,8 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, message: Message) {
-        let Some(&epoch) = self.connected.get(&pair(from, to)) else { return };
-        let bytes = message.encode();
-        assert!(bytes.len() <= MAX_FRAME_BYTES);
-        assert_eq!(Message::decode(&bytes).as_ref(), Ok(&message));
-        self.sent.push(Sent { at_ms: self.now_ms, from, to, bytes: bytes.len(), message });
-        // In order on a stream, but not between streams.
-        let last_ms = self.last_arrival.get(&(from, to)).copied().unwrap_or(0);
-        let at_ms = self.delay(self.weather.delay_ms).max(last_ms);
-        self.last_arrival.insert((from, to), at_ms);
-        self.schedule(at_ms, Event::Message { from, to, epoch, bytes });
-    }
-
-    /// Announcements reach everybody whom connections reach, unless they are lost.
-    fn gossip(&mut self, from: usize, announcement: &Announcement) {
-        let bytes = announcement.encode();
-        assert!(bytes.len() <= MAX_ANNOUNCEMENT_BYTES);
-        let mut reached = BTreeSet::from([from]);
-        loop {
-            let more: Vec<_> = self
-                .connected
-                .keys()
-                .flat_map(|&(a, b)| [(a, b), (b, a)])
-                .filter(|(a, b)| reached.contains(a) && !reached.contains(b))
-                .map(|(_, b)| b)
-                .collect();
-            if more.is_empty() {
-                break;
-            }
-            reached.extend(more);
-        }
-        for to in reached.into_iter().filter(|&to| to != from) {
-            if self.dice.below(1000) >= self.weather.gossip_lost {
-                let at_ms = self.delay(self.weather.delay_ms);
-                self.schedule(at_ms, Event::Gossip { from, to, bytes: bytes.clone() });
-            }
-        }
-    }
-
-    /// After a round trip both know what the other's joined heads reach and theirs do not, as the
-    /// real thing finds it.
-    fn reconcile(&mut self, at: usize, with: usize) {
-        let now_ms = self.now_ms;
-        self.devices[at].reconciliations.push((now_ms, with));
-        let Some(&epoch) = self.connected.get(&pair(at, with)) else {
-            panic!("a reconciliation with somebody who is not connected")
-        };
-        let at_ms = now_ms + 2 * self.weather.delay_ms.1;
-        let sets = [at, with].map(|at| self.devices[at].store.reached());
-        for (place, (to, from)) in [(at, with), (with, at)].into_iter().enumerate() {
-            let links: Vec<Link> = sets[1 - place].difference(&sets[place]).copied().collect();
-            let (peer, bytes) = (self.id(from), 500 + 40 * links.len() as u64);
-            let reconciliation = Reconciliation {
-                round_trips: if place == 0 { 2 } else { 0 },
-                sent_bytes: 500,
-                received_bytes: bytes,
-                complete: true,
-            };
-            for input in
-                [Input::Lacking { peer, links }, Input::Reconciled { peer, reconciliation }]
-            {
-                let input = Box::new(input);
-                self.schedule(at_ms, Event::Reconciled { at: to, with: from, epoch, input });
-            }
-        }
-    }
-
-    fn ask(&mut self, at: usize, of: usize, id: RequestId, mut request: ObjectsRequest) {
-        let device = &mut self.devices[at];
-        let indexed = &device.store.indexed;
-        let (found, links) = request.links.into_iter().partition(|link| indexed.contains(link));
-        request.links = links;
-        let life = device.life;
-        if !Vec::is_empty(&found) {
-            self.tell(at, life, self.now_ms, Input::Found { links: found });
-        }
-        if request.links.is_empty() {
-            let missing = Vec::new();
-            return self.tell(at, life, self.now_ms, Input::RequestEnded { request: id, missing });
-        }
-        let device = &mut self.devices[at];
-        for &link in &request.links {
-            let twice = device.flying.insert(link, id);
-            assert_eq!(twice, None, "{link:?} is asked for twice at once");
-            assert!(!device.told.contains(&link), "{link:?} was stored and is asked for");
-        }
-        let bytes = request.encode();
-        assert!(bytes.len() <= MAX_REQUEST_BYTES);
-        assert_eq!(ObjectsRequest::decode(&bytes).as_ref(), Ok(&request));
-        device.requests.push((self.now_ms, of, request));
-        let at_ms = self.delay(self.weather.delay_ms);
-        self.schedule(at_ms, Event::Ask { at: of, from: at, life, id, bytes });
-    }
-
-    /// A provider's answer, as it looks when the request arrives.
-    fn answer(&mut self, at: usize, to: usize, life: u64, id: RequestId, bytes: &[u8]) {
-        let request = ObjectsRequest::decode(bytes).unwrap();
-        let manners = self.devices[at].manners;
-        if !self.connected.contains_key(&pair(at, to)) || manners == Manners::Silent {
-            let broken = Input::RequestFailed { request: id, failure: Failure::Broken };
-            return self.tell(to, life, self.now_ms + 5_000, broken);
-        }
-        let store = &self.devices[at].store;
-        let serve = |link| store.serve(link).filter(|_| manners != Manners::HasNothing);
-        let mut items: Vec<(Link, Bytes)> = Vec::new();
-        let mut missing = Vec::new();
-        for &link in &request.links {
-            match serve(link) {
-                Some(bytes) => items.push((link, bytes.clone())),
-                None => missing.push(link),
-            }
-        }
-        if request.ahead {
-            let mut sent: HashSet<Link> = request.links.iter().copied().collect();
-            let mut next = 0;
-            while next < items.len() {
-                let (link, bytes) = &items[next];
-                let links = links_of(*link, bytes);
-                let ahead = links.into_iter().filter(|link| link.kind.is_structured());
-                for link in ahead.filter(|link| sent.insert(*link)).collect::<Vec<_>>() {
-                    items.extend(serve(link).map(|bytes| (link, bytes.clone())));
-                }
-                next += 1;
-            }
-        }
-        if manners == Manners::Unasked {
-            let object = Object::new(ObjectKind::Raw, b"have this".to_vec());
-            items.insert(0, (object.link(), object.into_bytes()));
-        }
-        if manners == Manners::WrongBytes {
-            for (_, bytes) in &mut items {
-                *bytes = Bytes::from_static(b"something else");
-            }
-        }
-        let mut check = AnswerCheck::new(&request);
-        let is_good = items.iter().all(|(link, bytes)| {
-            let length = u32::try_from(bytes.len()).unwrap();
-            check.expect(&ItemHeader::Present { link: *link, length }).is_ok()
-                && Object::new(link.kind, bytes.clone()).link() == *link
-        });
-        if !is_good {
-            let violation = Input::RequestFailed { request: id, failure: Failure::Violation };
-            return self.tell(to, life, self.now_ms + 1, violation);
-        }
-        let mut at_ms = self.delay(self.weather.delay_ms);
-        while !items.is_empty() {
-            let some: Vec<_> = items.drain(..items.len().min(16)).collect();
-            let length: usize = some.iter().map(|(_, bytes)| bytes.len()).sum();
-            at_ms += length as u64 * self.weather.slowness / 1000;
-            self.schedule(at_ms, Event::Items { at: to, life, id, items: some });
-        }
-        at_ms += self.weather.store_ms.1;
-        self.tell(to, life, at_ms, Input::RequestEnded { request: id, missing });
-    }
-
     fn tell(&mut self, at: usize, life: u64, at_ms: u64, input: Input) {
         self.schedule(at_ms, Event::Tell { at, life, input: Box::new(input) });
-    }
-
-    fn receive(&mut self, at: usize, id: RequestId, items: &[(Link, Bytes)]) {
-        let device = &mut self.devices[at];
-        if device.cancelled.contains(&id) {
-            return;
-        }
-        let (life, is_full) = (device.life, device.store.is_full);
-        let input = if is_full {
-            device.cancelled.insert(id);
-            let step = StoreStep::Receive { request: id };
-            Input::StoreFailed { step, reason: "no space".to_owned() }
-        } else {
-            let next = device.store.receive(items);
-            let length = |bytes: &Bytes| u32::try_from(bytes.len()).unwrap();
-            let received = items.iter().map(|(link, bytes)| (*link, length(bytes))).collect();
-            Input::Stored { request: id, received, next, rejected: Vec::new() }
-        };
-        // What the store found is old by the time it is told.
-        let at_ms = self.now_ms + self.dice.below(self.weather.store_ms.1);
-        self.tell(at, life, at_ms, input);
-    }
-
-    fn step(&mut self, at: usize, step: Effect) {
-        let device = &mut self.devices[at];
-        let (life, is_full) = (device.life, device.store.is_full);
-        let input = match step {
-            Effect::Lookup { writer, revision, links } => {
-                let absent = device.store.missing(&links, usize::MAX);
-                Input::LookedUp { writer, revision, absent }
-            }
-            Effect::Stage { state, .. } if is_full => Input::StoreFailed {
-                step: StoreStep::Stage { writer: state.state().writer },
-                reason: "no space".to_owned(),
-            },
-            Effect::Join { writer } if is_full => Input::StoreFailed {
-                step: StoreStep::Join { writer },
-                reason: "no space".to_owned(),
-            },
-            Effect::Abandon { writer } if is_full => Input::StoreFailed {
-                step: StoreStep::Abandon { writer },
-                reason: "no space".to_owned(),
-            },
-            Effect::Abandon { writer } => {
-                device.store.staged.remove(&writer);
-                Input::Abandoned { writer }
-            }
-            Effect::Stage { state, replacing } => {
-                device.staged += 1;
-                let outcome = device.store.stage(&state, replacing);
-                Input::Staged { writer: state.state().writer, outcome }
-            }
-            Effect::Join { writer } => {
-                let outcome = device.store.join(writer);
-                if let ark_sync::JoinOutcome::Joined(state) = &outcome {
-                    device.joins.push((writer, state.state().revision));
-                }
-                Input::JoinResult { writer, outcome }
-            }
-            other => panic!("no step of the store: {other:?}"),
-        };
-        let at_ms = self.now_ms + self.dice.below(self.weather.store_ms.1);
-        self.tell(at, life, at_ms, input);
     }
 
     pub fn is_connected(&self, a: usize, b: usize) -> bool {
@@ -664,43 +370,14 @@ impl World {
             self.disconnect(at, other);
         }
         let keys: Vec<_> = self.devices.iter().map(|device| device.key.clone()).collect();
-        let device = &mut self.devices[at];
-        device.life += 1;
-        device.timer_ms = None;
-        device.flying.clear();
-        device.cancelled.clear();
-        device.told.clear();
-        let chance = (device.scanned, device.folder, self.dice.below(u64::MAX));
-        device.engine = engine(device.writer, &keys, &device.listed, &device.store, chance);
+        let seed = self.dice.below(u64::MAX);
+        self.devices[at].restart(&keys, seed);
         self.feed(at, Input::Timer);
     }
 
     /// Publishes the tree as it is now, with all that was joined taken in.
     pub fn publish(&mut self, at: usize) -> SignedState {
-        let device = &mut self.devices[at];
-        let revision = device.store.joined.get(&device.writer).map_or(0, |it| it.state().revision);
-        let sequence = revision + 1;
-        let (snapshot, objects) = build(&device.tree, &device.writer, sequence);
-        let mut vector = Vector::empty();
-        for joined in device.store.joined.values() {
-            vector.take_in_all(&joined.state().vector);
-        }
-        for &writer in &device.padding {
-            vector.take_in(Dot { writer, sequence: 1 });
-        }
-        vector.take_in(Dot { writer: device.writer, sequence });
-        let state = State {
-            topic: topic(),
-            kind: RepoKind::Folder,
-            writer: device.writer,
-            revision: sequence,
-            heads: vec![Head { id: snapshot.id, sequence }],
-            vector,
-            held: Vec::new(),
-        };
-        let state = SignedState::sign(state, &device.key).unwrap();
-        let new = device.store.put(objects);
-        device.store.joined.insert(device.writer, state.clone());
+        let (state, new) = self.devices[at].publish();
         self.feed(at, Input::Published { state: state.clone(), new });
         state
     }
@@ -714,6 +391,11 @@ impl World {
             });
             self.devices[at].tree.insert(directory, contents.collect());
         }
+    }
+
+    /// Adds a file to a device's tree.
+    pub fn add_file(&mut self, at: usize, content: &[u8]) {
+        self.devices[at].tree.entry(0).or_default().push(content.to_vec());
     }
 
     /// Whether every device has joined the newest state of every device, whole.
@@ -747,73 +429,6 @@ impl World {
         let between = self.sent.iter().filter(|sent| pair(sent.from, sent.to) == pair(a, b));
         between.map(|sent| sent.bytes + 4).sum()
     }
-}
-
-fn engine(
-    writer: Writer,
-    keys: &[SigningKey],
-    listed: &BTreeMap<usize, Role>,
-    store: &Store,
-    (scanned, folder, seed): (bool, bool, u64),
-) -> Engine {
-    let device = |at: usize| DeviceId::from_bytes(keys[at].verifying_key().to_bytes());
-    let options = EngineOptions {
-        topic: topic(),
-        kind: RepoKind::Folder,
-        writer,
-        folder,
-        remotes: listed
-            .iter()
-            .map(|(&at, &role)| (device(at), Remote { name: format!("device {at}"), role }))
-            .collect(),
-        seed,
-    };
-    let known = Known {
-        joined: store.joined.values().cloned().collect(),
-        staged: store.staged.values().cloned().collect(),
-        pending: !store.pending.is_empty(),
-        applied: BTreeMap::new(),
-        scanned,
-    };
-    Engine::new(options, known)
-}
-
-/// The objects of a tree, children first, and the snapshot's link.
-fn build(
-    tree: &BTreeMap<u32, Vec<Vec<u8>>>,
-    writer: &Writer,
-    sequence: u64,
-) -> (Link, Vec<Object>) {
-    let mut objects = Vec::new();
-    let mut directories = Vec::new();
-    for contents in tree.values() {
-        let mut links = Vec::new();
-        for content in contents {
-            // Contents over 2,000 bytes are chunked, so that there are file nodes too.
-            let chunks: Vec<_> = content
-                .chunks(2_000)
-                .map(|chunk| Object::new(ObjectKind::Raw, chunk.to_vec()))
-                .collect();
-            let parts: Vec<_> = chunks.iter().map(Object::link).collect();
-            objects.extend(chunks);
-            if let [part] = parts[..] {
-                links.push(part);
-            } else {
-                let file = structured(ObjectKind::File, &parts, b"");
-                links.push(file.link());
-                objects.push(file);
-            }
-        }
-        let directory = structured(ObjectKind::Directory, &links, b"");
-        directories.push(directory.link());
-        objects.push(directory);
-    }
-    let root = structured(ObjectKind::Directory, &directories, b"root");
-    let salt = [writer.device.as_bytes().as_slice(), &sequence.to_le_bytes()].concat();
-    let snapshot = structured(ObjectKind::Snapshot, &[root.link()], &salt);
-    let link = snapshot.link();
-    objects.extend([root, snapshot]);
-    (link, objects)
 }
 
 /// Two devices that have the same.
