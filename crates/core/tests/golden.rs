@@ -4,27 +4,15 @@
 //! A fixture is `fixtures/<kind>-v<version>-<what>.hex`: lower hex, 32 bytes a line. A new
 //! version adds fixtures; the old ones stay, and stay readable.
 
+mod pinned;
+
 use ark_core::{
     Content, DeviceId, Dot, Entry, FileTree, Head, Incarnation, Link, Mtime, Name, Node, Object,
     ObjectId, ObjectKind, Overlay, Permissions, Read, RepoKind, SignedState, Snapshot, State,
     TopicId, Totals, Vector, Version, Writer, edit, empty_directory, entries,
 };
 use ed25519_dalek::SigningKey;
-
-/// The bytes of a fixture.
-fn fixture(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/fixtures/{name}.hex", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
-    data_encoding::HEXLOWER
-        .decode(text.replace('\n', "").as_bytes())
-        .unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// That `bytes` are what the fixture says; otherwise shows what the fixture would have to be.
-fn pin(name: &str, bytes: &[u8]) {
-    let lines: Vec<_> = bytes.chunks(32).map(|line| data_encoding::HEXLOWER.encode(line)).collect();
-    assert!(fixture(name) == bytes, "fixture {name} is not\n{}\n", lines.join("\n"));
-}
+use pinned::{fixture, pin};
 
 fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])

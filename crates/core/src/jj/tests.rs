@@ -287,26 +287,7 @@ fn nodes_of_another_shape_are_refused() {
     objects.take(nodes).unwrap();
     refused(&objects, &inner([leaves.as_slice(), &[later]].concat()));
     // Part of a directory is no directory, nor is a node with a single child.
-    let commit = |tree| Commit {
-        parents: vec![VIRTUAL],
-        predecessors: Vec::new(),
-        trees: vec![tree],
-        labels: Vec::new(),
-        change: [0; 16],
-        description: String::new(),
-        author: Person {
-            name: String::new(),
-            email: String::new(),
-            time: Time { millis: 0, offset_minutes: 0 },
-        },
-        committer: Person {
-            name: String::new(),
-            email: String::new(),
-            time: Time { millis: 0, offset_minutes: 0 },
-        },
-        signing: None,
-    };
-    assert!(matches!(objects.check(&commit(root).encode().unwrap()), Ok(Checked::Complete(_))));
+    assert!(matches!(objects.check(&commit_of(root).encode().unwrap()), Ok(Checked::Complete(_))));
     let single = inner(vec![leaves[0]]);
     let single_id = single.id();
     refused(&objects, &node::<TreeEntry>(2, Vec::new(), vec![leaves[0]]));
@@ -319,30 +300,12 @@ fn nodes_of_another_shape_are_refused() {
     refused(&objects, &node(0, wide, Vec::new()));
     refused(&objects, &node(0, vec![file("a"), file("a")], Vec::new()));
     objects.take(vec![single]).unwrap();
-    assert!(objects.check(&commit(single_id).encode().unwrap()).is_err());
+    assert!(objects.check(&commit_of(single_id).encode().unwrap()).is_err());
 }
 
 #[test]
 fn what_keeps_no_rule_is_neither_written_nor_read() {
-    let good = Commit {
-        parents: vec![VIRTUAL],
-        predecessors: Vec::new(),
-        trees: vec![VIRTUAL],
-        labels: Vec::new(),
-        change: [0; 16],
-        description: String::new(),
-        author: Person {
-            name: String::new(),
-            email: String::new(),
-            time: Time { millis: 0, offset_minutes: 0 },
-        },
-        committer: Person {
-            name: String::new(),
-            email: String::new(),
-            time: Time { millis: 0, offset_minutes: 0 },
-        },
-        signing: None,
-    };
+    let good = commit_of(VIRTUAL);
     let own = Signing { data: Some(good.unsigned_bytes()), signature: vec![1] };
     let at =
         |offset_minutes| Person { time: Time { millis: 0, offset_minutes }, ..good.author.clone() };
@@ -416,6 +379,26 @@ fn a_view_without_heads_is_neither_written_nor_read() {
     assert!(matches!(check(view), Ok(Checked::Complete(_))));
     assert!(matches!(check(VIRTUAL), Ok(Checked::Complete(_))));
     assert!(check(without).is_err());
+}
+
+/// A commit that says nothing but what the files look like.
+fn commit_of(tree: ObjectId) -> Commit {
+    let person = Person {
+        name: String::new(),
+        email: String::new(),
+        time: Time { millis: 0, offset_minutes: 0 },
+    };
+    Commit {
+        parents: vec![VIRTUAL],
+        predecessors: Vec::new(),
+        trees: vec![tree],
+        labels: Vec::new(),
+        change: [0; 16],
+        description: String::new(),
+        author: person.clone(),
+        committer: person,
+        signing: None,
+    }
 }
 
 /// An operation that says nothing but what the repo looks like.
