@@ -13,7 +13,8 @@ use crate::storage::Storage;
 
 /// The heads of a jj repo, in a [`Storage`], as they are at the moment. Where there are several, jj
 /// merges them by itself when it loads the repo, on each machine into another operation: first
-/// comes [`resolve_heads`](crate::resolve_heads).
+/// comes [`resolve_heads`](crate::resolve_heads). A head that comes between the two is merged by jj,
+/// as it merges what another process does at that moment.
 #[derive(Debug, Clone)]
 pub struct ArkOpHeadsStore {
     storage: Arc<dyn Storage>,

@@ -12,6 +12,13 @@
 //! has commits in the order in which they came to that machine. Here an empty one is made for each
 //! merge, and filled by what the merge asks of it: the operations and their ancestors decide alone.
 //! That reads every operation and every commit once.
+//!
+//! Heads may change while that is done. What was made of heads of which one was replaced meanwhile
+//! is let go, and all is done again with those that there are then: otherwise a late one would bring
+//! back what another has dropped, as `jj op abandon` does. A head that comes after the last look at
+//! them, and before jj loads the repo, is merged by jj itself, as one that another process makes at
+//! that moment would be; where two machines do that with the same heads each makes an operation of
+//! its own, and the next resolving makes one of those.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -45,6 +52,9 @@ const NAME: &str = "ark";
 const LATEST_MS: i64 = 253_402_300_799_999;
 /// How long before that a merge is made of heads that have no time after them.
 const LAST_DAYS_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+/// How often it is begun anew because the heads changed meanwhile. Somebody else got on each time:
+/// whoever is as unlucky as this is better told than kept waiting.
+const MAX_ROUNDS: usize = 16;
 
 /// Why the heads were not resolved.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +63,9 @@ pub enum ResolveError {
     /// The heads could not be read or changed.
     #[error("cannot read or change the heads")]
     Heads(#[source] StorageError),
+    /// They were replaced each time that they were to be.
+    #[error("the heads of the repo changed {MAX_ROUNDS} times while they were merged")]
+    Changing,
     /// A head or an ancestor of one could not be read.
     #[error("cannot read an operation")]
     Operations(#[from] OpStoreError),
@@ -87,14 +100,25 @@ pub enum ResolveError {
 /// # Errors
 /// The heads are as they were, or it is not known whether they were changed: it can be tried again.
 pub async fn resolve_heads(storage: Arc<dyn Storage>) -> Result<Option<ObjectId>, ResolveError> {
-    let heads = storage.heads().await.map_err(ResolveError::Heads)?;
-    if heads.len() < 2 {
-        return Ok(heads.first().copied());
+    for _ in 0..MAX_ROUNDS {
+        let heads = storage.heads().await.map_err(ResolveError::Heads)?;
+        if heads.len() < 2 {
+            return Ok(heads.first().copied());
+        }
+        let new = one_of(&storage, &heads).await?;
+        if storage.replace_heads(&heads, new).await.map_err(ResolveError::Heads)? {
+            return Ok(Some(new));
+        }
     }
+    Err(ResolveError::Changing)
+}
+
+/// The operation that takes the place of these heads: it is written, or one of them.
+async fn one_of(storage: &Arc<dyn Storage>, heads: &[ObjectId]) -> Result<ObjectId, ResolveError> {
     let backend = ArkBackend::of_nobody(storage.clone());
     let root_data = RootOperationData { root_commit_id: backend.root_commit_id().clone() };
     let op_store: Arc<dyn OpStore> = Arc::new(ArkOpStore::new(storage.clone(), root_data));
-    let operations = in_order(one_of_each(newest(&op_store, &heads).await?));
+    let operations = in_order(one_of_each(newest(&op_store, heads).await?));
     let new = if let [only] = operations.as_slice() {
         only.id().clone()
     } else {
@@ -109,10 +133,7 @@ pub async fn resolve_heads(storage: Arc<dyn Storage>) -> Result<Option<ObjectId>
         let merged = loader.merge_operations(operations, None, Some(DESCRIPTION), []);
         merged.await?.0.operation().id().clone()
     };
-    let new = ObjectId::from_bytes(new.as_bytes().try_into().expect("ids here are of 32 bytes"));
-    let old: Vec<ObjectId> = heads.into_iter().filter(|head| *head != new).collect();
-    storage.update_heads(&old, Some(new)).await.map_err(ResolveError::Heads)?;
-    Ok(Some(new))
+    Ok(ObjectId::from_bytes(new.as_bytes().try_into().expect("ids here are of 32 bytes")))
 }
 
 /// The operations of these heads that no other one comes after.

@@ -69,6 +69,9 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// In one act, durably: drops those heads of `old` that are heads, `new` aside, and makes
     /// `new` one if it is none yet. Comes after a [`Storage::barrier`] over `new`.
     ///
+    /// This is for what somebody did: where another replaced `old` meanwhile, both were done at
+    /// once, and `new` becomes a head all the same.
+    ///
     /// # Errors
     /// Nothing was changed, or it is not known whether it was.
     async fn update_heads(
@@ -76,6 +79,17 @@ pub trait Storage: Debug + Send + Sync + 'static {
         old: &[ObjectId],
         new: Option<ObjectId>,
     ) -> Result<(), StorageError>;
+
+    /// As [`Storage::update_heads`], but only if all of `old`, of which `new` may be one, are heads
+    /// in that moment. Otherwise nothing is changed, and the answer is `false`.
+    ///
+    /// This is for who does nothing but make one head of several: where one of them was replaced
+    /// meanwhile, `new` has in it what that one had, and to make it a head would bring that back.
+    /// Heads that came since and are not in `old` stay, and do no harm.
+    ///
+    /// # Errors
+    /// Nothing was changed, or it is not known whether it was.
+    async fn replace_heads(&self, old: &[ObjectId], new: ObjectId) -> Result<bool, StorageError>;
 
     /// How many requests are handled well at once; at least 1.
     fn concurrency(&self) -> usize;

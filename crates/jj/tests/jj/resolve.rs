@@ -1,6 +1,7 @@
 //! The heads of several machines become one.
 
 use ark_core::{Object, ObjectId, ObjectKind};
+use ark_jj::{ResolveError, resolve_heads};
 use jj_lib::backend::Signature;
 use jj_lib::object_id::ObjectId as _;
 use jj_lib::op_store::RefTarget;
@@ -252,6 +253,68 @@ fn a_head_that_another_comes_after_is_only_dropped() {
     let after = alice.heads();
     bob.memory.set_heads([before.as_slice(), &after].concat());
     assert_eq!(vec![bob.resolve()], after);
+}
+
+/// Heads that two processes merge at once, of which one goes on before the other is done.
+#[test]
+fn who_is_late_brings_nothing_back_that_was_dropped() {
+    let (alice, bob) = pair();
+    let first = alice.heads()[0];
+    alice.commit(&[alice.root()], "by alice", "a");
+    bob.commit(&[bob.root()], "by bob", "b");
+    exchange(&alice, &bob);
+    let both = alice.heads();
+    assert_eq!(both.len(), 2);
+    // Nothing of the two is in its ancestors, as after `jj op abandon`.
+    let abandoned = alice.write_like(first, |it| it.metadata.description = "abandon".into());
+    alice.memory.set_heads_meanwhile([abandoned]);
+    assert_eq!(alice.resolve(), abandoned);
+
+    // One of the two is enough, and so is it where the other is only dropped.
+    for late in [both.clone(), vec![first, both[0]]] {
+        alice.memory.set_heads(late);
+        alice.memory.set_heads_meanwhile([abandoned, both[1]]);
+        let merge = alice.resolve();
+        let parents = alice.repo().operation().parent_ids().len();
+        assert_eq!((parents, merge), (2, bob_merges(&bob, &alice, [abandoned, both[1]])));
+    }
+}
+
+fn bob_merges(bob: &Machine, alice: &Machine, heads: [ObjectId; 2]) -> ObjectId {
+    bob.memory.pull(&alice.memory);
+    bob.memory.set_heads(heads);
+    bob.resolve()
+}
+
+#[test]
+fn a_head_that_comes_while_others_are_merged_stays() {
+    let (alice, bob) = pair();
+    alice.commit(&[alice.root()], "by alice", "a");
+    bob.commit(&[bob.root()], "by bob", "b");
+    exchange(&alice, &bob);
+    let both = alice.heads();
+    let third = alice.write_like(both[0], |it| it.metadata.description = "third".into());
+    alice.memory.set_heads_meanwhile([both[0], both[1], third]);
+    let merge = resolve_heads(alice.memory.clone()).block_on().unwrap().unwrap();
+    let mut left = vec![merge, third];
+    left.sort_unstable();
+    assert_eq!(alice.heads(), left);
+    alice.resolve();
+}
+
+#[test]
+fn heads_that_do_not_stand_still_are_an_error() {
+    let (alice, _) = pair();
+    let head = alice.heads()[0];
+    let described = |text: String| alice.write_like(head, |it| it.metadata.description = text);
+    let mut at = [described("0".into()), described("1".into())];
+    alice.memory.set_heads(at);
+    for round in 2..100 {
+        at = [at[1], described(round.to_string())];
+        alice.memory.set_heads_meanwhile(at);
+    }
+    let error = resolve_heads(alice.memory.clone()).block_on().unwrap_err();
+    assert!(matches!(error, ResolveError::Changing), "{error}");
 }
 
 /// Three machines, histories from a seed, exchanged at random: each resolves what it has.

@@ -1,7 +1,7 @@
 //! A storage in memory that holds what the daemon's will hold: every object is checked, and has
 //! all that it links.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -25,6 +25,8 @@ struct Inner {
     undurable: BTreeSet<Link>,
     heads: BTreeSet<ObjectId>,
     is_failing: bool,
+    /// What others make of the heads just before they are next changed.
+    meanwhile: VecDeque<BTreeSet<ObjectId>>,
     gets: usize,
     put_bytes: usize,
 }
@@ -91,9 +93,44 @@ impl Memory {
         here.heads.extend(&other.heads);
     }
 
+    /// Just before heads are changed the next time they become these, as when a state is joined at
+    /// that moment. Given several times: before the time after that, and so on.
+    pub fn set_heads_meanwhile(&self, heads: impl IntoIterator<Item = ObjectId>) {
+        self.inner().meanwhile.push_back(heads.into_iter().collect());
+    }
+
     /// The heads are set as the heads rule would have it.
     pub fn set_heads(&self, heads: impl IntoIterator<Item = ObjectId>) {
         self.inner().heads = heads.into_iter().collect();
+    }
+}
+
+impl Memory {
+    fn change_heads(
+        &self,
+        old: &[ObjectId],
+        new: Option<ObjectId>,
+        only_all: bool,
+    ) -> Result<bool, StorageError> {
+        let mut inner = self.inner();
+        if inner.is_failing {
+            return Err(failed());
+        }
+        if let Some(heads) = inner.meanwhile.pop_front() {
+            inner.heads = heads;
+        }
+        if only_all && !old.iter().all(|id| inner.heads.contains(id)) {
+            return Ok(false);
+        }
+        for id in old {
+            inner.heads.remove(id);
+        }
+        if let Some(id) = new {
+            let link = Link { kind: ObjectKind::Operation, id };
+            assert!(!inner.undurable.contains(&link), "told before it was durable");
+            inner.heads.insert(id);
+        }
+        Ok(true)
     }
 }
 
@@ -178,20 +215,12 @@ impl Storage for Memory {
         old: &[ObjectId],
         new: Option<ObjectId>,
     ) -> Result<(), StorageError> {
-        let mut inner = self.inner();
-        if inner.is_failing {
-            return Err(failed());
-        }
-        for id in old {
-            assert_ne!(Some(*id), new);
-            inner.heads.remove(id);
-        }
-        if let Some(id) = new {
-            let link = Link { kind: ObjectKind::Operation, id };
-            assert!(!inner.undurable.contains(&link), "told before it was durable");
-            inner.heads.insert(id);
-        }
-        Ok(())
+        assert!(!old.iter().any(|id| Some(*id) == new));
+        self.change_heads(old, new, false).map(|_| ())
+    }
+
+    async fn replace_heads(&self, old: &[ObjectId], new: ObjectId) -> Result<bool, StorageError> {
+        self.change_heads(old, Some(new), true)
     }
 
     fn concurrency(&self) -> usize {
