@@ -99,8 +99,35 @@ async fn who_closes_a_directory_does_so_for_all() {
     assert_eq!((b.mode("d"), b.read("d/f").as_str()), (0o755, "1"));
 }
 
-/// Has `b` carry out two more plans of `a`'s: none but what they are about is tried again by them.
-async fn two_plans_later(a: &Device, b: &Device) {
+/// A device that wrote `file`, and one that has it, too, and then behaves as if some of its disk
+/// failed while that is set.
+async fn two_of_which_one_fails<P>(file: &str, is_it: P) -> (Device, Device, Arc<AtomicBool>)
+where
+    P: Fn(&str, &RelPath, &[u8]) -> bool + Send + Sync + 'static,
+{
+    let (a, mut b) = (Device::started(1).await, Device::new(2));
+    let fails = Arc::new(AtomicBool::new(false));
+    let is_failing = Arc::clone(&fails);
+    b.gate = Some(Gate::new(move |operation, directory, name| {
+        let is_refused = is_failing.load(Ordering::SeqCst) && is_it(operation, directory, name);
+        if is_refused { Err(Errno::IO) } else { Ok(()) }
+    }));
+    b.start().await;
+    a.write(file, "1");
+    settle(&[&a, &b]).await;
+    fails.store(true, Ordering::SeqCst);
+    (a, b, fails)
+}
+
+/// The device has something to do with `file`, which fails.
+async fn until_it_failed(device: &Device, file: &str) {
+    let is_shown = |problem: &String| problem.contains(file);
+    device.until("waiting for the file", |status| status.problems.iter().any(is_shown)).await;
+}
+
+/// `d` is as it was, `open`, on `b`, and is closed there once nothing `fails` in it any more.
+async fn assert_closed_in_the_end(a: &Device, b: &Device, open: u32, fails: &AtomicBool) {
+    // None but what they are about is tried again by two more plans.
     for name in ["x", "y"] {
         a.write(name, name);
         a.rest().await;
@@ -108,48 +135,27 @@ async fn two_plans_later(a: &Device, b: &Device) {
         // When the second is there the first plan is carried out whole.
         eventually("given more", || b.path(name).exists()).await;
     }
-}
-
-/// A device that behaves as if some of its disk failed while that is set.
-fn failing<P>(fails: &Arc<AtomicBool>, is_it: P) -> Device
-where
-    P: Fn(&str, &RelPath, &[u8]) -> bool + Send + Sync + 'static,
-{
-    let (mut device, fails) = (Device::new(2), Arc::clone(fails));
-    device.gate = Some(Gate::new(move |operation, directory, name| {
-        let is_refused = fails.load(Ordering::SeqCst) && is_it(operation, directory, name);
-        if is_refused { Err(Errno::IO) } else { Ok(()) }
-    }));
-    device
+    assert_eq!(b.mode("d"), open);
+    fails.store(false, Ordering::SeqCst);
+    settle(&[a, b]).await;
+    assert_eq!(b.mode("d"), 0o644);
 }
 
 /// What could not be written in it is not tried again by the next plans yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_is_not_closed_over_what_failed_before() {
-    let fails = Arc::new(AtomicBool::new(false));
-    let mut b = failing(&fails, |operation, directory, _| {
+    let (a, b, fails) = two_of_which_one_fails("d/f", |operation, directory, _| {
         operation == "create" && directory.to_string() == "d"
-    });
-    let a = Device::started(1).await;
-    b.start().await;
-    a.write("d/f", "1");
-    settle(&[&a, &b]).await;
+    })
+    .await;
     let open = b.mode("d");
-    fails.store(true, Ordering::SeqCst);
     a.write("d/f", "2");
     a.rest().await;
     a.chmod("d", 0o644);
     a.rest().await;
     pull(&a, &b).await;
-    b.until("waiting for the file", |status| {
-        status.problems.iter().any(|problem| problem.contains("d/f"))
-    })
-    .await;
-    two_plans_later(&a, &b).await;
-    assert_eq!(b.mode("d"), open);
-    fails.store(false, Ordering::SeqCst);
-    settle(&[&a, &b]).await;
-    assert_eq!(b.mode("d"), 0o644);
+    until_it_failed(&b, "d/f").await;
+    assert_closed_in_the_end(&a, &b, open, &fails).await;
     a.chmod("d", 0o755);
     settle(&[&a, &b]).await;
     assert_eq!(b.read("d/f"), "2");
@@ -158,27 +164,16 @@ async fn a_directory_is_not_closed_over_what_failed_before() {
 /// What its user wrote in it cannot be made durable, and so is not published yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_is_not_closed_over_what_cannot_be_synced() {
-    let fails = Arc::new(AtomicBool::new(false));
-    let mut b = failing(&fails, |operation, _, name| operation == "sync" && name == b"bad");
-    let a = Device::started(1).await;
-    b.start().await;
-    a.write("d/bad", "1");
-    settle(&[&a, &b]).await;
+    let (a, b, fails) =
+        two_of_which_one_fails("d/bad", |operation, _, name| operation == "sync" && name == b"bad")
+            .await;
     let open = b.mode("d");
-    fails.store(true, Ordering::SeqCst);
     b.write("d/bad", "edited");
-    b.until("waiting for the file", |status| {
-        status.problems.iter().any(|problem| problem.contains("bad"))
-    })
-    .await;
+    until_it_failed(&b, "bad").await;
     a.chmod("d", 0o644);
     a.rest().await;
     pull(&a, &b).await;
-    two_plans_later(&a, &b).await;
-    assert_eq!(b.mode("d"), open);
-    fails.store(false, Ordering::SeqCst);
-    settle(&[&a, &b]).await;
-    assert_eq!(b.mode("d"), 0o644);
+    assert_closed_in_the_end(&a, &b, open, &fails).await;
     b.chmod("d", 0o755);
     settle(&[&a, &b]).await;
     assert_eq!(a.read("d/bad"), "edited");
