@@ -1,4 +1,5 @@
-//! Figures, not assertions: run with `--ignored --nocapture`, in release.
+//! Figures, not assertions:
+//! `cargo test --release -p ark-folder --test figures -- --ignored --nocapture`.
 
 mod syncing;
 

@@ -344,8 +344,8 @@ proptest! {
     }
 }
 
-/// Run it so: `unshare -Ur sh -c 'echo 3 > /proc/sys/user/max_inotify_watches && cargo nextest
-/// run -p ark-folder --run-ignored only'`.
+/// Run it so: `unshare -Ur sh -c 'echo 3 > /proc/sys/user/max_inotify_watches && cargo test
+/// -p ark-folder --test watch limit -- --ignored'`.
 #[tokio::test]
 #[ignore = "needs a user namespace in which only three watches are allowed"]
 async fn the_limit_of_watches_is_told() {
