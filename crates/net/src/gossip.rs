@@ -1,11 +1,14 @@
 //! Gossip of one repo: announcements, sealed. A hint only: losing every one costs latency.
 //!
 //! iroh-gossip tries a join once and does not heal a partition, so whoever is met by the sync
-//! protocol is joined again here, boundedly. Its actor may end or get stuck on one slow peer; it
-//! is then started anew.
+//! protocol is joined again here, boundedly (see [`joins`]). Its actor may end or get stuck on one
+//! slow peer; it is then started anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod joins;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ark_core::{DeviceId, TopicId};
@@ -26,6 +29,8 @@ use crate::repo::RepoInput;
 use crate::seal::{SEAL_OVERHEAD, Sealer};
 use crate::shared::Shared;
 
+pub(crate) use joins::Joins;
+
 /// Accepted connections that wait for the task.
 pub(crate) const ACCEPTED_CAPACITY: usize = 8;
 /// What the repo's task wants of this one; more is dropped, because all of it is a hint.
@@ -34,14 +39,6 @@ pub(crate) const COMMAND_CAPACITY: usize = 64;
 /// with its own header, and ends that neighbour's send loop.
 const MAX_SEALED_BYTES: usize = 3_900;
 const _: () = assert!(ark_sync::MAX_ANNOUNCEMENT_BYTES + SEAL_OVERHEAD <= MAX_SEALED_BYTES);
-/// The same device is joined again no sooner than this.
-const REJOIN_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it is asked whether devices that are connected are missing in the overlay.
-const HEAL_INTERVAL: Duration = Duration::from_secs(30);
-/// With so many neighbours the overlay is left alone: it keeps five at most.
-const ENOUGH_NEIGHBOURS: usize = 3;
-/// Devices joined at one healing.
-const JOINS_AT_ONCE: usize = 2;
 /// A command that iroh-gossip does not take for this long means that it is stuck.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before an ended iroh-gossip is started anew.
@@ -68,12 +65,10 @@ pub(crate) struct GossipTask {
     pub(crate) sealer: Sealer,
     pub(crate) accepted: mpsc::Receiver<Connection>,
     pub(crate) commands: mpsc::Receiver<Command>,
-    /// Devices that the sync protocol is connected with.
-    pub(crate) met: BTreeSet<DeviceId>,
-    /// When each was last joined.
-    pub(crate) joined: BTreeMap<DeviceId, Instant>,
-    /// When the overlay is looked at next.
-    pub(crate) heal_at: Instant,
+    /// Whom to join, and when.
+    pub(crate) joins: Joins,
+    /// How often a device was joined.
+    pub(crate) joined: Arc<AtomicU64>,
 }
 
 /// Why a life of iroh-gossip ended.
@@ -105,7 +100,8 @@ impl GossipTask {
     /// One life of iroh-gossip.
     async fn live(&mut self, gossip: &Gossip) -> End {
         let topic = iroh_gossip::TopicId::from_bytes(*self.topic.as_bytes());
-        let bootstrap = self.met.iter().copied().filter_map(endpoint_id).collect();
+        let bootstrap = self.joins.begun(Instant::now());
+        let bootstrap = self.count_joins(bootstrap);
         let (sender, mut receiver) = match gossip.subscribe(topic, bootstrap).await {
             Ok(topic) => topic.split(),
             Err(_) => return End::Restart("it does not take a subscription"),
@@ -127,11 +123,7 @@ impl GossipTask {
                 Some(command) = self.commands.recv() => {
                     self.command(command, &sender, &receiver).await
                 }
-                () = sleep_until(self.heal_at) => {
-                    let jitter = 0.75 + rand::random::<f64>() / 2.0;
-                    self.heal_at = Instant::now() + HEAL_INTERVAL.mul_f64(jitter);
-                    self.heal(&sender, &receiver).await
-                }
+                () = sleep_until(self.joins.look_at()) => self.look(&sender, &receiver).await,
             };
             if let Err(end) = result {
                 return end;
@@ -144,7 +136,7 @@ impl GossipTask {
             Event::NeighborUp(id) => debug!(neighbour = %id.fmt_short(), "gossip neighbour up"),
             Event::NeighborDown(id) => {
                 debug!(neighbour = %id.fmt_short(), "gossip neighbour down");
-                self.heal_soon();
+                self.joins.look_soon(Instant::now());
             }
             Event::Lagged => self.tell(RepoInput::GossipLagged).await?,
             Event::Received(message) => {
@@ -205,47 +197,41 @@ impl GossipTask {
                 taken(sender.broadcast(sealed.into())).await
             }
             Command::Met(device) => {
-                self.met.insert(device);
-                self.join(vec![device], sender).await
+                let is_due = self.joins.met(device, Instant::now());
+                self.join(is_due.then_some(device), sender).await
             }
             Command::Lost(device) => {
-                self.met.remove(&device);
+                self.joins.lost(device);
                 Ok(())
             }
         }
     }
 
     /// Joins devices that are connected but missing among too few neighbours.
-    async fn heal(&mut self, sender: &GossipSender, receiver: &GossipReceiver) -> Result<(), End> {
+    async fn look(&mut self, sender: &GossipSender, receiver: &GossipReceiver) -> Result<(), End> {
         let neighbours: BTreeSet<DeviceId> =
             receiver.neighbors().map(|id| DeviceId::from_bytes(*id.as_bytes())).collect();
-        if neighbours.len() >= ENOUGH_NEIGHBOURS {
-            return Ok(());
-        }
-        let missing = self.met.difference(&neighbours).copied().take(JOINS_AT_ONCE).collect();
+        let missing = self.joins.look(&neighbours, Instant::now(), rand::random());
         self.join(missing, sender).await
     }
 
-    fn heal_soon(&mut self) {
-        self.heal_at = self.heal_at.min(Instant::now() + REJOIN_INTERVAL);
-    }
-
-    async fn join(&mut self, devices: Vec<DeviceId>, sender: &GossipSender) -> Result<(), End> {
-        let now = Instant::now();
-        let mut peers = Vec::new();
-        for device in devices {
-            let recently = |at: &Instant| now.duration_since(*at) < REJOIN_INTERVAL;
-            if self.joined.get(&device).is_some_and(recently) {
-                self.heal_soon();
-            } else {
-                self.joined.insert(device, now);
-                peers.extend(endpoint_id(device));
-            }
-        }
+    async fn join(
+        &self,
+        devices: impl IntoIterator<Item = DeviceId>,
+        sender: &GossipSender,
+    ) -> Result<(), End> {
+        let peers = self.count_joins(devices);
         if peers.is_empty() {
             return Ok(());
         }
         taken(sender.join_peers(peers)).await
+    }
+
+    /// The devices as iroh-gossip is told to join them.
+    fn count_joins(&self, devices: impl IntoIterator<Item = DeviceId>) -> Vec<EndpointId> {
+        let peers: Vec<EndpointId> = devices.into_iter().filter_map(endpoint_id).collect();
+        self.joined.fetch_add(peers.len() as u64, Relaxed);
+        peers
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::access::Access;
 use crate::board::{Bell, Board, Boards, PeerBoard, PeerPast, RepoBoard};
 use crate::error::StartError;
-use crate::gossip::{self, GossipTask};
+use crate::gossip::{self, GossipTask, Joins};
 use crate::lane::Lane;
 use crate::objects::fetch::Budget;
 use crate::options::{Options, RepoOptions};
@@ -276,6 +277,12 @@ impl Net {
         past
     }
 
+    /// For tests: how often a device was asked into the gossip of `topic` since the start.
+    #[doc(hidden)]
+    pub fn gossip_joins(&self, topic: TopicId) -> u64 {
+        self.shared.repos.get(&topic).map_or(0, |repo| repo.joined.load(Relaxed))
+    }
+
     /// For tests: as if gossip of `topic` had come faster than it could be read.
     #[doc(hidden)]
     pub async fn lag_gossip(&self, topic: TopicId) {
@@ -364,6 +371,7 @@ impl Net {
             board: board.clone(),
             id: repo.id.clone(),
             has_folder: repo.has_folder,
+            joined: Arc::default(),
             life: Life::within(&shared.cancel),
         });
         // It is found by its tasks.
@@ -376,9 +384,8 @@ impl Net {
             sealer: Sealer::new(&repo.sealing),
             accepted: accepted_end,
             commands,
-            met: BTreeSet::new(),
-            joined: BTreeMap::new(),
-            heal_at: Instant::now(),
+            joins: Joins::new(Instant::now()),
+            joined: handle.joined.clone(),
         };
         shared.tasks.spawn(handle.life.tasks.track_future(gossip.run()));
         let task = RepoTask {

@@ -1,6 +1,7 @@
 //! What the tasks of the network side share.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ark_core::{DeviceId, TopicId};
@@ -163,6 +164,8 @@ pub(crate) struct RepoHandle {
     pub(crate) id: String,
     /// Whether there is a folder here.
     pub(crate) has_folder: bool,
+    /// How often a device was asked into its gossip.
+    pub(crate) joined: Arc<AtomicU64>,
     /// Ends its tasks.
     pub(crate) life: Life,
 }
