@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ark-folder", &["ark-core", "ark-store"]),
     ("ark-net", &["ark-core", "ark-recon", "ark-store", "ark-sync"]),
     ("ark-control", &["ark-core"]),
-    ("ark-jj", &["ark-core"]),
+    ("ark-jj", &["ark-control", "ark-core"]),
     ("ark", &["ark-control", "ark-core", "ark-folder", "ark-net", "ark-store", "ark-sync"]),
     (
         "ark-testkit",

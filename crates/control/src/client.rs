@@ -75,6 +75,17 @@ impl Client {
         }
     }
 
+    /// Asks one question.
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
+        write_request(&mut self.stream, request).await?;
+        self.response().await
+    }
+
+    /// For a conversation of another form.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     async fn response(&mut self) -> Result<Response, ClientError> {
         match read_response(&mut self.stream).await? {
             Some(Response::Refused(why)) => Err(ClientError::Refused(why)),
@@ -121,8 +132,7 @@ impl Client {
         repo: Option<String>,
         timeout_ms: u64,
     ) -> Result<WaitOutcome, ClientError> {
-        write_request(&mut self.stream, &Request::Wait { repo, timeout_ms }).await?;
-        match self.response().await? {
+        match self.ask(&Request::Wait { repo, timeout_ms }).await? {
             Response::Wait(outcome) => Ok(outcome),
             _ => Err(ClientError::Unexpected),
         }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::message::{Request, Response};
 
 /// The version of the messages; it begins every frame.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The most bytes of a request: a repo id and some numbers, with room.
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -44,6 +44,9 @@ pub enum FrameError {
     /// Not an archive of the message expected.
     #[error("not a valid message: {0}")]
     Archive(ArchiveError),
+    /// A message that says what none may say.
+    #[error("an invalid message: {0}")]
+    Invalid(&'static str),
 }
 
 async fn write<T>(

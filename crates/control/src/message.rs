@@ -21,6 +21,13 @@ pub enum Request {
         /// How long, in milliseconds.
         timeout_ms: u64,
     },
+    /// From here on the connection is a conversation of jj's, see [`crate::jj`].
+    Jj {
+        /// Its version, [`JJ_VERSION`](crate::jj::JJ_VERSION).
+        version: u16,
+        /// The repo's id.
+        repo: String,
+    },
 }
 
 /// The daemon's answer.
@@ -30,6 +37,8 @@ pub enum Response {
     Status(Status),
     /// To [`Request::Wait`].
     Wait(WaitOutcome),
+    /// To [`Request::Jj`]: granted.
+    Jj,
     /// The request cannot be answered; the text says why.
     Refused(String),
 }
@@ -67,7 +76,8 @@ pub struct Status {
 pub struct RepoStatus {
     /// Its id in the config.
     pub id: String,
-    /// `"folder"`, or `"mirror"` where this device only holds it.
+    /// `"folder"`, `"jj"` for a jj repository, or `"mirror"` where this device only holds what may
+    /// become either.
     pub kind: String,
     /// `"in-step"`, `"syncing"`, `"waiting"` or `"error"`.
     pub state: String,

@@ -91,24 +91,12 @@ impl ArkBackend {
             for (&id, bytes) in ids.iter().zip(&all) {
                 found.insert(id, Copy::decode(bytes)?);
             }
-            match ids.last().and_then(|&id| next(id)) {
+            match ids.last().and_then(|&id| id::next(id)) {
                 Some(next) if ids.len() >= COPIES_AT_ONCE => from = next,
                 _ => return Ok(found),
             }
         }
     }
-}
-
-/// The id after this one.
-fn next(id: ObjectId) -> Option<ObjectId> {
-    let mut bytes = *id.as_bytes();
-    for byte in bytes.iter_mut().rev() {
-        *byte = byte.wrapping_add(1);
-        if *byte != 0 {
-            return Some(ObjectId::from_bytes(bytes));
-        }
-    }
-    None
 }
 
 /// As jj is told that something was not read.

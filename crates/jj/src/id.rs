@@ -74,3 +74,15 @@ pub(crate) fn copy(id: &CopyId) -> Result<Option<ObjectId>, IdError> {
 pub(crate) fn copy_id(copy: Option<ObjectId>) -> CopyId {
     copy.map_or_else(CopyId::placeholder, |id| CopyId::from_bytes(id.as_bytes()))
 }
+
+/// The id after this one.
+pub(crate) fn next(id: ObjectId) -> Option<ObjectId> {
+    let mut bytes = *id.as_bytes();
+    for byte in bytes.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return Some(ObjectId::from_bytes(bytes));
+        }
+    }
+    None
+}

@@ -8,8 +8,10 @@
 //! - [`ArkOpStore`]: operations and views, with the one barrier behind which they are durable.
 //! - [`ArkOpHeadsStore`]: the repo's heads.
 //! - [`resolve_heads`]: several heads become one, the same on every machine.
+//! - [`Client`]: the storage that a daemon keeps.
 
 mod backend;
+mod client;
 mod content;
 mod convert;
 mod id;
@@ -22,6 +24,7 @@ mod storage;
 mod view;
 
 pub use backend::ArkBackend;
+pub use client::{Client, ClientError};
 pub use id::CHANGE_ID_BYTES;
 pub use op_heads::ArkOpHeadsStore;
 pub use op_store::ArkOpStore;

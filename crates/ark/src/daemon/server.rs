@@ -71,6 +71,10 @@ async fn converse(stream: UnixStream, house: &House) -> Result<(), FrameError> {
                     () = hung_up(&mut reader) => return Ok(()),
                 }
             }
+            Request::Jj { .. } => {
+                let why = "it serves no jj repositories".to_owned();
+                write_response(&mut writer, &Response::Refused(why)).await?;
+            }
             Request::Wait { repo, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms).min(MAX_WAIT);
                 let deadline = Instant::now() + timeout;

@@ -1,0 +1,59 @@
+//! Why the daemon did not do what it was asked.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ark_control::ClientError as ControlError;
+
+use crate::storage::StorageError;
+
+/// Why the daemon did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// It does not run, or ended and did not come back. What was written and not acknowledged is
+    /// sent again by the next call that finds it.
+    #[error(
+        "the ark daemon with the store {} does not answer: start it (run `ark`, or its service), then run the command again",
+        .store.display()
+    )]
+    Gone {
+        /// Its store.
+        store: PathBuf,
+        /// What was seen.
+        #[source]
+        source: Arc<ControlError>,
+    },
+    /// It does not have the repo, or is of another version than this program.
+    #[error("the ark daemon refuses: {0}")]
+    Refused(String),
+    /// It tried.
+    #[error("the ark daemon could not do it: {0}")]
+    Failed(String),
+    /// It is another program than this one takes it for.
+    #[error("the ark daemon gave an answer to another question")]
+    Unexpected,
+    /// The thread that talks to it is not there.
+    #[error("no thread to talk to the ark daemon")]
+    Thread(#[source] Arc<io::Error>),
+}
+
+impl ClientError {
+    pub(super) fn not_connected(store: &Path, error: ControlError) -> Self {
+        match error {
+            ControlError::Refused(why) => Self::Refused(why),
+            error => Self::Gone { store: store.to_owned(), source: Arc::new(error) },
+        }
+    }
+
+    pub(super) fn no_thread(error: io::Error) -> Self {
+        Self::Thread(Arc::new(error))
+    }
+}
+
+impl From<ClientError> for StorageError {
+    fn from(error: ClientError) -> Self {
+        Self::Failed(error.into())
+    }
+}
