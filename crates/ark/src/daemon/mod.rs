@@ -4,6 +4,8 @@
 //! daemon on the same store, busy ports. Ending goes from the outside in: no more questions on
 //! the control socket, folders come to rest, peers are told, the store is closed last.
 
+#[cfg(test)]
+mod fixtures;
 mod house;
 mod pace;
 mod ports;

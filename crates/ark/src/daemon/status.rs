@@ -261,45 +261,21 @@ fn time_text(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ark_core::Incarnation;
-    use ark_net::RemoteStatus;
+    use ark_net::RepoStatus;
 
+    use super::super::fixtures;
     use super::*;
 
     #[test]
     fn what_nobody_connected_can_give_does_not_move() {
-        let device = DeviceId::from_bytes([2; 32]);
-        let writer = Writer { device, incarnation: Incarnation::new(1) };
-        let at = |revision| wait::Revisions::from([(writer, revision)]);
-        let remote = RemoteStatus {
-            device,
-            name: "two".to_owned(),
-            connected: true,
-            in_touch: true,
-            refuses_us: false,
-            scanned: true,
-            has_folder: true,
-            granted: Some(ark_net::Role::Peer),
-            listed: None,
-            durable: at(5),
-            applied: at(5),
-            behind: Behind::default(),
-        };
-        let mut shared = ark_net::RepoStatus {
-            id: "repo".to_owned(),
-            topic: TopicId::derive("repo", None),
-            remotes: vec![remote],
-            known: at(9),
+        let writer = fixtures::writer(9);
+        let at = |revision| fixtures::revisions(&[(9, revision)]);
+        let mut shared = RepoStatus {
+            remotes: vec![fixtures::remote(&[(9, 5)])],
             durable: at(5),
             applied: at(5),
             staged: 1,
-            stuck: std::collections::BTreeSet::new(),
-            requests: 0,
-            behind: Behind::default(),
-            received: Behind::default(),
-            reconciliation: ark_net::Reconciliations::default(),
-            ignored: ark_net::Counters::default(),
-            problems: Vec::new(),
+            ..fixtures::shared(&[(9, 9)])
         };
         let is_moving = |shared: &_| is_moving(at(9), [writer].into_iter(), shared);
         assert!(is_moving(&shared), "it is to come");

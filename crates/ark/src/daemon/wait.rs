@@ -271,39 +271,8 @@ fn revisions_joined(repo: &RunningRepo) -> Revisions {
 
 #[cfg(test)]
 mod tests {
-    use ark_core::Incarnation;
-
+    use super::super::fixtures::{device, remote, revisions, shared, writer};
     use super::*;
-
-    fn device(number: u8) -> DeviceId {
-        DeviceId::from_bytes([number; 32])
-    }
-
-    fn writer(number: u8) -> Writer {
-        Writer { device: device(number), incarnation: Incarnation::new(1) }
-    }
-
-    fn revisions(pairs: &[(u8, u64)]) -> Revisions {
-        pairs.iter().map(|&(number, revision)| (writer(number), revision)).collect()
-    }
-
-    /// A remote with a folder that has said everything and has applied what it stored.
-    fn remote(has: &[(u8, u64)]) -> RemoteStatus {
-        RemoteStatus {
-            device: device(9),
-            name: "nine".to_owned(),
-            connected: true,
-            in_touch: true,
-            refuses_us: false,
-            scanned: true,
-            has_folder: true,
-            granted: Some(ark_net::Role::Peer),
-            listed: None,
-            durable: revisions(has),
-            applied: revisions(has),
-            behind: ark_net::Behind::default(),
-        }
-    }
 
     #[test]
     fn files_that_hold_up_the_fence_are_named() {
@@ -365,26 +334,6 @@ mod tests {
         let listed = |writer: Writer| writer.device == device(1);
         assert_eq!(unapplied(&held, &revisions(&[(1, 5)]), &listed), 0);
         assert_eq!(unapplied(&held, &revisions(&[(1, 4)]), &listed), 1);
-    }
-
-    /// A repo of which these revisions are known, whether they are in the store or not.
-    fn shared(known: &[(u8, u64)]) -> ark_net::RepoStatus {
-        ark_net::RepoStatus {
-            id: "repo".to_owned(),
-            topic: ark_core::TopicId::derive("repo", None),
-            remotes: Vec::new(),
-            known: revisions(known),
-            durable: Revisions::new(),
-            applied: Revisions::new(),
-            staged: 0,
-            stuck: std::collections::BTreeSet::new(),
-            requests: 0,
-            behind: ark_net::Behind::default(),
-            received: ark_net::Behind::default(),
-            reconciliation: ark_net::Reconciliations::default(),
-            ignored: ark_net::Counters::default(),
-            problems: Vec::new(),
-        }
     }
 
     /// A repo with these remotes.
