@@ -6,14 +6,15 @@
 //! listed for one repo never joins the gossip of another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use ark_core::{DeviceId, TopicId};
 use iroh::EndpointAddr;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, VarInt,
-    WeakConnectionHandle,
+    AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, LocalTransportAddr,
+    VarInt, WeakConnectionHandle,
 };
 use tracing::info;
 
@@ -113,13 +114,48 @@ impl Access {
         self.lists.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes every connection with `device`: it is listed otherwise, or no more.
+    /// Closes every connection with `device`: it is listed otherwise, or no more, or the way to it is
+    /// lost.
     pub(crate) fn cut(&self, device: DeviceId) {
         let code = if self.is_listed(device) { CODE_REPLACED } else { CODE_NOT_LISTED };
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner).remove(&device);
         for connection in standing.iter().flatten().filter_map(WeakConnectionHandle::upgrade) {
-            close(&connection, code, b"the config has changed");
+            close(&connection, code, b"all connections end");
         }
+    }
+
+    /// Closes the connections with `device` that go straight to it from addresses that are `gone`
+    /// from this machine, and from no others. They go nowhere any more; as long as one of them
+    /// stands, iroh takes its path to be the way to the device, and closes those that work.
+    pub(crate) fn cut_gone(&self, device: DeviceId, gone: &BTreeSet<IpAddr>) {
+        for connection in self.standing(device) {
+            let paths = connection.paths();
+            let mut leaves_from = paths.iter().filter_map(|path| match path.local_addr() {
+                LocalTransportAddr::Ip(ip) => Some(ip.map(|ip| ip.to_canonical())),
+                _ => None,
+            });
+            let is_gone = |ip: Option<IpAddr>| ip.is_some_and(|ip| gone.contains(&ip));
+            if leaves_from.next().is_some_and(is_gone) && leaves_from.all(is_gone) {
+                close(&connection, CODE_REPLACED, b"an address is gone");
+            }
+        }
+    }
+
+    /// Closes the connections with `device` that are older than this one: it has them no more, or
+    /// it would not have dialled anew.
+    pub(crate) fn cut_older(&self, device: DeviceId, newer: &Connection) {
+        let standing = self.standing(device);
+        let at = standing.iter().position(|one| one.stable_id() == newer.stable_id());
+        for older in &standing[..at.unwrap_or(0)] {
+            close(older, CODE_REPLACED, b"the devices met anew");
+        }
+    }
+
+    /// The connections with `device`, oldest first.
+    fn standing(&self, device: DeviceId) -> Vec<Connection> {
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = standing.get(&device).into_iter().flatten();
+        handles.filter_map(WeakConnectionHandle::upgrade).collect()
     }
 
     fn is_listed(&self, device: DeviceId) -> bool {

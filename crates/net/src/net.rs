@@ -1,7 +1,7 @@
 //! The network side as its user sees it: start, status, shutdown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -58,8 +58,8 @@ pub struct Net {
     bell: Bell,
     /// Where the config says that devices are.
     hints: MemoryLookup,
-    /// Rung when this machine comes to another network.
-    network: watch::Receiver<()>,
+    /// The addresses of this machine; rung when it comes to another network.
+    network: watch::Receiver<BTreeSet<IpAddr>>,
     /// Of all repos.
     budget: Arc<Budget>,
 }
@@ -428,16 +428,22 @@ impl Net {
     }
 }
 
-/// Rings when the addresses of this machine change, until the endpoint closes.
-fn watch_network(shared: &Arc<Shared>) -> watch::Receiver<()> {
-    let (changed, network) = watch::channel(());
-    let (mut addrs, cancel) =
-        (shared.endpoint.watch_addr().stream_updates_only(), shared.cancel.clone());
+/// The addresses of this machine. Rings when they change, or its relay does, until the endpoint
+/// closes.
+fn watch_network(shared: &Arc<Shared>) -> watch::Receiver<BTreeSet<IpAddr>> {
+    // Those of loopback, which are told only where there are no others, do not come and go.
+    let ips = |addr: &EndpointAddr| {
+        let ips = addr.ip_addrs().map(|addr| addr.ip().to_canonical());
+        ips.filter(|ip| !ip.is_loopback()).collect()
+    };
+    let mut watcher = shared.endpoint.watch_addr();
+    let (changed, network) = watch::channel(ips(&watcher.get()));
+    let (mut addrs, cancel) = (watcher.stream_updates_only(), shared.cancel.clone());
     shared.tasks.spawn(async move {
         // Ends with the endpoint, too.
         let watch = async {
-            while addrs.next().await.is_some() {
-                changed.send_replace(());
+            while let Some(addr) = addrs.next().await {
+                changed.send_replace(ips(&addr));
             }
         };
         tokio::select! {

@@ -4,7 +4,9 @@
 //! device with the smaller id stays, and both see it so. Otherwise the newer one stays: a peer
 //! that dials again no longer has the old one, whatever this side still believes of it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,8 @@ struct Peer {
     backoff: Backoff,
     /// Sessions of the current connection and of those just replaced.
     sessions: JoinSet<()>,
+    /// Of this machine.
+    addresses: BTreeSet<IpAddr>,
 }
 
 /// Runs until shutdown, or until the device is listed no more.
@@ -60,7 +64,7 @@ pub(crate) async fn run(
     shared: Arc<Shared>,
     (device, handle): (DeviceId, Arc<PeerHandle>),
     accepted: mpsc::Receiver<Connection>,
-    network: watch::Receiver<()>,
+    network: watch::Receiver<BTreeSet<IpAddr>>,
 ) {
     let span = error_span!("peer", peer = %device.short());
     let peer = Peer {
@@ -73,6 +77,7 @@ pub(crate) async fn run(
         next_dial: Instant::now(),
         backoff: Backoff::new(),
         sessions: JoinSet::new(),
+        addresses: network.borrow().clone(),
     };
     peer.run(accepted, network).instrument(span).await;
 }
@@ -81,7 +86,7 @@ impl Peer {
     async fn run(
         mut self,
         mut accepted: mpsc::Receiver<Connection>,
-        mut network: watch::Receiver<()>,
+        mut network: watch::Receiver<BTreeSet<IpAddr>>,
     ) {
         let end = self.handle.life.end.clone();
         loop {
@@ -98,8 +103,8 @@ impl Peer {
                 }
                 () = sleep_until(self.next_dial), if may_dial => self.start_dial(),
                 Ok(()) = network.changed() => {
-                    // This machine came to another network: waiting has lost its reason.
-                    self.dial_soon();
+                    let addresses = network.borrow_and_update().clone();
+                    self.network_changed(addresses);
                 }
                 () = self.handle.moved.notified() => {
                     // So has a dial that is under way: it does not know of the other place.
@@ -131,6 +136,19 @@ impl Peer {
         }
         self.sessions.shutdown().await;
         self.handle.board.disconnected();
+    }
+
+    /// This machine came to another network, or it has these addresses now.
+    fn network_changed(&mut self, addresses: BTreeSet<IpAddr>) {
+        let gone: BTreeSet<IpAddr> = self.addresses.difference(&addresses).copied().collect();
+        if self.addresses != addresses {
+            self.addresses = addresses;
+            // So is a dial that is under way: it may have begun where nothing could come back.
+            self.dial = None;
+        }
+        self.shared.access.cut_gone(self.device, &gone);
+        // Waiting has lost its reason.
+        self.dial_soon();
     }
 
     /// Dials at once, where no connection stands.
@@ -189,6 +207,7 @@ impl Peer {
             if !one_meeting {
                 // The peer started anew: what it had open is gone.
                 self.handle.lane.close(CODE_REPLACED, b"the devices met anew");
+                self.shared.access.cut_older(self.device, &connection);
             }
         }
         debug!(dialled_here, "a connection stands");
@@ -210,6 +229,10 @@ impl Peer {
         close(&current.connection, CODE_REPLACED, b"the session ended");
         debug!(reason = ?reason, "the connection is gone");
         let PeerHandle { board, lane, .. } = &*self.handle;
+        if reason.as_ref().is_some_and(is_lost) {
+            // What is open beside it goes the same way, and iroh would dial along it, too.
+            self.shared.access.cut(self.device);
+        }
         // A connection on which nothing was said left nothing open beside it.
         if board.disconnected() {
             lane.close(CODE_REPLACED, b"the devices parted");
@@ -226,6 +249,14 @@ impl Peer {
     }
 }
 
+/// Whether a connection ended without a word of either side.
+const fn is_lost(reason: &ConnectionError) -> bool {
+    matches!(
+        reason,
+        ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::TransportError(_)
+    )
+}
+
 /// The end of the dial under way; never, where there is none.
 async fn dialled(dial: &mut Option<Dial>) -> Result<Connection, String> {
     match dial {
@@ -235,102 +266,4 @@ async fn dialled(dial: &mut Option<Dial>) -> Result<Connection, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use ark_core::TopicId;
-    use iroh::SecretKey;
-    use iroh::address_lookup::memory::MemoryLookup;
-    use tokio::sync::{Notify, Semaphore};
-    use tokio_util::sync::CancellationToken;
-    use tokio_util::task::TaskTracker;
-
-    use super::*;
-    use crate::access::Access;
-    use crate::board::{Bell, PeerBoard, PeerPast};
-    use crate::endpoint;
-    use crate::lane::Lane;
-    use crate::options::{Options, Relay};
-    use crate::shared::{Handles, Life, Listing};
-
-    /// Guards against waiting forever; nothing is asserted about time.
-    const GUARD: Duration = Duration::from_mins(3);
-    /// What nobody waits for.
-    const NEVER: Duration = Duration::from_hours(24);
-
-    /// An endpoint that lets nobody but `device` in.
-    async fn open(
-        key: &SecretKey,
-        device: DeviceId,
-    ) -> (iroh::Endpoint, Arc<Access>, MemoryLookup) {
-        let options = Options {
-            secret_key: key.clone(),
-            bind: vec!["127.0.0.1:0".parse().unwrap()],
-            relay: Relay::Disabled,
-            discovery: Vec::new(),
-            port_mapping: false,
-            enumerate_threshold: crate::DEFAULT_ENUMERATE_THRESHOLD,
-            lose_gossip: false,
-        };
-        let access = Arc::new(Access::new(Vec::new(), Bell::new()));
-        access.list([(TopicId::derive("x", None), vec![device])]);
-        let hints = MemoryLookup::new();
-        (endpoint::open(&options, &access, hints.clone()).await.unwrap(), access, hints)
-    }
-
-    #[tokio::test]
-    async fn who_is_elsewhere_is_dialled_there_whatever_is_waited_for() {
-        let [here, there] = [1, 2].map(|_| SecretKey::generate());
-        let [id, device] =
-            [&here, &there].map(|key| DeviceId::from_bytes(*key.public().as_bytes()));
-        let (endpoint, access, hints) = open(&here, device).await;
-        let (other, ..) = open(&there, id).await;
-        let cancel = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            device: id,
-            endpoint: endpoint.clone(),
-            access,
-            peers: Handles::new(),
-            repos: Handles::new(),
-            cancel: cancel.clone(),
-            tasks: TaskTracker::new(),
-            reconcilers: Arc::new(Semaphore::new(1)),
-            enumerate_threshold: crate::DEFAULT_ENUMERATE_THRESHOLD,
-            lose_gossip: false,
-        });
-        let board = PeerBoard::new(device, String::new(), PeerPast::default(), Bell::new());
-        let (accepted, queue) = mpsc::channel(ACCEPTED_CAPACITY);
-        let handle = Arc::new(PeerHandle {
-            board: Arc::new(board),
-            lane: Arc::new(Lane::new(device, endpoint.clone())),
-            allowances: Mutex::default(),
-            accepted,
-            listing: Listing::default(),
-            moved: Notify::new(),
-            life: Life::within(&cancel),
-        });
-        // One dial hangs, and the next is far off.
-        let peer = Peer {
-            shared,
-            device,
-            handle: handle.clone(),
-            current: None,
-            dial: Some(Box::pin(std::future::pending())),
-            dial_since: Instant::now(),
-            next_dial: Instant::now() + NEVER,
-            backoff: Backoff::new(),
-            sessions: JoinSet::new(),
-        };
-        let (_network, changes) = watch::channel(());
-        let task = tokio::spawn(peer.run(queue, changes));
-        let addr = other.bound_sockets()[0];
-        hints.set_endpoint_info(iroh::EndpointAddr::new(there.public()).with_ip_addr(addr));
-        handle.moved.notify_one();
-        let dialled = timeout(GUARD, other.accept()).await.expect("it is dialled");
-        assert!(dialled.is_some());
-        cancel.cancel();
-        timeout(GUARD, task).await.expect("it ends").unwrap();
-        endpoint.close().await;
-        other.close().await;
-    }
-}
+mod tests;
