@@ -1,37 +1,29 @@
 //! Reconciliation over the sync connection: what it costs after a partition, that nothing else
 //! begins it, and devices that misuse it.
 
+mod siege;
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ark_core::{
-    DeviceId, Head, Link, ObjectId, Overlay, Read, RepoKind, SignedState, Snapshot, TopicId, Vector,
-};
+use ark_core::{Head, Link, ObjectId, Overlay, Read, SignedState, Snapshot, Vector};
 use ark_net::{NetStatus, Reconciliations};
 use ark_recon::message::{Answer, Message as Frame, Part, Verdict, What};
-use ark_recon::{End, Links, LinksUnder, MAX_FRAME_BYTES, Nodes, Opener, Prefix, SessionKey};
+use ark_recon::{Links, MAX_FRAME_BYTES, Prefix};
 use ark_store::Repo;
-use ark_sync::{Hello, Message, PROTOCOL, Role};
+use ark_sync::Message;
 use bytes::Bytes;
 use iroh::SecretKey;
-use iroh::endpoint::{Connection, ReadError, ReadExactError, RecvStream, SendStream, VarInt};
-use support::{
-    Device, Running, Stranger, device_id, files, frame, guarded, log, publish, read_frame,
-};
+use iroh::endpoint::{ReadError, ReadExactError, RecvStream, SendStream, VarInt};
+use siege::{Siege, meet, topic};
+use support::{Device, Running, device_id, files, frame, guarded, log, publish, read_frame};
 
-const SYNC: &[u8] = b"ark/sync/1";
 /// The most bytes of reconciliation after a partition in which a hundred objects changed.
 const MAX_BYTES: u64 = 20_000;
 /// The most round trips.
 const MAX_ROUND_TRIPS: u64 = 2;
-
-fn topic() -> TopicId {
-    TopicId::derive("repo", None)
-}
 
 /// A directory as a device holds it in memory, to be edited.
 #[derive(Clone)]
@@ -234,120 +226,6 @@ async fn a_receiver_that_lagged_is_put_right() {
     running_b.until("a reconciliation being counted", is_told).await;
     running_a.stop().await;
     running_b.stop().await;
-}
-
-/// A set without links.
-struct Empty;
-
-impl Links for Empty {
-    type Error = Infallible;
-    fn links(&self, _: Prefix) -> Result<LinksUnder<'_, Infallible>, Infallible> {
-        Ok(Box::new(std::iter::empty()))
-    }
-}
-
-impl Nodes for Empty {
-    type Error = Infallible;
-    fn node(&self, _: Prefix) -> Result<Option<ark_recon::Node>, Infallible> {
-        Ok(None)
-    }
-}
-
-/// A device with something in its repo, and a listed one that speaks by hand.
-struct Siege {
-    a: Device,
-    running: Running,
-    hostile: Stranger,
-    connection: Connection,
-    /// The repo's stream.
-    stream: (SendStream, RecvStream),
-}
-
-impl Siege {
-    async fn new() -> Self {
-        Self::with_key(SecretKey::generate()).await
-    }
-
-    async fn with_key(key: SecretKey) -> Self {
-        log();
-        let mut a = Device::new("a");
-        let hostile = Device::with_key("hostile", key);
-        a.share("repo", &[&hostile]);
-        let running = a.start().await;
-        publish(running.repo("repo"), &files(1, 500, 16)).await;
-        let hostile = Stranger::new(hostile.key.clone()).await;
-        let (connection, stream) = meet(&a, &hostile).await;
-        Self { a, running, hostile, connection, stream }
-    }
-
-    /// Begins a session, with these bytes after its first frame.
-    async fn begin(&self, epoch: u64, bytes: &[u8]) -> (SendStream, RecvStream) {
-        let mut all = frame(&Message::Reconcile { topic: topic(), epoch }.encode());
-        all.extend_from_slice(bytes);
-        Stranger::send(&self.connection, &all).await
-    }
-
-    /// A whole session in which it has nothing; returns what it is told that it lacks.
-    async fn converse(&self, epoch: u64) -> Vec<Link> {
-        let key = key(&self.connection, device_id(&self.hostile.key), epoch);
-        let (mut opener, step) = Opener::open(&Empty, key).unwrap();
-        let said: Vec<u8> = step.frames.iter().flat_map(|it| frame(it)).collect();
-        let (mut send, mut recv) = self.begin(epoch, &said).await;
-        let mut lacking = Vec::new();
-        loop {
-            let answer = read_frame(&mut recv).await.expect("an answer");
-            let step = opener.handle(&Empty, &answer).unwrap();
-            lacking.extend(step.lacking);
-            for said in step.frames {
-                send.write_all(&frame(&said)).await.unwrap();
-            }
-            if let Some(end) = step.end {
-                assert_eq!(end, End::Complete);
-                return lacking;
-            }
-        }
-    }
-
-    /// It is closed for a breach, and that is shown.
-    async fn assert_closed(&self, what: &str) {
-        let reason = guarded(what, self.connection.closed()).await;
-        let iroh::endpoint::ConnectionError::ApplicationClosed(close) = reason else {
-            panic!("{what}: closed otherwise: {reason:?}");
-        };
-        assert_eq!(close.error_code.into_inner(), 3, "{what}");
-        let shown = |status: &NetStatus| {
-            let problems = &status.repos[0].problems;
-            problems.iter().any(|problem| problem.contains("reconciliation"))
-        };
-        self.running.until(what, shown).await;
-        assert!(self.running.repo_status("repo").ignored.violations > 0, "{what}");
-    }
-}
-
-/// Connects, says hello, and reads the other's.
-async fn meet(a: &Device, hostile: &Stranger) -> (Connection, (SendStream, RecvStream)) {
-    let connection = hostile.connect(a, SYNC).await;
-    let hello = Message::Hello(Hello {
-        protocol: PROTOCOL,
-        topic: topic(),
-        kind: RepoKind::Folder,
-        role: Role::Peer,
-        folder: false,
-        listed: vec![device_id(&hostile.key)],
-    });
-    let mut stream = Stranger::send(&connection, &frame(&hello.encode())).await;
-    let first = read_frame(&mut stream.1).await.unwrap();
-    assert!(matches!(Message::decode(&first), Ok(Message::Hello(_))));
-    (connection, stream)
-}
-
-/// The key of a session, as it must stay.
-fn key(connection: &Connection, opener: DeviceId, epoch: u64) -> SessionKey {
-    let mut material = [0; 32];
-    connection
-        .export_keying_material(&mut material, b"ark reconciliation v1", opener.as_bytes())
-        .unwrap();
-    SessionKey::derive(&material, topic(), epoch)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
