@@ -11,9 +11,9 @@ use clap::Parser as _;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What is free goes back to the system within a second, on Linux also while nothing is allocated.
-/// Few arenas, and small caches of threads, leave less of it in pieces; two are enough for threads
-/// that read and hash most of the time. The allocator reads this before `main`: a pointer to text
-/// that ends with a zero.
+/// One arena, and small caches of threads, leave least of it in pieces, and threads that read and
+/// hash most of the time seldom wait for it. The allocator reads this before `main`: a pointer to
+/// text that ends with a zero.
 #[cfg(unix)]
 #[expect(unsafe_code, reason = "the allocator finds its options by the name of the symbol alone")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
@@ -22,10 +22,10 @@ pub static ALLOCATOR_OPTIONS: &[u8; ALLOCATOR_OPTIONS_TEXT.len()] = ALLOCATOR_OP
 /// Background threads do not exist elsewhere, and asking for them is complained about.
 #[cfg(all(target_os = "linux", not(target_env = "musl")))]
 const ALLOCATOR_OPTIONS_TEXT: &[u8; 86] =
-    b"background_thread:true,narenas:2,tcache_max:4096,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+    b"background_thread:true,narenas:1,tcache_max:4096,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 #[cfg(all(unix, not(all(target_os = "linux", not(target_env = "musl")))))]
 const ALLOCATOR_OPTIONS_TEXT: &[u8; 63] =
-    b"narenas:2,tcache_max:4096,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+    b"narenas:1,tcache_max:4096,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
     match ark::cli::run(ark::cli::Arguments::parse()) {
