@@ -228,6 +228,27 @@ fn check_prints_every_error_with_its_line_and_writes_nothing() {
     }
 }
 
+/// All that the README and the example say may be written.
+#[test]
+fn what_is_documented_is_a_good_config() {
+    let readme = include_str!("../README.md").split("```toml\n").skip(1);
+    let blocks: Vec<&str> = readme.map(|rest| rest.split("```").next().unwrap_or(rest)).collect();
+    assert!(blocks.len() >= 4, "the shortest, one with a repo, a mirror's, one of all keys");
+    for block in blocks.into_iter().chain([include_str!("../ark.example.toml")]) {
+        let store = if block.contains("[store]") { "" } else { "[store]\npath = \"./data\"\n" };
+        // What it leaves to be filled in.
+        let block = block.replace("https://...", "https://relay.example.org");
+        let mut parts = block.split("node_id = \"");
+        let mut text = format!("{store}{}", parts.next().unwrap_or_default());
+        for part in parts {
+            let id = Home::with_config(GOOD).ark(&["id"]).ended(0).stdout;
+            let (_, rest) = part.split_once('"').expect("the id ends");
+            text = format!("{text}node_id = \"{}\"{rest}", id.trim_end());
+        }
+        Home::with_config(&text).ark(&["check"]).ended(0);
+    }
+}
+
 /// Each of these is wrong in its own way: the daemon refuses to start and writes nothing.
 #[test]
 fn a_daemon_does_not_start_on_a_wrong_config() {
