@@ -1,31 +1,27 @@
 //! The side that is asked. Between questions it remembers only what it has spent.
 
+mod plan;
+
 use ark_core::Link;
 
+use self::plan::{Bucket, Plan};
 use crate::cells::{CELL_BYTES, Cell, Row, cells_for};
-use crate::estimate::expected;
-use crate::key::{SessionKey, ShortId, Tag};
+use crate::estimate::{differences, expected};
+use crate::key::{SHORT_COUNT_BITS, SessionKey, ShortId, ShortTag, Tag};
 use crate::message::{
-    Answer, Cells, Compared, MAX_FRAME_BYTES, MAX_FRAME_LINKS, MAX_GROUPS, MAX_PART_CELLS,
-    MAX_SHORT_IDS, Message, More, Part, Verdict, What,
+    Answer, Cells, Compared, MAX_FRAME_BYTES, MAX_FRAME_LINKS, MAX_PART_CELLS, MAX_SHORT_IDS,
+    Message, More, OneLess, OneMore, Opening, Part,
 };
 use crate::meter::{Halt, Meter};
-use crate::prefix::{LEVEL_BITS, MAX_PREFIX_BITS, Prefix};
+use crate::prefix::Prefix;
 use crate::session::{
     End, MAX_ANSWER_LINKS, MAX_FRUITLESS, SessionError, Source, Step, Violation, each_short_id,
-    fatal, find, link_from,
+    fatal, find, link_from, sum_of,
 };
-use crate::trie::{digest, digests, link_bytes};
+use crate::trie::{Digest, count_of, digest, digests, link_bytes};
 
-/// The most differences to expect in a group: enough that cells cost 1.4 times as much, few
-/// enough for one answer.
-const MAX_GROUP_DIFFERENCES: f64 = 4096.0;
 /// The most links in a bucket that is answered at once: what one tag may make both sides read.
 pub(crate) const MAX_BUCKET_LINKS: u64 = 1 << 16;
-/// The most bytes of short ids and cells in one answer: four groups of the most differences.
-const MAX_ANSWER_BYTES: f64 = 384.0 * 1024.0;
-/// What an expected difference costs in cells, in bytes: many have 1.4 cells each, of 14.
-const CELLS_BYTES_EACH: f64 = 20.0;
 /// What an archive adds to a part's bytes, at most.
 const PART_OVERHEAD: usize = 16;
 
@@ -40,24 +36,6 @@ pub struct Answerer {
     began: bool,
     fruitless: u8,
     ended: bool,
-}
-
-/// A bucket that differs.
-struct Bucket {
-    at: u16,
-    prefix: Prefix,
-    count: u64,
-    expected: f64,
-}
-
-/// What is to be answered to a comparison.
-#[derive(Default)]
-struct Plan {
-    verdicts: Vec<Verdict>,
-    listed: Vec<Prefix>,
-    groups: Vec<(Vec<Prefix>, f64)>,
-    bytes: f64,
-    links: u64,
 }
 
 impl Answerer {
@@ -111,16 +89,19 @@ impl Answerer {
         }
         self.meter.receive(frame.len())?;
         let mut step = Step::default();
-        let first = !std::mem::replace(&mut self.began, true);
-        let parts = match Message::decode(frame).map_err(Violation::from)? {
-            Message::Compare(spans) => {
-                let parts = self.compare(source, &spans)?;
-                if parts.is_empty() && first {
-                    step.end = Some(End::Complete);
-                }
-                parts
+        if !std::mem::replace(&mut self.began, true) {
+            let opening = Opening::decode(frame).map_err(Violation::from)?;
+            let parts = self.open(source, &opening)?;
+            if parts.is_empty() {
+                step.end = Some(End::Complete);
             }
-            Message::More(More { prefixes, from, to }) => {
+            self.say(parts, &mut step)?;
+            return Ok(step);
+        }
+        let parts = match Message::decode(frame).map_err(Violation::from)? {
+            Message::Compare(spans) => self.compare(source, &spans)?,
+            Message::More(more) => {
+                let More { prefixes, from, to } = *more;
                 self.cells(source, 0, &prefixes, from.into(), to.into())?
             }
             Message::Want(ids) => self.links(source, ids)?,
@@ -128,8 +109,13 @@ impl Answerer {
                 step.lacking = links.iter().map(link_from).collect();
                 return Ok(step);
             }
-            Message::End(complete) => {
-                step.end = Some(End::of(complete));
+            Message::End(links) => {
+                step.lacking = links.iter().map(link_from).collect();
+                step.end = Some(End::Complete);
+                return Ok(step);
+            }
+            Message::Incomplete => {
+                step.end = Some(End::Incomplete);
                 return Ok(step);
             }
             Message::Answer(_) => return Err(Violation::Unexpected.into()),
@@ -138,12 +124,75 @@ impl Answerer {
         if self.fruitless >= MAX_FRUITLESS {
             return Err(Halt::Ceiling);
         }
+        self.say(parts, &mut step)?;
+        Ok(step)
+    }
+
+    fn say<E>(&mut self, parts: Vec<Part>, step: &mut Step) -> Result<(), Halt<E>> {
         for message in packed(parts) {
             let frame = message.encode();
             self.meter.answer(frame.len())?;
             step.frames.push(frame);
         }
-        Ok(step)
+        Ok(())
+    }
+
+    /// Which buckets of an opening differ, and what can be said about them at once. Empty if none
+    /// does.
+    fn open<S: Source>(
+        &mut self,
+        source: &S,
+        opening: &Opening,
+    ) -> Result<Vec<Part>, Halt<S::Failure>> {
+        let bits = opening.bits();
+        let own = {
+            let source = self.meter.over(source);
+            digests(&source, &source, Prefix::ROOT, bits)?
+        };
+        let buckets = || each_under(Prefix::ROOT, bits, &own);
+        if self.key.tag_over(buckets()) == opening.whole {
+            return Ok(Vec::new());
+        }
+        let tags: Vec<ShortTag> = opening.tags.iter().map(|tag| ShortTag(*tag)).collect();
+        // If there is one only, it is what differs.
+        let is_other = |((prefix, own), tag): ((Prefix, Digest), &ShortTag)| {
+            bits == 0 || self.key.short_tag(prefix, own) != *tag
+        };
+        let differs: Vec<bool> = buckets().zip(&tags).map(is_other).collect();
+        let theirs: Vec<u16> = tags.iter().map(|tag| tag.count()).collect();
+        let counts = Counts { theirs, bits: SHORT_COUNT_BITS, total: surplus(&own, opening.count) };
+        let mut plan = Plan::new(self.enumerate_threshold, true);
+        self.differing(buckets(), &counts, &differs).for_each(|bucket| plan.take(&bucket));
+        let equal = || (0..).zip(buckets()).zip(&differs).filter(|(_, differs)| !**differs);
+        // Where most differ, some of the others do, too, and are equal by chance.
+        if equal().count() <= own.len() / 4 {
+            equal().for_each(|((at, (prefix, own)), _)| plan.look_into(at, prefix, own.count));
+        }
+        let is_said = |at: &u16| plan.verdicts.binary_search_by_key(at, |it| it.at).is_ok();
+        let rest = (0..).zip(buckets()).filter(|(at, _)| !is_said(at)).map(|(_, bucket)| bucket);
+        let mut parts = vec![Part::Rest(self.key.tag_over(rest))];
+        parts.extend(self.named(source, &plan)?);
+        parts.extend(self.told(source, plan)?);
+        Ok(parts)
+    }
+
+    /// What is said of buckets that have one link more or less.
+    fn named<S: Source>(&self, source: &S, plan: &Plan) -> Result<Vec<Part>, Halt<S::Failure>> {
+        let source = self.meter.over(source);
+        let mut more = Vec::with_capacity(plan.more.len());
+        for &(at, prefix) in &plan.more {
+            more.push(OneMore { at, sum: sum_of(&source, prefix)? });
+        }
+        let mut parts = Vec::new();
+        if !more.is_empty() {
+            parts.push(Part::OneMore(more));
+        }
+        for &(at, prefix) in &plan.less {
+            let mut sum = [0; 7];
+            sum.copy_from_slice(&sum_of(&source, prefix)?[..7]);
+            parts.push(Part::OneLess(OneLess { at, sum }));
+        }
+        Ok(parts)
     }
 
     /// Which buckets differ, and what can be said about them at once. Empty if none does.
@@ -152,11 +201,57 @@ impl Answerer {
         source: &S,
         spans: &[Compared],
     ) -> Result<Vec<Part>, Halt<S::Failure>> {
-        let mut plan = Plan::default();
-        for bucket in self.differing(source, spans)? {
-            let what = plan.decide(&bucket, self.enumerate_threshold);
-            plan.verdicts.push(Verdict { at: bucket.at, what });
+        let mut plan = Plan::new(self.enumerate_threshold, false);
+        let mut first = 0;
+        for span in spans {
+            let fan = span.fan();
+            let own = {
+                let source = self.meter.over(source);
+                digests(&source, &source, span.prefix, fan)?
+            };
+            let tags: Vec<Tag> = span.tags.iter().map(|tag| Tag(*tag)).collect();
+            let buckets = || each_under(span.prefix, fan, &own);
+            let is_other =
+                |((prefix, own), tag): ((Prefix, Digest), &Tag)| self.key.tag(prefix, own) != *tag;
+            let differs: Vec<bool> = buckets().zip(&tags).map(is_other).collect();
+            let theirs: Vec<u16> = tags.iter().map(|tag| tag.count()).collect();
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let total = count_of(&own) as f64 - span.count as f64;
+            let counts = Counts { theirs, bits: u16::BITS, total };
+            for mut bucket in self.differing(buckets(), &counts, &differs) {
+                bucket.at += first;
+                plan.take(&bucket);
+            }
+            first += u16::try_from(tags.len()).expect("no more than a message's tags");
         }
+        self.told(source, plan)
+    }
+
+    /// The buckets that differ, with what is to be expected of them.
+    fn differing(
+        &mut self,
+        own: impl Iterator<Item = (Prefix, Digest)> + Clone,
+        counts: &Counts,
+        differs: &[bool],
+    ) -> impl Iterator<Item = Bucket> {
+        let own_counts: Vec<u64> = own.clone().map(|(_, digest)| digest.count).collect();
+        let theirs = (&counts.theirs[..], counts.bits);
+        let differences = differences(&own_counts, theirs, differs, counts.total);
+        let mut expected = expected(&differences, differs, counts.total);
+        self.density = spread_out(&mut expected, &own_counts, self.density);
+        let buckets = (0..).zip(own).zip(differences.into_iter().zip(expected));
+        let buckets = buckets.zip(differs).filter(|(_, differs)| **differs);
+        buckets.map(|(((at, (prefix, own)), (difference, expected)), _)| Bucket {
+            at,
+            prefix,
+            count: own.count,
+            difference,
+            expected,
+        })
+    }
+
+    /// The verdicts of a plan, and what they are about. Empty if there is none.
+    fn told<S: Source>(&self, source: &S, plan: Plan) -> Result<Vec<Part>, Halt<S::Failure>> {
         let mut parts = Vec::new();
         if plan.verdicts.is_empty() {
             return Ok(parts);
@@ -178,36 +273,6 @@ impl Answerer {
             parts.extend(self.cells(source, number, &prefixes, 0, cells_for(expected))?);
         }
         Ok(parts)
-    }
-
-    /// The buckets that differ, with what is to be expected of them.
-    fn differing<S: Source>(
-        &mut self,
-        source: &S,
-        spans: &[Compared],
-    ) -> Result<Vec<Bucket>, Halt<S::Failure>> {
-        let source = self.meter.over(source);
-        let (mut buckets, mut first) = (Vec::new(), 0);
-        for span in spans {
-            let fan = span.fan();
-            let digests = digests(&source, &source, span.prefix, fan)?;
-            let tags: Vec<Tag> = span.tags.iter().map(|tag| Tag(*tag)).collect();
-            let prefix = |at| span.prefix.narrowed(fan, at);
-            let own = || digests.iter().enumerate();
-            let differs: Vec<bool> =
-                own().map(|(at, own)| self.key.tag(prefix(at), *own) != tags[at]).collect();
-            let counts: Vec<u64> = digests.iter().map(|digest| digest.count).collect();
-            let mut expected = expected(&counts, &tags, span.count, &differs);
-            self.density = spread_out(&mut expected, &counts, self.density);
-            buckets.extend(own().filter(|(at, _)| differs[*at]).map(|(at, digest)| Bucket {
-                at: u16::try_from(first + at).expect("fewer than a message's tags"),
-                prefix: prefix(at),
-                count: digest.count,
-                expected: expected[at],
-            }));
-            first += tags.len();
-        }
-        Ok(buckets)
     }
 
     /// Cells `from .. to` over all that is under `prefixes`.
@@ -243,56 +308,28 @@ impl Answerer {
     }
 }
 
-impl Plan {
-    /// What is to be said of a bucket that differs; what that takes is noted.
-    fn decide(&mut self, bucket: &Bucket, enumerate_threshold: u64) -> What {
-        let &Bucket { prefix, count, expected, .. } = bucket;
-        let can_divide = prefix.bits() + LEVEL_BITS <= MAX_PREFIX_BITS;
-        let is_much = count > MAX_BUCKET_LINKS || expected > MAX_GROUP_DIFFERENCES;
-        if is_much && can_divide {
-            return What::Deeper;
-        }
-        let expected = expected.min(MAX_GROUP_DIFFERENCES);
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let listing = 8.0 * count as f64;
-        let is_listed = count <= enumerate_threshold
-            || listing <= CELLS_BYTES_EACH * expected && count <= MAX_SHORT_IDS as u64;
-        let bytes = if is_listed { listing } else { CELLS_BYTES_EACH * expected };
-        let is_full = self.bytes + bytes > MAX_ANSWER_BYTES
-            || self.links.saturating_add(count) > MAX_ANSWER_LINKS;
-        if is_full && !self.verdicts.is_empty() {
-            return What::Later;
-        }
-        let what = if is_listed {
-            self.listed.push(prefix);
-            What::Listed
-        } else {
-            match self.group_for(expected) {
-                Some(group) => {
-                    let (prefixes, sum) = &mut self.groups[usize::from(group)];
-                    prefixes.push(prefix);
-                    *sum += expected;
-                    What::Group(group)
-                }
-                None => return What::Later,
-            }
-        };
-        self.bytes += bytes;
-        self.links = self.links.saturating_add(count);
-        what
-    }
+/// What the other side says of its counts in some buckets.
+struct Counts {
+    /// The low `bits` of each.
+    theirs: Vec<u16>,
+    bits: u32,
+    /// By how much all of them together are more here.
+    total: f64,
+}
 
-    /// The group that takes so many differences more.
-    fn group_for(&mut self, expected: f64) -> Option<u8> {
-        let last = self.groups.last();
-        if last.is_none_or(|(_, sum)| sum + expected > MAX_GROUP_DIFFERENCES) {
-            if self.groups.len() == usize::from(MAX_GROUPS) {
-                return None;
-            }
-            self.groups.push((Vec::new(), 0.0));
-        }
-        u8::try_from(self.groups.len() - 1).ok()
-    }
+/// Prefixes that are `fan` bits longer than `prefix`, in order, with their digests.
+fn each_under(
+    prefix: Prefix,
+    fan: u8,
+    digests: &[Digest],
+) -> impl Iterator<Item = (Prefix, Digest)> + Clone {
+    digests.iter().enumerate().map(move |(at, digest)| (prefix.narrowed(fan, at), *digest))
+}
+
+/// How many links more are here than a `count` modulo 2^32 says that there are elsewhere.
+#[expect(clippy::cast_possible_truncation, reason = "all that is known is the remainder")]
+fn surplus(own: &[Digest], count: u32) -> f64 {
+    f64::from((count_of(own) as u32).wrapping_sub(count).cast_signed())
 }
 
 /// What many buckets show holds for single ones asked about later: `density` differences per link
@@ -313,6 +350,8 @@ fn packed(parts: Vec<Part>) -> Vec<Message> {
     for part in parts {
         let more = PART_OVERHEAD
             + match &part {
+                Part::Rest(_) | Part::OneLess(_) => 0,
+                Part::OneMore(buckets) => 35 * buckets.len(),
                 Part::Verdicts(verdicts) => 4 * verdicts.len(),
                 Part::Listed(ids) => 8 * ids.len(),
                 Part::Cells(Cells { cells, .. }) => CELL_BYTES * cells.len(),

@@ -8,6 +8,7 @@ pub mod message;
 
 mod answerer;
 mod cells;
+mod draft;
 mod estimate;
 mod key;
 mod meter;

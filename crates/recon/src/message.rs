@@ -2,8 +2,9 @@
 //! pointers). What is decoded was of bounded length, validated, obeys the rules said here and
 //! encodes back to the same bytes.
 //!
-//! The opener asks with [`Message::Compare`], [`Message::More`] and [`Message::Want`]; each is
-//! answered by one or more [`Message::Answer`]s, in the order of the questions.
+//! The opener's first frame is an [`Opening`], all others are [`Message`]s. It asks with that, with
+//! [`Message::Compare`], [`Message::More`] and [`Message::Want`]; each is answered by one or more
+//! [`Message::Answer`]s, in the order of the questions.
 
 use rkyv::rancor::Error as ArchiveError;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -25,21 +26,37 @@ pub const MAX_GROUP_CELLS: u16 = 1 << 14;
 /// The most groups at a time: what both sides hold of cells is bounded by it.
 pub const MAX_GROUPS: u8 = 4;
 
+/// What the opener has, in short: sets that are the same cost little more than its bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Opening {
+    /// How many links, modulo 2^32.
+    pub count: u32,
+    /// The tag over all buckets: by it alone sets are taken to be the same.
+    pub whole: [u8; 8],
+    /// The short tags of the buckets, which are the prefixes of some length, in order: their
+    /// number is a power of two, at most [`MAX_TAGS`]. Which of two that are equal differ all the
+    /// same is told by [`Part::Rest`].
+    pub tags: Vec<[u8; 2]>,
+}
+
 /// What one side tells the other.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Message {
     /// What the opener has. Strictly increasing and not overlapping, at most [`MAX_TAGS`] tags.
     Compare(Vec<Compared>),
     /// Asks for more cells of a group.
-    More(More),
+    More(Box<More>),
     /// Asks for the links with these short ids. Some, strictly increasing, at most
     /// [`MAX_SHORT_IDS`].
     Want(Vec<u64>),
     /// Links that the opener has and the answerer lacks, as bytes: the id, then the kind's
     /// number. Some, strictly increasing, at most [`MAX_FRAME_LINKS`]. It is not answered.
     Offer(Vec<[u8; 33]>),
-    /// The opener asks no more. Whether every difference was found.
-    End(bool),
+    /// The opener asks no more, every difference was found: the last links, or none, as in
+    /// [`Message::Offer`].
+    End(Vec<[u8; 33]>),
+    /// The opener asks no more, though not every difference was found.
+    Incomplete,
     /// To the oldest question that is not answered.
     Answer(Answer),
 }
@@ -79,7 +96,16 @@ pub struct Compared {
 /// A part of an answer.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Part {
-    /// To [`Message::Compare`], first: which buckets differ. Strictly increasing by `at`.
+    /// To an [`Opening`] that differs, first: the tag over those of its buckets that no verdict is
+    /// about, in order.
+    Rest([u8; 8]),
+    /// Then, to the same: buckets in which the answerer has, by the counts, one link more and
+    /// differs in nothing else. Some, strictly increasing by `at`.
+    OneMore(Vec<OneMore>),
+    /// Then, to the same: a bucket in which it has one link less.
+    OneLess(OneLess),
+    /// Then, and first in answers to [`Message::Compare`]: which buckets differ. Strictly
+    /// increasing by `at`.
     Verdicts(Vec<Verdict>),
     /// Then, for each bucket with [`What::Listed`] in order, all of its short ids there, strictly
     /// increasing, at most [`MAX_SHORT_IDS`].
@@ -89,6 +115,25 @@ pub enum Part {
     Cells(Cells),
     /// To [`Message::Want`]: links, as in [`Message::Offer`].
     Links(Vec<[u8; 33]>),
+}
+
+/// A bucket in which the answerer has one link more.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct OneMore {
+    /// The bucket, counted over all tags of the question.
+    pub at: u16,
+    /// The XOR of all its links there, as bytes. If it is as said, what all of the opener's
+    /// leave of this is that link; whether it is says [`Part::Rest`].
+    pub sum: [u8; 33],
+}
+
+/// A bucket in which the answerer has one link less.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct OneLess {
+    /// The bucket, counted over all tags of the question.
+    pub at: u16,
+    /// As in [`OneMore`], but the first bytes only, by which the opener finds its link.
+    pub sum: [u8; 7],
 }
 
 /// Cells of a group, in order.
@@ -145,6 +190,58 @@ pub enum WireError {
     NotCanonical,
 }
 
+/// Decodes strictly what `encode` makes of what is valid.
+fn decoded<T>(
+    bytes: &[u8],
+    read: impl FnOnce(&[u8]) -> Result<T, ArchiveError>,
+    validate: impl FnOnce(&T) -> Result<(), &'static str>,
+    encode: impl FnOnce(&T) -> Vec<u8>,
+) -> Result<T, WireError> {
+    if bytes.len() > MAX_FRAME_BYTES {
+        return Err(WireError::TooLong { length: bytes.len() });
+    }
+    let message = read(bytes).map_err(|error| WireError::Archive(error.to_string()))?;
+    validate(&message).map_err(WireError::Invalid)?;
+    if encode(&message) != bytes {
+        return Err(WireError::NotCanonical);
+    }
+    Ok(message)
+}
+
+impl Opening {
+    /// The encoding, without the frame's length.
+    pub fn encode(&self) -> Vec<u8> {
+        rkyv::to_bytes::<ArchiveError>(self)
+            .expect("an archive of bounded size fits 32-bit pointers")
+            .into_vec()
+    }
+
+    /// Decodes a frame: strictly what [`Opening::encode`] makes of a valid one.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        decoded(bytes, rkyv::from_bytes::<Self, ArchiveError>, Self::validate, Self::encode)
+    }
+
+    /// By how many bits its buckets are longer than nothing.
+    pub(crate) fn bits(&self) -> u8 {
+        fan_of(self.tags.len())
+    }
+
+    fn validate(&self) -> Result<(), &'static str> {
+        if !self.tags.len().is_power_of_two() || self.tags.len() > MAX_TAGS {
+            return Err("an opening with too many tags, or not a power of two");
+        }
+        Ok(())
+    }
+}
+
+/// Into how many tags a prefix is divided, in bits.
+fn fan_of(tags: usize) -> u8 {
+    u8::try_from(tags.ilog2()).expect("fewer bits than a length has")
+}
+
 impl Message {
     /// The encoding, without the frame's length.
     pub fn encode(&self) -> Vec<u8> {
@@ -158,16 +255,7 @@ impl Message {
     /// # Errors
     /// Anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        if bytes.len() > MAX_FRAME_BYTES {
-            return Err(WireError::TooLong { length: bytes.len() });
-        }
-        let message: Self = rkyv::from_bytes::<Self, ArchiveError>(bytes)
-            .map_err(|error| WireError::Archive(error.to_string()))?;
-        message.validate().map_err(WireError::Invalid)?;
-        if message.encode() != bytes {
-            return Err(WireError::NotCanonical);
-        }
-        Ok(message)
+        decoded(bytes, rkyv::from_bytes::<Self, ArchiveError>, Self::validate, Self::encode)
     }
 
     /// The rules that the archive's validator does not know.
@@ -182,7 +270,8 @@ impl Message {
                 }
                 disjoint(spans.iter().map(|span| span.prefix))
             }
-            Self::More(More { prefixes, from, to }) => {
+            Self::More(more) => {
+                let More { prefixes, from, to } = &**more;
                 let valid = prefixes.iter().all(|prefix| prefix.is_valid());
                 if prefixes.is_empty() || prefixes.len() > MAX_TAGS || !valid {
                     return Err("cells of no group, or of an invalid one");
@@ -195,7 +284,8 @@ impl Message {
             Self::Want(ids) if ids.is_empty() => Err("a wish for nothing"),
             Self::Want(ids) => ascending(ids, MAX_SHORT_IDS),
             Self::Offer(links) => are_links(links),
-            Self::End(_) => Ok(()),
+            Self::End(links) if !links.is_empty() => are_links(links),
+            Self::End(_) | Self::Incomplete => Ok(()),
             Self::Answer(answer) => answer.parts.iter().try_for_each(Part::validate),
         }
     }
@@ -204,7 +294,7 @@ impl Message {
 impl Compared {
     /// By how many bits its buckets are longer.
     pub(crate) fn fan(&self) -> u8 {
-        u8::try_from(self.tags.len().ilog2()).expect("fewer bits than a length has")
+        fan_of(self.tags.len())
     }
 
     fn is_valid(&self) -> bool {
@@ -218,6 +308,16 @@ impl Compared {
 impl Part {
     fn validate(&self) -> Result<(), &'static str> {
         match self {
+            Self::Rest(_) | Self::OneLess(_) => Ok(()),
+            Self::OneMore(buckets) => {
+                if buckets.is_empty() || buckets.len() > MAX_TAGS {
+                    return Err("no buckets with one link more, or too many");
+                }
+                if !buckets.is_sorted_by(|a, b| a.at < b.at) {
+                    return Err("buckets out of order");
+                }
+                Ok(())
+            }
             Self::Verdicts(verdicts) => {
                 let known = |verdict: &Verdict| match verdict.what {
                     What::Group(group) => group < MAX_GROUPS,

@@ -2,6 +2,7 @@
 //! are answered.
 
 mod answers;
+mod opened;
 
 use std::collections::VecDeque;
 
@@ -12,21 +13,21 @@ use crate::cells::Cell;
 use crate::key::{SessionKey, ShortId};
 use crate::message::{
     Answer, Compared, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_SHORT_IDS, MAX_TAGS, Message, More,
-    Part,
+    Opening, Part,
 };
 use crate::meter::{Halt, Meter};
 use crate::prefix::Prefix;
 use crate::session::{
     End, MAX_FRUITLESS, MAX_ROUNDS, SessionError, Source, Step, Violation, fatal,
 };
-use crate::trie::{count_of, digest, digests, link_bytes};
+use crate::trie::{Digest, LINK_BYTES, count_of, digest, digests, link_bytes};
 
-/// Bits of the buckets of an opening: 64 tags, which a set that is the same costs.
+/// Bits of the buckets of an opening: 64 short tags, which a set that is the same costs.
 const OPENING_BITS: u8 = 6;
 /// At most so many more, where buckets would have more links than are answered at once: 1,024
 /// tags.
 const MAX_OPENING_BITS: u8 = 10;
-/// A set of at most so many links is compared as a whole: tags would be as long as its list.
+/// A set of at most so many links is compared as a whole.
 const MAX_WHOLE: u64 = 64;
 /// The most bytes of an answer: what is held of one until it is whole.
 const MAX_ANSWER_BYTES: usize = 512 << 10;
@@ -50,6 +51,8 @@ pub struct Opener {
     next: Round,
     rounds: u32,
     fruitless: u8,
+    /// The other side has said that the sets are the same, and knows that this ends it.
+    is_same: bool,
     complete: bool,
     ended: bool,
 }
@@ -57,6 +60,8 @@ pub struct Opener {
 /// What is not answered yet.
 #[derive(Debug)]
 enum Question {
+    /// The first: the buckets of all, with what is there.
+    Open(Vec<(Prefix, Digest)>),
     /// With the number of links here.
     Compare(Vec<(Prefix, u64)>),
     More(Group),
@@ -67,13 +72,14 @@ impl Question {
     fn group(&self) -> Option<&Group> {
         match self {
             Self::More(group) => Some(group),
-            Self::Compare(_) | Self::Want(_) => None,
+            Self::Open(_) | Self::Compare(_) | Self::Want(_) => None,
         }
     }
 
     /// How many buckets or ids it is about.
     fn items(&self) -> usize {
         match self {
+            Self::Open(buckets) => buckets.len(),
             Self::Compare(buckets) => buckets.len(),
             Self::More(group) => group.prefixes.len(),
             Self::Want(ids) => ids.len(),
@@ -114,18 +120,19 @@ impl Opener {
         let mut opener = Self {
             key,
             meter: Meter::new(count),
-            open: vec![(Prefix::ROOT, opening_bits(count))],
+            open: Vec::new(),
             asked: VecDeque::new(),
             parts: Vec::new(),
             parts_bytes: 0,
             next: Round::default(),
-            rounds: 0,
+            rounds: 1,
             fruitless: 0,
+            is_same: false,
             complete: true,
             ended: false,
         };
         let mut step = Step::default();
-        let outcome = opener.ask(source, &mut step);
+        let outcome = opener.say_first(source, opening_bits(count), &mut step);
         let step = opener.ended_by(outcome, step)?;
         Ok((opener, step))
     }
@@ -171,7 +178,7 @@ impl Opener {
         if let Err(halt) = outcome {
             self.ended = true;
             fatal(halt)?;
-            step.frames = vec![Message::End(false).encode()];
+            step.frames = vec![Message::Incomplete.encode()];
             step.end = Some(End::Incomplete);
         }
         Ok(step)
@@ -206,6 +213,7 @@ impl Opener {
         self.parts_bytes = 0;
         let parts = std::mem::take(&mut self.parts);
         let progressed = match self.asked.pop_front() {
+            Some(Question::Open(buckets)) => self.opened(source, &buckets, parts, step)?,
             Some(Question::Compare(buckets)) => self.compared(source, &buckets, parts)?,
             Some(Question::More(group)) => self.widened(source, group, parts)?,
             Some(Question::Want(ids)) => self.given(&ids, parts, step)?,
@@ -218,15 +226,41 @@ impl Opener {
         if self.asked.is_empty() { self.ask(source, step) } else { Ok(()) }
     }
 
+    /// Says what there is in all.
+    fn say_first<S: Source>(
+        &mut self,
+        source: &S,
+        bits: u8,
+        step: &mut Step,
+    ) -> Result<(), Halt<S::Failure>> {
+        let digests = {
+            let source = self.meter.over(source);
+            digests(&source, &source, Prefix::ROOT, bits)?
+        };
+        let prefix = |at| Prefix::ROOT.narrowed(bits, at);
+        let buckets: Vec<_> =
+            digests.iter().enumerate().map(|(at, digest)| (prefix(at), *digest)).collect();
+        let tag = |&(prefix, digest)| self.key.short_tag(prefix, digest).0;
+        #[expect(clippy::cast_possible_truncation, reason = "the remainder is what is meant")]
+        let opening = Opening {
+            count: count_of(&digests) as u32,
+            whole: self.key.tag_over(buckets.iter().copied()),
+            tags: buckets.iter().map(tag).collect(),
+        };
+        self.asked.push_back(Question::Open(buckets));
+        self.send(opening.encode(), step)
+    }
+
     /// Sends the questions of a round, or ends.
     fn ask<S: Source>(&mut self, source: &S, step: &mut Step) -> Result<(), Halt<S::Failure>> {
         let Round { mut wants, offers, groups } = std::mem::take(&mut self.next);
         let mut offers: Vec<_> = offers.into_iter().map(link_bytes).collect();
         offers.sort_unstable();
         offers.dedup();
-        for links in offers.chunks(MAX_FRAME_LINKS) {
-            self.say(&Message::Offer(links.to_vec()), step)?;
+        if wants.is_empty() && groups.is_empty() && self.open.is_empty() {
+            return self.end(offers, step);
         }
+        self.offer(&offers, step)?;
         wants.sort_unstable();
         wants.dedup();
         for ids in wants.chunks(MAX_SHORT_IDS) {
@@ -240,21 +274,40 @@ impl Opener {
         if !is_widening && !self.open.is_empty() {
             self.compare(source, step)?;
         }
-        if !self.asked.is_empty() {
-            self.rounds += 1;
-            return if self.rounds > MAX_ROUNDS { Err(Halt::Ceiling) } else { Ok(()) };
-        }
+        self.rounds += 1;
+        if self.rounds > MAX_ROUNDS { Err(Halt::Ceiling) } else { Ok(()) }
+    }
+
+    /// There is nothing more to ask.
+    fn end<E>(
+        &mut self,
+        mut offers: Vec<[u8; LINK_BYTES]>,
+        step: &mut Step,
+    ) -> Result<(), Halt<E>> {
         self.ended = true;
         step.end = Some(End::of(self.complete));
-        // A first answer that nothing differs ends the session on the other side too.
-        if self.rounds > 1 || !offers.is_empty() || !self.complete {
-            self.say(&Message::End(self.complete), step)?;
+        if self.is_same {
+            return Ok(());
         }
-        Ok(())
+        if !self.complete {
+            self.offer(&offers, step)?;
+            return self.say(&Message::Incomplete, step);
+        }
+        let last = offers.split_off(offers.len().saturating_sub(MAX_FRAME_LINKS));
+        self.offer(&offers, step)?;
+        self.say(&Message::End(last), step)
+    }
+
+    fn offer<E>(&mut self, links: &[[u8; LINK_BYTES]], step: &mut Step) -> Result<(), Halt<E>> {
+        let mut frames = links.chunks(MAX_FRAME_LINKS);
+        frames.try_for_each(|links| self.say(&Message::Offer(links.to_vec()), step))
     }
 
     fn say<E>(&mut self, message: &Message, step: &mut Step) -> Result<(), Halt<E>> {
-        let frame = message.encode();
+        self.send(message.encode(), step)
+    }
+
+    fn send<E>(&mut self, frame: Vec<u8>, step: &mut Step) -> Result<(), Halt<E>> {
         self.meter.send(frame.len())?;
         step.frames.push(frame);
         Ok(())
@@ -296,7 +349,8 @@ impl Opener {
         let number = |cells: usize| u16::try_from(cells).expect("no more cells than a group has");
         let prefixes = group.prefixes.clone();
         self.asked.push_back(Question::More(group));
-        self.say(&Message::More(More { prefixes, from: number(from), to: number(to) }), step)
+        let more = More { prefixes, from: number(from), to: number(to) };
+        self.say(&Message::More(Box::new(more)), step)
     }
 }
 

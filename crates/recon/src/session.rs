@@ -12,7 +12,7 @@ use crate::key::{SessionKey, ShortId};
 use crate::message::WireError;
 use crate::meter::Halt;
 use crate::prefix::Prefix;
-use crate::trie::{LINK_BYTES, Links, Nodes};
+use crate::trie::{LINK_BYTES, Links, Nodes, link_bytes};
 
 /// The most rounds of questions in a session. One may settle 16,000 differences, so that an honest
 /// session reaches its ceiling of bytes first.
@@ -139,6 +139,17 @@ pub(crate) fn each_short_id<L: Links>(
         }
     }
     Ok(())
+}
+
+/// The XOR of all links under `prefix`, as bytes.
+pub(crate) fn sum_of<L: Links>(source: &L, prefix: Prefix) -> Result<[u8; LINK_BYTES], L::Error> {
+    let mut sum = [0; LINK_BYTES];
+    for link in source.links(prefix)? {
+        for (sum, byte) in sum.iter_mut().zip(link_bytes(link?)) {
+            *sum ^= byte;
+        }
+    }
+    Ok(sum)
 }
 
 /// The link of these bytes, whose kind is known to be one.

@@ -32,7 +32,7 @@ impl Opener {
         parts: Vec<Part>,
     ) -> Result<bool, Halt<S::Failure>> {
         let Some(answer) = self.sort_out(buckets, parts)? else {
-            return Ok(self.rounds == 1);
+            return Ok(false);
         };
         for (prefix, count, ids) in answer.listed {
             if count > MAX_BUCKET_LINKS {

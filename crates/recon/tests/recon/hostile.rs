@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::convert::Infallible;
 
 use ark_recon::message::{
-    Answer, Cells, Compared, MAX_GROUP_CELLS, MAX_PART_CELLS, More, Part, Verdict, What,
+    Answer, Cells, Compared, MAX_GROUP_CELLS, MAX_PART_CELLS, More, OneLess, OneMore, Opening,
+    Part, Verdict, What,
 };
 use ark_recon::{
     Answerer, End, Links, LinksUnder, MAX_FRAME_BYTES, MAX_ROUNDS, Message, Node, Nodes, Opener,
@@ -76,8 +77,24 @@ fn ended(error: SessionError<Infallible>) -> Ended {
     }
 }
 
-/// Runs an opener over `count` links against `other`, which is given each message and says what
-/// it likes.
+/// The opening as if it were a comparison of all.
+fn as_comparison(opening: &Opening) -> Message {
+    let tags = vec![[0; 8]; opening.tags.len()];
+    Message::Compare(vec![Compared { prefix: Prefix::ROOT, count: opening.count.into(), tags }])
+}
+
+/// An answer to a comparison as one to an opening: it begins with a tag, which is wrong.
+fn to_opening(mut answers: Vec<Message>) -> Vec<Message> {
+    if let Some(Message::Answer(Answer { parts, .. })) = answers.first_mut()
+        && !matches!(parts.first(), None | Some(Part::Rest(_)))
+    {
+        parts.insert(0, Part::Rest([0; 8]));
+    }
+    answers
+}
+
+/// Runs an opener over `count` links against `other`, which is given each message, the opening as a
+/// comparison, and says what it likes.
 fn against(count: u64, mut other: impl FnMut(Message) -> Vec<Message>) -> Ended {
     let own = Counted::of(count);
     let (mut opener, mut step) = Opener::open(&own, key(0)).unwrap();
@@ -91,8 +108,13 @@ fn against(count: u64, mut other: impl FnMut(Message) -> Vec<Message>) -> Ended 
         assert!(opener.rounds() <= MAX_ROUNDS + 1);
         assert!(opener.held_bytes() <= HELD_BYTES, "{} held", opener.held_bytes());
         own.assert_little_read();
-        let questions: Vec<_> = step.frames.iter().map(|f| Message::decode(f).unwrap()).collect();
-        let answers: Vec<_> = questions.into_iter().flat_map(&mut other).collect();
+        let questions = step.frames.iter();
+        let answers: Vec<_> = if received == 0 {
+            let opening = questions.map(|frame| Opening::decode(frame).unwrap());
+            to_opening(opening.flat_map(|it| other(as_comparison(&it))).collect())
+        } else {
+            questions.flat_map(|frame| other(Message::decode(frame).unwrap())).collect()
+        };
         if let Some(end) = step.end {
             let more = opener.handle(&own, &answer(Vec::new()).encode());
             assert!(matches!(more, Err(SessionError::Violation(Violation::AfterEnd))));
@@ -124,8 +146,8 @@ fn asked(count: u64, questions: impl Iterator<Item = Message>) -> Ended {
     let own = Counted::of(count);
     let mut answerer = Answerer::new(&own, key(0), 8).unwrap();
     let (mut sent, mut received) = (0, 0);
-    for question in questions {
-        let frame = question.encode();
+    let opening = Opening { count: u32::MAX, whole: [0; 8], tags: vec![[0; 2]; 64] };
+    for frame in std::iter::once(opening.encode()).chain(questions.map(|it| it.encode())) {
         received += frame.len();
         let step = match answerer.handle(&own, &frame) {
             Ok(step) => step,
@@ -187,7 +209,7 @@ fn comparing(
 ) -> impl FnMut(Message) -> Vec<Message> {
     move |question| match question {
         Message::Compare(spans) => vec![answer(parts(&spans))],
-        Message::Offer(_) | Message::End(_) => Vec::new(),
+        Message::Offer(_) | Message::End(_) | Message::Incomplete => Vec::new(),
         _ => vec![answer(Vec::new())],
     }
 }
@@ -233,7 +255,7 @@ fn garbage_cells_end() {
                 parts.extend(garbage(0, first));
                 framed(parts)
             }
-            Message::More(More { from, to, .. }) => framed(garbage(0, usize::from(to - from))),
+            Message::More(more) => framed(garbage(0, usize::from(more.to - more.from))),
             _ => Vec::new(),
         });
         assert!(matches!(ended, Ended::InOrder(End::Incomplete)), "{ended:?}");
@@ -247,8 +269,9 @@ fn cells_of_what_is_not_there_are_a_violation() {
     let mut answerer = Answerer::new(&many, key(0), 0).unwrap();
     let (_, opening) = Opener::open(&few, key(0)).unwrap();
     let cells = {
-        let more = Message::More(More { prefixes: vec![Prefix::ROOT], from: 0, to: 600 });
-        let step = answerer.handle(&many, &more.encode()).unwrap();
+        answerer.handle(&many, &opening.frames[0]).unwrap();
+        let more = More { prefixes: vec![Prefix::ROOT], from: 0, to: 600 };
+        let step = answerer.handle(&many, &Message::More(Box::new(more)).encode()).unwrap();
         let Ok(Message::Answer(answer)) = Message::decode(&step.frames[0]) else { panic!() };
         answer.parts
     };
@@ -277,6 +300,18 @@ fn cells_of_what_is_not_there_are_a_violation() {
 
 /// Makes the parts of an answer to a comparison.
 type Answering = Box<dyn Fn(&[Compared]) -> Vec<Part>>;
+
+fn rest() -> Part {
+    Part::Rest([0; 8])
+}
+
+fn more(at: &[u16]) -> Part {
+    Part::OneMore(at.iter().map(|at| OneMore { at: *at, sum: [7; 33] }).collect())
+}
+
+fn less(at: u16) -> Part {
+    Part::OneLess(OneLess { at, sum: [7; 7] })
+}
 
 #[test]
 fn answers_that_do_not_fit_are_violations() {
@@ -316,6 +351,12 @@ fn answers_that_do_not_fit_are_violations() {
             }),
         ),
         ("links", Box::new(|_| vec![Part::Links(vec![[0; 33]])])),
+        ("a bucket named that is not there", Box::new(|_| vec![rest(), more(&[64])])),
+        ("a bucket named twice", Box::new(|_| vec![rest(), more(&[3]), less(3)])),
+        ("one less, twice", Box::new(|_| vec![rest(), less(3), less(3)])),
+        ("a bucket named and told", Box::new(|s| vec![rest(), less(3), verdicts(s, What::Later)])),
+        ("names at the end", Box::new(|s| vec![rest(), verdicts(s, What::Later), less(3)])),
+        ("the rest twice", Box::new(|_| vec![rest(), rest()])),
     ];
     for (what, parts) in cases {
         let ended = against(1_000, |question| {
@@ -324,6 +365,45 @@ fn answers_that_do_not_fit_are_violations() {
         });
         assert!(matches!(ended, Ended::By(Violation::Unfitting(_))), "{what}: {ended:?}");
     }
+}
+
+/// What an answer to an opening over 1,000 links leads to.
+fn opened(parts: impl FnOnce(&Opening) -> Vec<Part>) -> Result<Step, Ended> {
+    let own = Counted::of(1_000);
+    let (mut opener, step) = Opener::open(&own, key(0)).unwrap();
+    let opening = Opening::decode(&step.frames[0]).unwrap();
+    opener.handle(&own, &answer(parts(&opening)).encode()).map_err(ended)
+}
+
+/// One that is not there any more, one that is here, one of no kind, one that is elsewhere: none
+/// is believed before the tag over all says so, and all is compared by tags that are long enough.
+#[test]
+fn names_that_are_wrong_are_not_believed() {
+    let sums = [[0; 33], [1; 33], links(0..1)[0], links(1_000..1_001)[0]];
+    for sum in sums {
+        for at in [0, 17, 63] {
+            let wrong = OneMore { at, sum };
+            let step = opened(|_| vec![rest(), Part::OneMore(vec![wrong.clone()])]).unwrap();
+            assert_eq!((step.lacking, step.end), (Vec::new(), None));
+            let Message::Compare(spans) = Message::decode(&step.frames[0]).unwrap() else {
+                panic!("it goes on otherwise");
+            };
+            assert_eq!(buckets(&spans).len(), 64);
+            let mut first = [0; 7];
+            first.copy_from_slice(&sum[..7]);
+            let step = opened(|_| vec![rest(), Part::OneLess(OneLess { at, sum: first })]).unwrap();
+            assert_eq!((step.frames.len(), step.end), (1, None));
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_all_is_the_same_and_is_not_is_a_violation() {
+    let same = opened(|opening| vec![Part::Rest(opening.whole)]);
+    assert!(matches!(same, Err(Ended::By(Violation::Unfitting(_)))), "{same:?}");
+    // A tag over the others that is wrong makes it ask, for the same price as one that is right.
+    let step = opened(|_| vec![rest()]).unwrap();
+    assert!(matches!(Message::decode(&step.frames[0]), Ok(Message::Compare(_))));
 }
 
 /// Lists name links that are never given, or others are given instead.
@@ -364,7 +444,7 @@ fn claiming_to_have_nothing_costs_no_memory() {
             parts.extend(buckets(&spans).iter().map(|_| Part::Listed(Vec::new())));
             vec![answer(parts)]
         }
-        Message::Offer(links) => {
+        Message::Offer(links) | Message::End(links) => {
             got += links.len();
             Vec::new()
         }
@@ -393,7 +473,7 @@ fn endless_comparisons_end() {
 
 #[test]
 fn endless_wishes_for_cells_end() {
-    let more = |from, to| Message::More(More { prefixes: vec![Prefix::ROOT], from, to });
+    let more = |from, to| Message::More(Box::new(More { prefixes: vec![Prefix::ROOT], from, to }));
     let ended = asked(5_000, std::iter::repeat(more(0, MAX_GROUP_CELLS)));
     assert!(matches!(ended, Ended::InOrder(End::Incomplete)), "{ended:?}");
     let ended = asked(5_000, std::iter::repeat(more(0, 1)));
@@ -411,16 +491,17 @@ fn questions_that_find_nothing_end_after_two() {
     assert!(matches!(asked(100, wishes), Ended::InOrder(End::Incomplete)));
     assert_eq!(count, 2);
     let set = Counted::of(1_000);
-    let (_, step) = Opener::open(&set, key(0)).unwrap();
-    let equal = Message::decode(&step.frames[0]).unwrap();
-    assert!(matches!(asked(1_000, [equal].into_iter()), Ended::InOrder(End::Complete)));
+    let (_, opening) = Opener::open(&set, key(0)).unwrap();
+    let mut answerer = Answerer::new(&set, key(0), 8).unwrap();
+    let equal = answerer.handle(&set, &opening.frames[0]).unwrap();
+    assert_eq!(equal.end, Some(End::Complete));
 }
 
 #[test]
 fn messages_for_the_other_side_are_violations() {
     let ended = asked(10, [answer(Vec::new())].into_iter());
     assert!(matches!(ended, Ended::By(Violation::Unexpected)), "{ended:?}");
-    let ended = asked(10, [Message::End(true), Message::End(true)].into_iter());
+    let ended = asked(10, [Message::End(Vec::new()), Message::Incomplete].into_iter());
     assert!(matches!(ended, Ended::InOrder(End::Complete)), "{ended:?}");
     let set = Counted::of(10);
     let mut answerer = Answerer::new(&set, key(0), 8).unwrap();
@@ -453,6 +534,9 @@ fn parts() -> impl Strategy<Value = Part> {
             })
         }),
         btree_set(any::<u64>(), 0..10).prop_map(|ids| Part::Listed(ids.into_iter().collect())),
+        any::<[u8; 8]>().prop_map(Part::Rest),
+        btree_set(0u16..70, 1..10).prop_map(|at| more(&at.into_iter().collect::<Vec<_>>())),
+        (0u16..70).prop_map(less),
         (0u8..4, vec(any::<[u8; 14]>(), 1..50))
             .prop_map(|(group, cells)| Part::Cells(Cells { group, cells })),
         btree_set(0u64..500, 1..10).prop_map(|numbers| Part::Links(links(numbers))),
@@ -469,10 +553,10 @@ fn messages() -> impl Strategy<Value = Message> {
     prop_oneof![
         4 => compare,
         2 => (prefixes(), 0u16..100, 1u16..1_000).prop_map(|(prefix, from, more)| {
-            Message::More(More { prefixes: vec![prefix], from, to: from + more })
+            Message::More(Box::new(More { prefixes: vec![prefix], from, to: from + more }))
         }),
         2 => btree_set(any::<u64>(), 1..10).prop_map(|ids| Message::Want(ids.into_iter().collect())),
-        1 => any::<bool>().prop_map(Message::End),
+        1 => prop_oneof![Just(Message::Incomplete), Just(Message::End(Vec::new()))],
         6 => (vec(parts(), 0..4), any::<bool>())
             .prop_map(|(parts, last)| Message::Answer(Answer { parts, last })),
     ]

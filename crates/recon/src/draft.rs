@@ -1,0 +1,80 @@
+//! A set as it would be with a few links more and a few less, to see what its digests would be.
+
+use std::collections::BTreeMap;
+
+use ark_core::Link;
+
+use crate::prefix::Prefix;
+use crate::trie::{Digest, Links, LinksUnder, Node, Nodes, NodesMut, digests, link_bytes, update};
+
+/// The digests of the prefixes of `bits` bits, once `comes` are in the set and `goes` are not.
+///
+/// # Errors
+/// What reading fails with.
+pub(crate) fn digests_with<E, S: Links<Error = E> + Nodes<Error = E>>(
+    source: &S,
+    bits: u8,
+    comes: &[Link],
+    goes: &[Link],
+) -> Result<Vec<Digest>, E> {
+    let links = DraftLinks { source, comes, goes };
+    let mut nodes = DraftNodes { source, changed: BTreeMap::new() };
+    update(&links, &mut nodes, comes.iter().chain(goes).map(|link| link.id))?;
+    digests(&links, &nodes, Prefix::ROOT, bits)
+}
+
+struct DraftLinks<'a, S> {
+    source: &'a S,
+    comes: &'a [Link],
+    goes: &'a [Link],
+}
+
+impl<S: Links> Links for DraftLinks<'_, S> {
+    type Error = S::Error;
+
+    /// Only what has no node is asked for: a leaf's worth, which is held.
+    fn links(&self, prefix: Prefix) -> Result<LinksUnder<'_, S::Error>, S::Error> {
+        let is_here = |link: &&Link| prefix.contains(link.id);
+        let links = self.source.links(prefix)?;
+        let mut comes = self.comes.iter().filter(is_here).peekable();
+        let mut goes = self.goes.iter().filter(is_here).peekable();
+        if comes.peek().is_none() && goes.peek().is_none() {
+            return Ok(links);
+        }
+        let mut links = links.collect::<Result<Vec<Link>, _>>()?;
+        let goes: Vec<&Link> = goes.collect();
+        links.retain(|link| !goes.contains(&link));
+        links.extend(comes);
+        links.sort_unstable_by_key(|link| link_bytes(*link));
+        Ok(Box::new(links.into_iter().map(Ok)))
+    }
+}
+
+struct DraftNodes<'a, S> {
+    source: &'a S,
+    /// `None`: it would be gone.
+    changed: BTreeMap<Prefix, Option<Node>>,
+}
+
+impl<S: Nodes> Nodes for DraftNodes<'_, S> {
+    type Error = S::Error;
+
+    fn node(&self, prefix: Prefix) -> Result<Option<Node>, S::Error> {
+        match self.changed.get(&prefix) {
+            Some(node) => Ok(node.clone()),
+            None => self.source.node(prefix),
+        }
+    }
+}
+
+impl<S: Nodes> NodesMut for DraftNodes<'_, S> {
+    fn put(&mut self, prefix: Prefix, node: &Node) -> Result<(), S::Error> {
+        self.changed.insert(prefix, Some(node.clone()));
+        Ok(())
+    }
+
+    fn remove(&mut self, prefix: Prefix) -> Result<(), S::Error> {
+        self.changed.insert(prefix, None);
+        Ok(())
+    }
+}
