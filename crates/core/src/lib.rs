@@ -44,6 +44,6 @@ pub use shown::{Shown, conflicts, copy_names, shown, shown_aside};
 pub use snapshot::Snapshot;
 pub use state::{
     Head, JoinedHead, MAX_HEADS, MAX_HELD, MAX_STATE_BYTES, RepoKind, Said, SignedState, State,
-    heads, update_heads,
+    heads, list_again, take_over, update_heads,
 };
 pub use words::in_words;

@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 
 mod act;
 
-pub use act::{Said, update_heads};
+pub use act::{Said, list_again, take_over, update_heads};
 
 /// The most heads that one writer may list. A folder has one; a jj repo has as many as it has
 /// unresolved concurrent operations, which jj and ark both work to make few.

@@ -179,7 +179,7 @@ fn hello_listing(id: &str, mut listed: Vec<DeviceId>) -> Message {
     Message::Hello(Hello {
         protocol: PROTOCOL,
         topic: topic(id),
-        kind: RepoKind::Folder,
+        kind: Some(RepoKind::Folder),
         role: Role::Peer,
         folder: false,
         listed,

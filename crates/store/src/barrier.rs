@@ -40,6 +40,7 @@ macro_rules! from_barrier {
 from_barrier!(
     crate::error::AddError,
     crate::error::CommitError,
+    crate::error::LeaseError,
     crate::error::PullError,
     crate::error::OpenError,
     crate::error::PublishError,

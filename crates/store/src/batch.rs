@@ -66,6 +66,11 @@ impl Batch {
         Self { repo, importer, closed: HashMap::new(), open: Vec::new(), new: NewLinks::default() }
     }
 
+    /// A batch of nothing, beside what was indexed before and is to be told with it.
+    pub(crate) fn telling(repo: Arc<RepoInner>, new: NewLinks) -> Self {
+        Self { new, ..Self::new(repo) }
+    }
+
     /// Whether it is a batch of this repo.
     pub(crate) fn is_of(&self, repo: &Arc<RepoInner>) -> bool {
         Arc::ptr_eq(&self.repo, repo)
@@ -80,6 +85,9 @@ impl Batch {
         let (link, length) = (object.link(), object.bytes().len());
         if length > MAX_OBJECT_BYTES {
             return Err(AddError::TooLarge { link, length });
+        }
+        if !self.repo.takes(link.kind) {
+            return Err(AddError::OtherKind { link });
         }
         if self.closed.contains_key(&link) {
             return Ok(());

@@ -1,18 +1,24 @@
 //! Walks over what objects link: what of a closure is missing, and, where nothing is, the
 //! summaries under which it can be indexed. Neither recurses, and neither holds more than a
 //! bounded part of a large closure.
+//!
+//! What nests is bounded: no directory is deeper than its paths may be long. A history is not: it
+//! is as deep as it is long. Of one that is longer than what is held the beginning is checked
+//! first, and indexed; then the walk comes again from its end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use ark_core::{Checked, DecodeError, Link, MAX_PATH_DEPTH, MAX_TREE_LEVEL, Summary};
+use ark_core::{Checked, DecodeError, Link, MAX_PATH_DEPTH, MAX_TREE_LEVEL, ObjectKind, Summary};
 use bytes::Bytes;
 
 use crate::error::{IndexError, ReadError};
 use crate::index::{TopicNumber, View};
 
-/// The most objects on the way from a head to the deepest one: every directory on the longest
-/// path with all levels of its tree, then a file's.
+/// The most objects that nest on the way from a head to the deepest one: every directory on the
+/// longest path with all levels of its tree, then a file's; in a jj repo a view's before them.
 const MAX_DEPTH: usize = (MAX_PATH_DEPTH + 2) * (MAX_TREE_LEVEL as usize + 1);
+/// Objects held that wait for what they link: of a history in a line 16 MB.
+const MAX_WAITING: usize = 1 << 18;
 /// Checked objects held until they are written to the index: a few megabytes.
 pub(crate) const FLUSH_OBJECTS: usize = 16_384;
 
@@ -55,9 +61,16 @@ pub(crate) enum Closure {
     Invalid { link: Link, error: DecodeError },
 }
 
+/// An object that waits for what it links.
 struct Frame {
     link: Link,
+    /// What was not looked at yet: the last first.
     children: Vec<Link>,
+}
+
+/// Whether an object is a step of a history: it links the one before it, of its own kind.
+fn is_step(kind: ObjectKind) -> bool {
+    matches!(kind, ObjectKind::Commit | ObjectKind::Operation | ObjectKind::Copy)
 }
 
 struct Walk<'a, S> {
@@ -71,7 +84,14 @@ struct Walk<'a, S> {
     missing: Vec<Link>,
     limit: usize,
     invalid: Option<(Link, DecodeError)>,
-    stack: Vec<Frame>,
+    /// From a root on: each links the next.
+    stack: VecDeque<Frame>,
+    /// How many of those nest.
+    depth: usize,
+    /// The most of those.
+    most: usize,
+    /// Some of those were too many: the root is to be walked from again.
+    forgot: bool,
 }
 
 /// Checks the closures of `roots` from the leaves up. Stops at what is indexed, and after
@@ -83,6 +103,16 @@ pub(crate) fn close<S: Source>(
     roots: &[Link],
     limit: usize,
 ) -> Result<Closure, S::Error> {
+    close_holding(topic, view, source, roots, (limit, MAX_WAITING))
+}
+
+fn close_holding<S: Source>(
+    topic: TopicNumber,
+    view: View,
+    source: &mut S,
+    roots: &[Link],
+    (limit, most): (usize, usize),
+) -> Result<Closure, S::Error> {
     let mut walk = Walk {
         topic,
         view,
@@ -92,11 +122,13 @@ pub(crate) fn close<S: Source>(
         missing: Vec::new(),
         limit,
         invalid: None,
-        stack: Vec::new(),
+        stack: VecDeque::new(),
+        depth: 0,
+        most,
+        forgot: false,
     };
     for &root in roots {
-        walk.visit(root)?;
-        while !walk.ended() && walk.step()? {}
+        walk.root(root)?;
         if walk.ended() {
             break;
         }
@@ -116,16 +148,34 @@ impl<S: Source> Walk<'_, S> {
         self.invalid.is_some() || self.missing.len() >= self.limit
     }
 
+    /// Goes through all that a root links; again while the way was too long to be held, each time
+    /// as far as that is at least.
+    fn root(&mut self, root: Link) -> Result<(), S::Error> {
+        loop {
+            self.forgot = false;
+            self.visit(root)?;
+            while !self.ended() && self.step()? {}
+            if !self.forgot || self.ended() || !self.missing.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Goes on to the next child of the innermost object, or finishes that object. `false` when
     /// nothing is left.
     fn step(&mut self) -> Result<bool, S::Error> {
-        let Some(frame) = self.stack.last_mut() else { return Ok(false) };
+        let Some(frame) = self.stack.back_mut() else { return Ok(false) };
         if let Some(child) = frame.children.pop() {
+            if frame.children.is_empty() {
+                // Of a long history nothing is kept but its links.
+                frame.children = Vec::new();
+            }
             self.visit(child)?;
             return Ok(true);
         }
         let link = frame.link;
-        self.stack.pop();
+        self.stack.pop_back();
+        self.depth -= usize::from(!is_step(link.kind));
         match self.source.fetch(&self.view, link)? {
             Fetched::Here(bytes) => match self.check(link, &bytes)? {
                 Some(Checked::Complete(summary)) => self.finish(link, summary)?,
@@ -149,15 +199,32 @@ impl<S: Source> Walk<'_, S> {
             Fetched::Absent | Fetched::Lost => self.miss(link),
             Fetched::Here(bytes) => match self.check(link, &bytes)? {
                 Some(Checked::Complete(summary)) => self.finish(link, summary)?,
-                Some(Checked::Missing(_)) if self.stack.len() >= MAX_DEPTH => {
-                    let reason = format!("nested more than {MAX_DEPTH} objects deep");
-                    self.invalid = Some((link, DecodeError::Invalid { kind: link.kind, reason }));
-                }
-                Some(Checked::Missing(children)) => self.stack.push(Frame { link, children }),
+                Some(Checked::Missing(children)) => self.wait(link, children),
                 None => {}
             },
         }
         Ok(())
+    }
+
+    /// Keeps an object until what it links is done.
+    fn wait(&mut self, link: Link, mut children: Vec<Link>) {
+        if !is_step(link.kind) {
+            if self.depth >= MAX_DEPTH {
+                let reason = format!("nested more than {MAX_DEPTH} objects deep");
+                self.invalid = Some((link, DecodeError::Invalid { kind: link.kind, reason }));
+                return;
+            }
+            self.depth += 1;
+        }
+        if self.stack.len() >= self.most
+            && let Some(first) = self.stack.pop_front()
+        {
+            self.depth -= usize::from(!is_step(first.link.kind));
+            self.forgot = true;
+        }
+        // The steps before it last, when nothing else of it is left to be held.
+        children.sort_by_key(|child| !is_step(child.kind));
+        self.stack.push_back(Frame { link, children });
     }
 
     /// `None`: the object is invalid, which was noted.
@@ -226,3 +293,6 @@ pub(crate) fn missing(
     }
     Ok(missing)
 }
+
+#[cfg(test)]
+mod tests;

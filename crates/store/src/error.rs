@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ark_core::{DecodeError, Link};
+use ark_core::{DecodeError, Link, RepoKind};
 
 /// A failure of the blob store. Cheap to clone: callers that share a sync share its failure.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -135,19 +135,13 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepoError {
-    /// The store knows this topic as a repo of another kind.
-    #[error("the store has this repo as {found:?}, the config as {asked:?}")]
+    /// It is a repo of another kind: such states are joined in it, or it is in use as such.
+    #[error("this repo is {}, not {}", kind_in_words(*.found), kind_in_words(*.asked))]
     OtherKind {
-        /// The kind in the store.
-        found: ark_core::RepoKind,
+        /// The kind that it is of.
+        found: RepoKind,
         /// The kind asked for.
-        asked: ark_core::RepoKind,
-    },
-    /// This version knows no objects of such repos.
-    #[error("repos of kind {kind:?} are not supported by this version yet")]
-    Unsupported {
-        /// The kind asked for.
-        kind: ark_core::RepoKind,
+        asked: RepoKind,
     },
     /// The index failed.
     #[error(transparent)]
@@ -190,6 +184,12 @@ pub enum ReadError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddError {
+    /// A repo of this kind has no such objects.
+    #[error("object {} is a {:?}, which such a repo has not", .link.id, .link.kind)]
+    OtherKind {
+        /// The object.
+        link: Link,
+    },
     /// More bytes than any object may have.
     #[error("object {} has {length} bytes, more than any may have", .link.id)]
     TooLarge {
@@ -258,6 +258,12 @@ pub enum PublishError {
     /// one. Make the state again under the new one.
     #[error("the device took a new incarnation meanwhile")]
     Incarnation,
+    /// The repo is of another kind than what is published: states of that were joined first.
+    #[error("this repo is {}", kind_in_words(*.found))]
+    OtherKind {
+        /// The kind that it is of.
+        found: RepoKind,
+    },
     /// The device's key is running elsewhere too, and keeps writing: nothing is published until
     /// ark is started again.
     #[error("this device's key is in use on another machine, which keeps publishing")]
@@ -302,4 +308,78 @@ pub enum ReceiveError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+/// Why an object was not taken in by a [`Lease`](crate::Lease).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError {
+    /// More bytes than any object may have.
+    #[error("object {} has {length} bytes, more than any may have", .link.id)]
+    TooLarge {
+        /// The object.
+        link: Link,
+        /// Its bytes.
+        length: usize,
+    },
+    /// jj repos have no such objects.
+    #[error("object {} is a {:?}, which no jj repo has", .link.id, .link.kind)]
+    OtherKind {
+        /// The object.
+        link: Link,
+    },
+    /// Bytes that are not canonical, or say of what they link what is not true.
+    #[error("object {} is not valid", .link.id)]
+    Decode {
+        /// The object.
+        link: Link,
+        /// What is wrong with it.
+        #[source]
+        source: DecodeError,
+    },
+    /// It links what neither the repo has nor the lease took in before.
+    #[error("object {} links {} objects that are missing", .link.id, .missing.len())]
+    NotClosed {
+        /// The object.
+        link: Link,
+        /// What is missing.
+        missing: Vec<Link>,
+    },
+    /// The lease takes nothing any more.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+}
+
+/// Why a lease is broken: what it took in and no barrier covered may be lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// It failed before. What was put since the last barrier is to be put again, by another lease.
+    #[error("what was put since the last barrier is lost")]
+    Broken,
+    /// The blob store failed. [`BlobError::NoSpace`] goes away when there is room.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Why the heads of a jj repo were not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// What was put before is not durable.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The state that says so could not be published.
+    #[error("the heads could not be published")]
+    Publish(#[from] PublishError),
+}
+
+fn kind_in_words(kind: RepoKind) -> &'static str {
+    match kind {
+        RepoKind::Folder => "a folder",
+        RepoKind::Jj => "a jj repository",
+    }
 }

@@ -31,7 +31,12 @@ macro_rules! from_import {
     };
 }
 
-from_import!(crate::error::AddError, crate::error::CommitError, crate::error::ReceiveError);
+from_import!(
+    crate::error::AddError,
+    crate::error::CommitError,
+    crate::error::LeaseError,
+    crate::error::ReceiveError,
+);
 
 /// Imports under way, and what was imported.
 #[derive(Debug)]
@@ -78,10 +83,16 @@ impl Importer {
 
     /// Waits for all imports. What is returned is to be held until the index has committed.
     pub(crate) async fn finish(&mut self) -> Result<Vec<Arc<Import>>, ImportError> {
+        self.settle().await?;
+        Ok(std::mem::take(&mut self.imports))
+    }
+
+    /// Waits for all imports: what was added can be read then.
+    pub(crate) async fn settle(&mut self) -> Result<(), ImportError> {
         while let Some(ended) = self.tasks.join_next().await {
             outcome(ended)?;
         }
-        Ok(std::mem::take(&mut self.imports))
+        Ok(())
     }
 }
 

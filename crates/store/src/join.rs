@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ark_core::{DecodeError, Link, ObjectId, SignedState, Snapshot, Summary, Writer};
+use ark_core::{DecodeError, Link, ObjectId, ObjectKind, SignedState, Snapshot, Summary, Writer};
 
 use crate::MAX_MISSING;
 use crate::blobs::Standing;
@@ -25,7 +25,7 @@ pub enum Join {
     Joined(SignedState),
     /// Not all of its closure is here: some of what is missing.
     Missing(Vec<Link>),
-    /// No state of this writer is staged.
+    /// No state of this writer is staged; one of another kind than the repo has become is dropped.
     NothingStaged,
     /// An object of its closure is not what its link says. The state was dropped and will not be
     /// staged again; a newer one that waited is staged now.
@@ -49,11 +49,17 @@ pub(crate) async fn join(repo: &Arc<RepoInner>, writer: Writer) -> Result<Join, 
     let mut pulls = repo.deciding.lock().await;
     let states = repo.states();
     let Some(state) = states.staged.get(&writer).cloned() else { return Ok(Join::NothingStaged) };
+    if repo.kind().is_some_and(|kind| kind != state.state().kind) {
+        return drop_foreign(repo, &mut pulls, &state).await;
+    }
     let (inner, given) = (Arc::clone(repo), state.clone());
     let walked = tokio::task::spawn_blocking(move || walk(&inner, &states.joined, &given));
     let stopped = |error| PullError::Blob(BlobError::Stopped { source: Arc::new(error) });
     match walked.await.map_err(stopped)?? {
         Walked::Whole(objects) => {
+            if repo.decide(state.state().kind).is_err() {
+                return drop_foreign(repo, &mut pulls, &state).await;
+            }
             commit(repo, &mut pulls, &state, objects).await?;
             settle(repo, &mut pulls, &state).await;
             Ok(Join::Joined(state))
@@ -74,6 +80,19 @@ pub(crate) async fn join(repo: &Arc<RepoInner>, writer: Writer) -> Result<Join, 
     }
 }
 
+/// Drops a state that was staged before the repo became one of another kind.
+async fn drop_foreign(
+    repo: &Arc<RepoInner>,
+    pulls: &mut Pulls,
+    state: &SignedState,
+) -> Result<Join, PullError> {
+    let writer = state.state().writer;
+    tracing::warn!(%writer, "dropping a state of another kind of repo");
+    stage::drop_staged(repo, pulls, writer).await?;
+    repo.update_states(|states| drop(states.waiting.remove(&writer)));
+    Ok(Join::NothingStaged)
+}
+
 /// Checks the closure of every head that there will be.
 fn walk(
     repo: &RepoInner,
@@ -91,7 +110,7 @@ fn walk(
         Closure::Invalid { link, error } => return Ok(Walked::Invalid { link, error }),
     };
     let mut snapshots = BTreeMap::<ObjectId, Snapshot>::new();
-    for link in roots {
+    for link in roots.into_iter().filter(|link| link.kind == ObjectKind::Snapshot) {
         match Snapshot::decode(&repo.read_stored(link)?) {
             Ok(snapshot) => drop(snapshots.insert(link.id, snapshot)),
             Err(error) => return Ok(Walked::Invalid { link, error }),

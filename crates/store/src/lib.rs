@@ -21,6 +21,7 @@ mod error;
 mod failpoint;
 mod importer;
 mod index;
+mod jj;
 mod join;
 mod mend;
 mod open;
@@ -41,11 +42,12 @@ pub use base::{Base, BaseRange, BaseSnapshot};
 pub use batch::Batch;
 pub use counters::Counters;
 pub use error::{
-    AddError, BlobError, CommitError, IndexError, OpenError, PublishError, PullError, ReadError,
-    ReceiveError, RepoError,
+    AddError, BlobError, CommitError, IndexError, LeaseError, OpenError, PublishError, PullError,
+    PutError, ReadError, ReceiveError, RepoError, UpdateError,
 };
 #[cfg(feature = "failpoints")]
 pub use failpoint::FailpointHook;
+pub use jj::{JjRepo, Lease};
 pub use join::Join;
 pub use publish::Publisher;
 pub use reader::Reader;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ark_core::{Dot, Head, Link, Object, ObjectKind, SignedState, State, Vector};
+use ark_core::{Dot, Head, Link, Object, ObjectKind, RepoKind, SignedState, State, Vector};
 use redb::ReadableTable;
 use tokio::sync::OwnedMutexGuard;
 
@@ -23,14 +23,15 @@ use crate::tags::StateTag;
 #[derive(Debug)]
 pub struct Publisher {
     repo: Arc<RepoInner>,
+    kind: RepoKind,
     next: Issued,
     base: BaseChanges,
     _turn: OwnedMutexGuard<()>,
 }
 
 impl Publisher {
-    /// Waits for the repo's turn.
-    pub(crate) async fn acquire(repo: Arc<RepoInner>) -> Self {
+    /// Waits for the repo's turn, to publish states of this kind.
+    pub(crate) async fn acquire(repo: Arc<RepoInner>, kind: RepoKind) -> Self {
         let turn = Arc::clone(&repo.publishing).lock_owned().await;
         let issued = repo.issued();
         let next = Issued {
@@ -38,7 +39,7 @@ impl Publisher {
             revision: issued.revision + 1,
             sequence: issued.sequence + 1,
         };
-        Self { repo, next, base: BaseChanges::default(), _turn: turn }
+        Self { repo, kind, next, base: BaseChanges::default(), _turn: turn }
     }
 
     /// Lets the publication change the [base](crate::Base) too, in its own transaction: as
@@ -89,13 +90,14 @@ impl Publisher {
         held: Vec<Dot>,
     ) -> Result<SignedState, PublishError> {
         let base = std::mem::take(&mut self.base);
-        let Self { repo, next, .. } = &self;
-        let store = &repo.store;
+        let Self { repo, kind, next, .. } = &self;
+        let (store, kind) = (&repo.store, *kind);
+        repo.decide(kind).map_err(|found| PublishError::OtherKind { found })?;
         if store.key_elsewhere.load(Ordering::Relaxed) {
             return Err(PublishError::KeyInUseElsewhere);
         }
         let Dot { writer, sequence } = self.dot();
-        let (topic, kind, revision) = (repo.topic, repo.kind, next.revision);
+        let (topic, revision) = (repo.topic, next.revision);
         let state = State { topic, kind, writer, revision, heads, vector, held };
         let links = state.head_links();
         if !batch.is_of(repo) {

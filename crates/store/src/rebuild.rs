@@ -71,11 +71,16 @@ pub(crate) async fn rebuild(
     // An attempt that did not end may have indexed what a power cut took since.
     index.write(clear_objects_and_states).await?;
     let mut rebuilt = Rebuilt { joined: 0, staged: 0, objects: 0 };
-    for ((topic, kind), writers) in found {
+    let mut decided = None;
+    for ((topic, _), writers) in found {
+        // Where nothing was joined states of either kind may have been staged.
+        if decided == Some(topic) {
+            continue;
+        }
         failpoints.hit("rebuild").map_err(|source| {
             OpenError::Blob(BlobError::Io { what: "rebuild", source: source.into() })
         })?;
-        let numbered = index.write(move |write| number_topic(write, topic, kind as u8));
+        let numbered = index.write(move |write| number_topic(write, topic));
         let (number, _) = numbered.await?;
         let source = Blobbed {
             blobs: blobs.clone(),
@@ -89,6 +94,7 @@ pub(crate) async fn rebuild(
             .await
             .map_err(|error| BlobError::Stopped { source: std::sync::Arc::new(error) })?;
         let repo = walked?;
+        decided = (repo.joined > 0).then_some(topic);
         rebuilt.joined += repo.joined;
         rebuilt.staged += repo.staged;
         rebuilt.objects += repo.objects;

@@ -93,6 +93,11 @@ impl<'a> Sorting<'a> {
             self.rejected.push((link, DecodeError::TooLarge { kind: link.kind, length }));
             return Ok(false);
         }
+        if !self.repo.takes(link.kind) {
+            let reason = "such a repo has no objects of this kind".to_owned();
+            self.rejected.push((link, DecodeError::Invalid { kind: link.kind, reason }));
+            return Ok(false);
+        }
         match self.check(object)? {
             Ok(Checked::Complete(summary)) => {
                 self.known.insert(link, self.indexable.len());

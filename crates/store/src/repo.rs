@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use ark_core::{Incarnation, Link, Object, ObjectId, RepoKind, SignedState, TopicId, Writer};
+use ark_core::{
+    Incarnation, Link, Object, ObjectId, ObjectKind, RepoKind, SignedState, TopicId, Writer,
+};
 use bytes::Bytes;
 use redb::ReadableTable;
 use tokio::sync::broadcast;
@@ -19,6 +21,7 @@ use crate::index::{
     EQUIVOCATIONS, ISSUED, STATES, Slot, TOPICS, TopicNumber, View, equivocation_key, issued_key,
     number_topic, remove_pending,
 };
+use crate::jj::JjRepo;
 use crate::join::Join;
 use crate::publish::Publisher;
 use crate::reader::Reader;
@@ -42,7 +45,9 @@ pub(crate) struct RepoInner {
     pub(crate) store: Arc<Inner>,
     pub(crate) topic: TopicId,
     pub(crate) number: TopicNumber,
-    pub(crate) kind: RepoKind,
+    /// Of which kind it is: of that of its joined states. Where none are joined it may be decided
+    /// by whoever opens it; and if by nobody, by the first state that is joined or published.
+    kind: OnceLock<RepoKind>,
     states: RwLock<Arc<States>>,
     changes: broadcast::Sender<Change>,
     /// What this device issued under its living incarnation.
@@ -75,21 +80,22 @@ pub(crate) struct Pulls {
 }
 
 impl Repo {
-    pub(crate) fn with_kind(inner: Arc<RepoInner>, asked: RepoKind) -> Result<Self, RepoError> {
-        match inner.kind {
-            found if found == asked => Ok(Self { inner }),
-            found => Err(RepoError::OtherKind { found, asked }),
-        }
-    }
-
     /// Its topic.
     pub fn topic(&self) -> TopicId {
         self.inner.topic
     }
 
-    /// Its kind.
-    pub fn kind(&self) -> RepoKind {
-        self.inner.kind
+    /// Its kind; `None` while nothing has decided it: see [`Store::held`](crate::Store::held).
+    pub fn kind(&self) -> Option<RepoKind> {
+        self.inner.kind()
+    }
+
+    /// jj's side of it.
+    ///
+    /// # Errors
+    /// It is of another kind.
+    pub fn jj(&self) -> Result<JjRepo, RepoError> {
+        JjRepo::new(&self.inner)
     }
 
     /// This device as a writer, in its incarnation of now: it may be renewed, see
@@ -141,7 +147,8 @@ impl Repo {
 
     /// Waits for the right to publish, one at a time per repo.
     pub async fn publisher(&self) -> Publisher {
-        Publisher::acquire(Arc::clone(&self.inner)).await
+        let kind = self.kind().unwrap_or(RepoKind::Folder);
+        Publisher::acquire(Arc::clone(&self.inner), kind).await
     }
 
     /// Takes a verified state from a peer: decides whether it is news and, if so, stages it.
@@ -220,7 +227,7 @@ impl Repo {
 
     /// What happens from now on. A receiver that lags re-reads [`Repo::states`].
     pub fn subscribe(&self) -> broadcast::Receiver<Change> {
-        self.inner.changes.subscribe()
+        self.inner.subscribe()
     }
 
     /// Writers that made two states of one revision, ever. Bounded.
@@ -259,25 +266,20 @@ pub(crate) fn equivocation_bounds(number: TopicNumber) -> ([u8; 52], [u8; 52]) {
 
 impl RepoInner {
     /// Opens the repo: gives it a number if it has none, reads its states.
-    pub(crate) async fn open(
-        store: Arc<Inner>,
-        topic: TopicId,
-        kind: RepoKind,
-    ) -> Result<Arc<Self>, RepoError> {
+    pub(crate) async fn open(store: Arc<Inner>, topic: TopicId) -> Result<Arc<Self>, RepoError> {
         let known = store.index.begin_read()?;
         let known = known.open_table(TOPICS).map_err(IndexError::from)?;
         let known = known.get(topic.as_bytes()).map_err(IndexError::from)?;
         let known = known.map(|value| value.value());
-        let (number, found) = if let Some(known) = known {
+        let (number, _) = if let Some(known) = known {
             known
         } else {
-            let made = store.index.write(move |write| number_topic(write, topic, kind as u8));
-            made.await?
+            store.index.write(move |write| number_topic(write, topic)).await?
         };
         store.topics.fetch_max(number + 1, Ordering::AcqRel);
-        let kind = RepoKind::from_u8(found).ok_or(IndexError::Damaged { table: "topics" })?;
         let writer = store.writer();
         let (states, (revision, sequence)) = load(&store, number, writer)?;
+        let kind = states.joined.values().next().map(|state| OnceLock::from(state.state().kind));
         let issued = Issued { incarnation: writer.incarnation, revision, sequence };
         let issued = {
             let mut all = store.issued.lock().unwrap_or_else(PoisonError::into_inner);
@@ -289,7 +291,7 @@ impl RepoInner {
             store,
             topic,
             number,
-            kind,
+            kind: kind.unwrap_or_default(),
             states: RwLock::new(Arc::new(states)),
             changes: broadcast::Sender::new(CHANGES),
             issued,
@@ -309,10 +311,34 @@ impl RepoInner {
         Arc::clone(&self.states.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub(crate) fn kind(&self) -> Option<RepoKind> {
+        self.kind.get().copied()
+    }
+
+    /// Has it be of this kind if it is of none yet.
+    ///
+    /// # Errors
+    /// The other kind that it is of.
+    pub(crate) fn decide(&self, kind: RepoKind) -> Result<(), RepoKind> {
+        match *self.kind.get_or_init(|| kind) {
+            found if found == kind => Ok(()),
+            found => Err(found),
+        }
+    }
+
+    /// Whether there may be objects of this kind in it.
+    pub(crate) fn takes(&self, kind: ObjectKind) -> bool {
+        self.kind().is_none_or(|repo| repo.has(kind))
+    }
+
     /// Changes the states in memory. What is joined was committed before.
     pub(crate) fn update_states(&self, change: impl FnOnce(&mut States)) {
         let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
         change(Arc::make_mut(&mut states));
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
     }
 
     pub(crate) fn tell(&self, change: Change) {

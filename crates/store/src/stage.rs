@@ -18,7 +18,7 @@ pub(crate) async fn stage(repo: &Arc<RepoInner>, given: SignedState) -> Result<S
     if state.topic != repo.topic {
         return Ok(Staged::WrongTopic);
     }
-    if state.kind != repo.kind {
+    if repo.kind().is_some_and(|kind| kind != state.kind) {
         return Ok(Staged::WrongKind { found: state.kind });
     }
     let mut pulls = repo.deciding.lock().await;

@@ -50,7 +50,7 @@ pub enum Staged {
         /// The outcome for the state that was given: `Old` if it has the lesser hash.
         stands: Box<Staged>,
     },
-    /// Of another kind than the repo here: to be shown, not joined.
+    /// Of another kind than the repo here is already: to be shown, not joined.
     WrongKind {
         /// The kind it says.
         found: RepoKind,
@@ -156,7 +156,7 @@ pub enum Change {
 /// that comes back to life, because a broken writer takes in less than it did, is.
 pub(crate) fn roots_with(joined: &BTreeMap<Writer, SignedState>, state: &SignedState) -> Vec<Link> {
     let after = states_with(joined, state);
-    heads(after).into_iter().filter_map(|head| head_link(state.state().kind, head.id)).collect()
+    heads(after).into_iter().map(|head| state.state().kind.head_link(head.id)).collect()
 }
 
 /// The heads of a repo's joined states, as `transaction` has them. Those that `known` has, too, are
@@ -184,9 +184,8 @@ pub(crate) fn heads_in(
 /// The objects of the heads that there are with these states joined, all of one repo.
 pub(crate) fn heads_of<'a>(joined: impl IntoIterator<Item = &'a SignedState>) -> Vec<Link> {
     let joined: Vec<&State> = joined.into_iter().map(SignedState::state).collect();
-    let kind = joined.first().map(|state| state.kind);
-    let heads = heads(joined);
-    heads.into_iter().filter_map(|head| head_link(kind?, head.id)).collect()
+    let Some(kind) = joined.first().map(|state| state.kind) else { return Vec::new() };
+    heads(joined).into_iter().map(|head| kind.head_link(head.id)).collect()
 }
 
 /// The joined states with `state` in its writer's place.
@@ -213,14 +212,6 @@ pub(crate) fn check_heads(
         }
     }
     Ok(())
-}
-
-/// The object of a head of a repo of this kind, if objects of its kind are known.
-fn head_link(kind: RepoKind, id: ObjectId) -> Option<Link> {
-    match kind {
-        RepoKind::Folder => Some(Link::snapshot(id)),
-        RepoKind::Jj => None,
-    }
 }
 
 /// A state as a row of the index.

@@ -15,6 +15,7 @@ use crate::counters::{Counters, Counts};
 use crate::error::{BlobError, IndexError, OpenError, RepoError};
 use crate::failpoint::Failpoints;
 use crate::index::{Index, TopicNumber};
+use crate::jj::JjRepo;
 use crate::repo::{Issued, Repo, RepoInner};
 use crate::rollback::{draw_incarnation, set_incarnation};
 use crate::states::Change;
@@ -201,22 +202,33 @@ impl Store {
         }
     }
 
-    /// The repo `topic`, made if it is not there.
+    /// The repo `topic`, made if it is not there, as one of this kind.
     ///
     /// # Errors
-    /// The store has it as another kind, or the index failed.
+    /// It is of another kind, or the index failed.
     pub async fn repo(&self, topic: TopicId, kind: RepoKind) -> Result<Repo, RepoError> {
-        // Without links there is no closure: its states would be joined with nothing behind them.
-        if kind == RepoKind::Jj {
-            return Err(RepoError::Unsupported { kind });
-        }
+        let repo = self.open_or_make(topic).await?;
+        repo.decide(kind).map_err(|found| RepoError::OtherKind { found, asked: kind })?;
+        Ok(Repo { inner: repo })
+    }
+
+    /// The repo `topic`, made if it is not there, as whatever it is: of the kind of the states that
+    /// are joined in it. Where there are none, the first that is joined or published decides.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub async fn held(&self, topic: TopicId) -> Result<Repo, RepoError> {
+        Ok(Repo { inner: self.open_or_make(topic).await? })
+    }
+
+    async fn open_or_make(&self, topic: TopicId) -> Result<Arc<RepoInner>, RepoError> {
         let _opening = self.inner.opening.lock().await;
         if let Some(repo) = self.inner.open_repo(topic) {
-            return Repo::with_kind(repo, kind);
+            return Ok(repo);
         }
-        let repo = RepoInner::open(Arc::clone(&self.inner), topic, kind).await?;
+        let repo = RepoInner::open(Arc::clone(&self.inner), topic).await?;
         self.inner.repos().insert(topic, Arc::downgrade(&repo));
-        Repo::with_kind(repo, kind)
+        Ok(repo)
     }
 
     /// Counts since it was opened.
@@ -285,7 +297,21 @@ impl Inner {
         renewals.push(by);
         *self.incarnation.write().unwrap_or_else(PoisonError::into_inner) = incarnation;
         self.tell_incarnation(old);
+        self.list_again(old).await;
         Ok(true)
+    }
+
+    /// Lists again, in every jj repo, the heads that this device made as `old`: before a state of
+    /// `old` that another made can be joined in the place of its own. A folder publishes what it has
+    /// by itself.
+    async fn list_again(&self, old: Writer) {
+        let repos: Vec<_> = self.repos().values().filter_map(Weak::upgrade).collect();
+        for repo in repos.iter().filter(|repo| repo.kind() == Some(RepoKind::Jj)) {
+            let Ok(jj) = JjRepo::new(repo) else { continue };
+            if let Err(error) = jj.list_again(old).await {
+                tracing::error!(%error, %old, "what was done as another writer is not told again");
+            }
+        }
     }
 
     /// Tells every open repo that the device is another writer than `old` now.

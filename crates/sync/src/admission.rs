@@ -58,8 +58,8 @@ pub(crate) fn may_write(
 pub(crate) struct Admitting<'a> {
     /// The repo.
     pub(crate) topic: TopicId,
-    /// Its kind here.
-    pub(crate) kind: RepoKind,
+    /// Its kind here, once something has decided it.
+    pub(crate) kind: Option<RepoKind>,
     /// This device's writer of now.
     pub(crate) own: Writer,
     /// The other devices that are listed.
@@ -111,7 +111,7 @@ impl Admitting<'_> {
             let is_listed = self.remotes.contains_key(&state.writer.device);
             return if is_listed { Admission::NotAWriter } else { Admission::Unlisted };
         }
-        if state.kind != self.kind {
+        if self.kind.is_some_and(|kind| kind != state.kind) {
             return Admission::WrongKind(state.kind);
         }
         let here = (state.revision, signed.hash());
@@ -169,7 +169,7 @@ mod tests {
         let remotes =
             [remote(2, Role::Peer), remote(4, Role::Reader), remote(5, Role::Mirror)].into();
         let among = |state: &SignedState, known, writers, incarnations| {
-            let (topic, kind, own) = (TopicId::derive("x", None), RepoKind::Folder, writer(1));
+            let (topic, kind, own) = (TopicId::derive("x", None), Some(RepoKind::Folder), writer(1));
             let here =
                 Admitting { topic, kind, own, remotes: &remotes, known, writers, incarnations };
             let admission = here.decide(state);

@@ -6,6 +6,7 @@
 //! of `pulls`: it fills the same lanes sooner. Each input changes what they hold; then
 //! [`Engine::handle`] does all that has become possible.
 
+mod kind;
 mod listing;
 mod order;
 mod peers;
@@ -60,8 +61,8 @@ const EMPTY_REPO_OBJECTS: usize = 2;
 pub struct EngineOptions {
     /// The repo.
     pub topic: TopicId,
-    /// What it is here.
-    pub kind: RepoKind,
+    /// What it is here; `None`: what the first state is that is joined or published.
+    pub kind: Option<RepoKind>,
     /// This device in its incarnation of now.
     pub writer: Writer,
     /// Whether there is a folder here, so that `applied` and `scanned` will be said.
@@ -163,9 +164,13 @@ impl Engine {
         let cold = !known.pending && joined.values().all(|it| it.state().heads.is_empty());
         let own = options.writer.device;
         let may_write = |device| may_write(own, &options.remotes, device);
-        // Who may write no more is not listened to, though a state of it was.
-        let (staged, dropped): (Vec<_>, Vec<_>) =
-            known.staged.into_iter().partition(|it| may_write(it.state().writer.device));
+        let fits = |kind| options.kind.is_none_or(|here| here == kind);
+        // Who may write no more is not listened to, though a state of it was; nor is one of another
+        // kind finished, which came while this one was not decided.
+        let (staged, dropped): (Vec<_>, Vec<_>) = known
+            .staged
+            .into_iter()
+            .partition(|it| may_write(it.state().writer.device) && fits(it.state().kind));
         let resumed = staged.into_iter().map(|state| (state.state().writer, Pull::resumed(state)));
         let leaving = dropped.iter().map(|state| (state.state().writer, Leaving::Due));
         let peers = options.remotes.keys().map(|&device| (device, Peer::default())).collect();
@@ -287,6 +292,7 @@ impl Engine {
         }
         let objects = new.len() as u64;
         self.grew(writer, state.state().revision, Amount { objects, bytes: 0 });
+        self.decided(state.state().kind);
         self.effects.push(Effect::Announce(Announcement::fitting(&state, new)));
         self.joined.insert(writer, state);
         self.ask_haves();

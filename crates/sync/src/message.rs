@@ -12,7 +12,7 @@ use crate::wire::{self, Body, RepoKindWire, WireError};
 
 /// The version of what is said on the stream. It rises where a message changes its meaning; the
 /// ALPN rises where an older side could not even read it.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The most bytes of a frame. Several of the largest states fit, and a peer's claim costs at
 /// most this much memory.
@@ -54,9 +54,9 @@ pub struct Hello {
     pub protocol: u32,
     /// The repo that the stream is for.
     pub topic: TopicId,
-    /// What the repo is at the sender's.
+    /// What the repo is at the sender's; `None` where nothing has decided it yet.
     #[rkyv(with = RepoKindWire)]
-    pub kind: RepoKind,
+    pub kind: Option<RepoKind>,
     /// What the sender lets the receiver do.
     pub role: Role,
     /// Whether the sender has a folder for the repo, and so owes `applied`.

@@ -197,7 +197,7 @@ impl Peer {
         &mut self,
         device: DeviceId,
         message: Message,
-        (topic, kind): (TopicId, RepoKind),
+        (topic, kind): (TopicId, Option<RepoKind>),
     ) -> Result<Heard, Violation> {
         let Some(session) = &mut self.session else { return Ok(Heard::Ignored) };
         match (session.standing, message) {
@@ -252,12 +252,10 @@ impl Peer {
 }
 
 /// What of a hello does not fit, if anything.
-fn misfit(device: DeviceId, kind: RepoKind, hello: &Hello) -> Option<Problem> {
+fn misfit(device: DeviceId, kind: Option<RepoKind>, hello: &Hello) -> Option<Problem> {
     if hello.protocol != PROTOCOL {
-        Some(Problem::Protocol { device, found: hello.protocol })
-    } else if hello.kind != kind {
-        Some(Problem::WrongKind { device, found: hello.kind })
-    } else {
-        None
+        return Some(Problem::Protocol { device, found: hello.protocol });
     }
+    let found = hello.kind?;
+    (found != kind?).then_some(Problem::WrongKind { device, found })
 }

@@ -40,7 +40,7 @@ pub struct View {
 
 /// A remote, as far as it told. What it said last stays when it disconnects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "four facts, each true or not by itself")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, shown as such")]
 pub struct PeerView {
     /// Its stream for this repo stands and it has said its hello.
     pub connected: bool,

@@ -5,10 +5,11 @@
 use ark_core::{Link, ObjectId, ObjectKind, RepoKind};
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error as ArchiveError;
+use rkyv::rancor::{Error as ArchiveError, Fallible, Source};
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
+use rkyv::{Archive, Deserialize, Place, Serialize};
 
 /// Bytes that are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,20 +124,42 @@ impl From<LinkWire> for Link {
     }
 }
 
-/// [`RepoKind`] as it travels: its number.
-#[derive(Archive, Serialize, Deserialize)]
-#[rkyv(remote = RepoKind)]
-#[repr(u8)]
-pub(crate) enum RepoKindWire {
-    Folder = 0,
-    Jj = 1,
+/// A [`RepoKind`] as it travels: its number, or [`UNDECIDED`].
+pub(crate) struct RepoKindWire;
+
+/// In the place of a kind's number: nothing has decided it yet.
+const UNDECIDED: u8 = u8::MAX;
+
+/// A number that no kind has.
+#[derive(Debug, thiserror::Error)]
+#[error("an unknown kind of repo, {0}")]
+struct UnknownKind(u8);
+
+impl ArchiveWith<Option<RepoKind>> for RepoKindWire {
+    type Archived = u8;
+    type Resolver = ();
+
+    fn resolve_with(kind: &Option<RepoKind>, (): (), out: Place<u8>) {
+        out.write(kind.map_or(UNDECIDED, |kind| kind as u8));
+    }
 }
 
-impl From<RepoKindWire> for RepoKind {
-    fn from(wire: RepoKindWire) -> Self {
-        match wire {
-            RepoKindWire::Folder => Self::Folder,
-            RepoKindWire::Jj => Self::Jj,
+impl<S: Fallible + ?Sized> SerializeWith<Option<RepoKind>, S> for RepoKindWire {
+    fn serialize_with(_: &Option<RepoKind>, _: &mut S) -> Result<(), S::Error> {
+        Ok(())
+    }
+}
+
+impl<D> DeserializeWith<u8, Option<RepoKind>, D> for RepoKindWire
+where
+    D: Fallible + ?Sized,
+    D::Error: Source,
+{
+    fn deserialize_with(number: &u8, _: &mut D) -> Result<Option<RepoKind>, D::Error> {
+        if *number == UNDECIDED {
+            return Ok(None);
         }
+        let kind = RepoKind::from_u8(*number).ok_or_else(|| D::Error::new(UnknownKind(*number)))?;
+        Ok(Some(kind))
     }
 }

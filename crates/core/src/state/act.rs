@@ -40,6 +40,46 @@ pub fn update_heads<'a>(
     (new.is_some() || !dropped.is_empty()).then(|| say(&joined, dot, &dropped, new))
 }
 
+/// What the writer of `dot` says once it has made one of the heads of writers that are `gone` its
+/// own, under that dot. `None`: it has none to make its own. One at a time, because each head of a
+/// writer's has a dot of its own: to be asked again until then.
+pub fn take_over<'a>(
+    joined: impl IntoIterator<Item = &'a State>,
+    dot: Dot,
+    gone: impl Fn(Writer) -> bool,
+) -> Option<Said> {
+    let joined: Vec<&State> = joined.into_iter().collect();
+    let now = heads(joined.iter().copied());
+    let is_gone = |dot: &Dot| gone(dot.writer);
+    let head = now.iter().find(|head| head.dots.iter().any(is_gone))?;
+    // Who made the same head and is not gone keeps it.
+    let new = head.dots.iter().all(is_gone).then_some(head.id);
+    let dropped = head.dots.iter().copied().filter(is_gone).collect();
+    Some(say(&joined, dot, &dropped, new))
+}
+
+/// What the writer of `dot` says once it lists, beside what it said, one of the heads that `before`
+/// does, under that dot; none is dropped. `None`: it lists all of them.
+///
+/// For a device that is another writer now, because what it wrote as `before` may also have been
+/// written elsewhere: of two states of `before` one is lost, and perhaps its own. A dot of `before`
+/// may stand for two heads, so it is not known to be had, and not dropped.
+pub fn list_again<'a>(
+    joined: impl IntoIterator<Item = &'a State>,
+    dot: Dot,
+    before: Writer,
+) -> Option<Said> {
+    let joined: Vec<&State> = joined.into_iter().collect();
+    let lists = |writer: Writer, id: ObjectId| {
+        let mut said = joined.iter().filter(|state| state.writer == writer);
+        said.any(|state| state.heads.iter().any(|head| head.id == id))
+    };
+    let now = heads(joined.iter().copied());
+    let is_lost = |id: ObjectId| lists(before, id) && !lists(dot.writer, id);
+    let new = now.iter().map(|head| head.id).find(|id| is_lost(*id))?;
+    Some(say(&joined, dot, &BTreeSet::new(), Some(new)))
+}
+
 /// After `dropped` were dropped and `new` was made a head.
 fn say(joined: &[&State], dot: Dot, dropped: &BTreeSet<Dot>, new: Option<ObjectId>) -> Said {
     let own = dot.writer;

@@ -18,7 +18,7 @@ pub fn hello(id: &str, writer: DeviceId) -> Vec<u8> {
     let hello = Hello {
         protocol: PROTOCOL,
         topic: TopicId::derive(id, None),
-        kind: RepoKind::Folder,
+        kind: Some(RepoKind::Folder),
         role: Role::Peer,
         folder: false,
         listed: vec![writer],

@@ -5,10 +5,11 @@ mod disk;
 mod tables;
 mod writer;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use ark_core::{Link, ObjectId, Summary};
+use ark_core::{Link, ObjectId, ObjectKind, Summary};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use crate::counters::Counts;
@@ -20,8 +21,8 @@ pub(crate) use disk::{Alarm, Health, damage, open_file};
 pub(crate) use tables::{
     BASE, BASE_META, EQUIVOCATIONS, FORMAT_VERSION, ISSUED, LINKS, META, NODES, NodeKey, ObjectKey,
     ROOTS, Slot, StateKey, TOPICS, TopicNumber, base_key, clear_objects_and_states, create_tables,
-    equivocation_key, issued_key, newest_format, node_key, number_topic, object_key, object_keys,
-    state_key, state_keys, writer_in,
+    equivocation_key, id_in, issued_key, newest_format, node_key, number_topic, object_key,
+    object_keys, state_key, state_keys, writer_in,
 };
 pub(crate) use tables::{OBJECTS, PENDING, STATES};
 pub(crate) use writer::{Apply, Group, WeakWriter, Writer, with_result};
@@ -203,7 +204,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn new(transaction: &ReadTransaction) -> Result<Self, IndexError> {
+    pub(crate) fn new(transaction: &ReadTransaction) -> Result<Self, IndexError> {
         let objects = transaction.open_table(OBJECTS)?;
         let pending = transaction.open_table(PENDING)?;
         Ok(Self { objects, pending })
@@ -229,6 +230,34 @@ impl View {
     /// Whether the repo has `link` pending.
     pub(crate) fn is_pending(&self, topic: TopicNumber, link: Link) -> Result<bool, IndexError> {
         Ok(self.pending.get(&object_key(topic, link))?.is_some())
+    }
+
+    /// The ids of this kind that the repo has indexed in a range, in order: the lowest, `limit` at
+    /// most.
+    pub(crate) fn ids(
+        &self,
+        topic: TopicNumber,
+        kind: ObjectKind,
+        range: &RangeInclusive<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<ObjectId>, IndexError> {
+        let (first, _) = object_keys(topic, *range.start());
+        let (_, last) = object_keys(topic, *range.end());
+        let mut ids = Vec::new();
+        if range.is_empty() {
+            return Ok(ids);
+        }
+        for row in self.objects.range::<&ObjectKey>(&first..=&last)? {
+            if ids.len() >= limit {
+                break;
+            }
+            let row = row?;
+            let (id, number) = id_in(row.0.value());
+            if number == kind as u8 {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
     }
 
     /// Whether the bytes of `id` are durable in the blob store for whichever repo, as whatever

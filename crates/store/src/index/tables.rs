@@ -6,8 +6,9 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::error::IndexError;
 
-/// The format of the store as a whole: raised when an older ark must not touch it.
-pub(crate) const FORMAT_VERSION: u64 = 1;
+/// The format of the store as a whole: raised when an older ark must not touch it. Since 2 there
+/// may be objects of jj repos, which an ark of before takes for damage; nothing else is different.
+pub(crate) const FORMAT_VERSION: u64 = 2;
 /// The key of the one record of [`FORMAT`].
 const FORMAT_KEY: &str = "store";
 
@@ -19,7 +20,8 @@ pub(crate) type TopicNumber = u32;
 pub(crate) const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
 /// Small records of the store: see [`crate::rollback`].
 pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta/1");
-/// Topic id -> number and kind of repo.
+/// Topic id -> number, and a byte that says nothing any more: the joined states say what kind of
+/// repo it is.
 pub(crate) const TOPICS: TableDefinition<&[u8; 32], (TopicNumber, u8)> =
     TableDefinition::new("topics/1");
 /// What a repo has indexed -> the object's summary.
@@ -89,6 +91,13 @@ pub(crate) fn object_key(topic: TopicNumber, link: Link) -> ObjectKey {
     joined(&[&topic.to_be_bytes(), link.id.as_bytes(), &[link.kind as u8]])
 }
 
+/// The id and the number of the kind in a key of objects or links.
+pub(crate) fn id_in(key: &ObjectKey) -> (ObjectId, u8) {
+    let mut id = [0; 32];
+    id.copy_from_slice(&key[4..36]);
+    (ObjectId::from_bytes(id), key[36])
+}
+
 /// The keys that `id` may have in a topic, as whatever kind.
 pub(crate) fn object_keys(topic: TopicNumber, id: ObjectId) -> (ObjectKey, ObjectKey) {
     let key = |kind: u8| joined(&[&topic.to_be_bytes(), id.as_bytes(), &[kind]]);
@@ -148,7 +157,8 @@ pub(crate) fn base_key(topic: TopicNumber, key: &[u8]) -> Vec<u8> {
 pub(crate) fn create_tables(transaction: &WriteTransaction) -> Result<(), IndexError> {
     {
         let mut format = transaction.open_table(FORMAT)?;
-        if format.get(FORMAT_KEY)?.is_none() {
+        let found = format.get(FORMAT_KEY)?.map(|found| found.value());
+        if found.is_none_or(|found| found < FORMAT_VERSION) {
             format.insert(FORMAT_KEY, FORMAT_VERSION)?;
         }
     }
@@ -189,11 +199,10 @@ pub(crate) fn newest_format(
     }
 }
 
-/// The number of `topic`, given now if it had none; its kind as recorded.
+/// The row of `topic`, made now if it had none.
 pub(crate) fn number_topic(
     transaction: &WriteTransaction,
     topic: TopicId,
-    kind: u8,
 ) -> Result<(TopicNumber, u8), IndexError> {
     let mut table = transaction.open_table(TOPICS)?;
     if let Some(found) = table.get(topic.as_bytes())? {
@@ -203,6 +212,6 @@ pub(crate) fn number_topic(
     for row in table.iter()? {
         next = next.max(row?.1.value().0 + 1);
     }
-    table.insert(topic.as_bytes(), (next, kind))?;
-    Ok((next, kind))
+    table.insert(topic.as_bytes(), (next, 0))?;
+    Ok((next, 0))
 }

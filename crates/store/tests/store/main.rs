@@ -5,6 +5,7 @@ mod crash;
 mod exchange;
 mod faults;
 mod index;
+mod jj;
 mod many;
 mod publish;
 mod rebuild;

@@ -128,6 +128,28 @@ async fn a_newer_format_is_refused_in_words_and_left_alone() {
 }
 
 #[tokio::test]
+async fn an_older_format_is_migrated_once() {
+    let machine = Machine::new(1);
+    machine.open().await.close().await.unwrap();
+    let index = machine.store_path().join("index.redb");
+    let format = redb::TableDefinition::<&str, u64>::new("format");
+    let newest = {
+        let database = redb::Database::open(&index).unwrap();
+        let write = database.begin_write().unwrap();
+        let newest = write.open_table(format).unwrap().insert("store", 1).unwrap().unwrap().value();
+        write.commit().unwrap();
+        newest
+    };
+    let store = machine.open().await;
+    assert_eq!(store.recovered(), Recovery::Same);
+    store.close().await.unwrap();
+    let database = redb::Database::open(&index).unwrap();
+    let read = redb::ReadableDatabase::begin_read(&database).unwrap();
+    let found = read.open_table(format).unwrap().get("store").unwrap().unwrap().value();
+    assert_eq!((newest, found), (2, 2));
+}
+
+#[tokio::test]
 async fn a_store_whose_parent_is_missing_is_not_made() {
     let machine = Machine::new(1);
     let mut options = machine.options();

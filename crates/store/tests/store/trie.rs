@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ark_core::{Link, Object, SignedState};
 use ark_recon::{Digest, Links, LinksUnder, Node, Nodes, Prefix};
@@ -432,4 +432,43 @@ async fn figures_of_who_waits_for_the_index() {
     println!(
         "longest wait: {publishing:?} while publishing, {catching_up:?} while catching up, made in {made:?}"
     );
+}
+
+/// Writes to the index until `is_over`; the longest that one took, and how many there were.
+async fn longest_write(repo: &Repo, is_over: impl Fn() -> bool) -> (Duration, u32) {
+    let (mut longest, mut count) = (Duration::ZERO, 0);
+    while !is_over() {
+        let begun = Instant::now();
+        repo.base().set_meta("longest", Some(vec![0])).await.unwrap();
+        longest = longest.max(begun.elapsed());
+        count += 1;
+    }
+    (longest, count)
+}
+
+/// How long others wait for the index while a trie is caught up with, first of nothing and then of
+/// a tree of which half changed. `ARK_OBJECTS=1000000` for more of them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures: cargo test --release -p ark-store --test store -- --ignored --nocapture catching_up"]
+async fn catching_up_holds_up_nobody_for_long() {
+    let objects = std::env::var("ARK_OBJECTS").ok().and_then(|text| text.parse().ok());
+    let objects: usize = objects.unwrap_or(100_000);
+    let (_machine, _store, repo) = Faults::default().open().await;
+    for (what, contents) in [("all new", 0), ("half new", objects / 2)] {
+        let name = |n: usize| format!("{:03}{n:07}", n % 1000);
+        let names: Vec<String> = (0..objects).map(name).collect();
+        let bytes: Vec<[u8; 8]> = (0..objects).map(|n| (n + contents).to_le_bytes()).collect();
+        let files: Vec<(&str, &[u8])> =
+            names.iter().zip(&bytes).map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+        publish(&repo, &files).await;
+        let begun = Instant::now();
+        let (longest, count) = longest_write(&repo, || repo.trie().unwrap().is_some()).await;
+        let took = begun.elapsed();
+        println!(
+            "{objects} objects, {what}: {took:.2?}, {count} writes, the longest {longest:.2?}"
+        );
+        let left = std::cell::Cell::new(200);
+        let (longest, _) = longest_write(&repo, || left.replace(left.get() - 1) == 1).await;
+        println!("  the longest of 200 afterwards: {longest:.2?}");
+    }
 }

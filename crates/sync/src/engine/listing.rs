@@ -38,14 +38,16 @@ impl Engine {
         self.check_roles();
     }
 
-    /// Whether a writer's device may write no more.
+    /// Whether a writer's device may write no more, or what is pulled of it is of another kind than
+    /// the repo has become.
     pub(super) fn is_dropped(&self, writer: Writer) -> bool {
         !may_write(self.options.writer.device, &self.options.remotes, writer.device)
+            || self.pulls.get(&writer).is_some_and(|pull| self.is_foreign(&pull.current.state))
     }
 
     /// What is to come of those that may write no more is not waited for; only for the answer of
     /// the store, where it is staging or joining at this moment, or saying what is missing.
-    fn drop_pulls(&mut self) {
+    pub(super) fn drop_pulls(&mut self) {
         let pulled = self.pulls.keys().copied();
         for writer in pulled.filter(|&writer| self.is_dropped(writer)).collect::<Vec<_>>() {
             match self.pulls.get_mut(&writer) {

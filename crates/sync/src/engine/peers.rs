@@ -239,7 +239,8 @@ impl Engine {
                 // Gossip relays by itself: only who made the state has it for sure.
                 Ok(state) => {
                     let senders = [state.state().writer.device].into();
-                    let (hints, due) = (announcement.new, BTreeSet::new());
+                    let (mut hints, due) = (announcement.new, BTreeSet::new());
+                    hints.retain(|link| state.state().kind.has(link.kind));
                     self.arrived(Arrived { state, hints, senders, due });
                 }
                 Err(_) => self.counters.forged += 1,

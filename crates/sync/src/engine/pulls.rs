@@ -277,6 +277,7 @@ impl Engine {
         if !state.state().heads.is_empty() {
             self.cold = false;
         }
+        self.decided(state.state().kind);
         self.tried.remove(&writer);
         self.grew(writer, state.state().revision, received);
         self.problems.retain(

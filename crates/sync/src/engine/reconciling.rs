@@ -203,6 +203,7 @@ impl Engine {
             return;
         }
         self.is_reconciled(peer);
+        let links: Vec<Link> = links.iter().copied().filter(|link| self.takes(*link)).collect();
         let here = &mut self.reconciling;
         let Some(standing) = here.peers.get_mut(&peer) else { return };
         if standing.found == Found::Nothing {

@@ -60,7 +60,7 @@ impl Alone {
         let other = writer(&SigningKey::from_bytes(&[3; 32]), 1).device;
         let options = EngineOptions {
             topic: topic(),
-            kind: RepoKind::Folder,
+            kind: Some(RepoKind::Folder),
             writer: writer(&own, 1),
             folder: true,
             remotes: [(peer, remote("puppet")), (other, remote("another"))].into(),
@@ -78,7 +78,7 @@ impl Alone {
     }
 
     pub fn hello() -> Message {
-        let (protocol, topic, kind) = (PROTOCOL, topic(), RepoKind::Folder);
+        let (protocol, topic, kind) = (PROTOCOL, topic(), Some(RepoKind::Folder));
         let hello = Hello { protocol, topic, kind, role: Role::Peer, folder: true, listed: vec![] };
         Message::Hello(hello)
     }

@@ -16,7 +16,7 @@ fn hello(world: &World, at: usize) -> Hello {
     Hello {
         protocol: PROTOCOL,
         topic: topic(),
-        kind: RepoKind::Folder,
+        kind: Some(RepoKind::Folder),
         role: Role::Peer,
         folder: true,
         listed: vec![world.id(at)],
@@ -98,7 +98,7 @@ fn another_kind_or_protocol_is_shown_and_nothing_is_exchanged() {
     let fits = hello(&world, 1);
     for (greeting, problem) in [
         (
-            Hello { kind: RepoKind::Jj, ..fits.clone() },
+            Hello { kind: Some(RepoKind::Jj), ..fits.clone() },
             Problem::WrongKind { device: peer, found: RepoKind::Jj },
         ),
         (Hello { protocol: 9, ..fits.clone() }, Problem::Protocol { device: peer, found: 9 }),

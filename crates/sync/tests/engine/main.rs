@@ -5,6 +5,7 @@ mod alone;
 mod breaches;
 mod chaos;
 mod fetching;
+mod jj;
 mod lost;
 mod reconciling;
 mod roles;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use ark_core::{Link, Object, ObjectKind, SignedState, Writer};
+use ark_core::{Link, Object, ObjectKind, RepoKind, SignedState, Writer};
 use ark_sync::{JoinOutcome, StageOutcome};
 use bytes::Bytes;
 
@@ -107,7 +107,10 @@ impl Store {
     /// What the heads of the joined states reach.
     pub fn reached(&self) -> BTreeSet<Link> {
         let heads = ark_core::heads(self.joined.values().map(SignedState::state));
-        let mut walk: Vec<Link> = heads.into_iter().map(|head| Link::snapshot(head.id)).collect();
+        let Some(kind) = self.joined.values().next().map(|state| state.state().kind) else {
+            return BTreeSet::new();
+        };
+        let mut walk: Vec<Link> = heads.into_iter().map(|head| kind.head_link(head.id)).collect();
         let mut reached = BTreeSet::new();
         while let Some(link) = walk.pop() {
             if let Some(bytes) = self.objects.get(&link).filter(|_| reached.insert(link)) {
@@ -122,6 +125,10 @@ impl Store {
         if replacing {
             self.staged.remove(&writer);
         }
+        let found = state.state().kind;
+        if self.is_of_another(found) {
+            return StageOutcome::WrongKind { found };
+        }
         let known = self.joined.get(&writer).into_iter().chain(self.staged.get(&writer));
         if known.into_iter().any(|known| !state.replaces(known)) {
             return StageOutcome::Old { joined: self.joined.get(&writer).cloned() };
@@ -134,20 +141,31 @@ impl Store {
         }
     }
 
-    /// What joining `state` takes: nothing where a joined state has taken its heads in.
+    /// What joining `state` takes: nothing for heads that a joined state has taken in and does not
+    /// hold.
     fn needed(&self, state: &SignedState) -> Vec<Link> {
         let state = state.state();
-        let is_covered = self.joined.values().any(|by| {
-            let by = by.state();
-            by.writer != state.writer && state.head_dots().all(|dot| by.vector.has(dot))
-        });
-        if is_covered { Vec::new() } else { self.missing(&state.head_links(), MAX_MISSING) }
+        let others = self.joined.values().map(SignedState::state);
+        let after = others.filter(|it| it.writer != state.writer).chain([state]);
+        let heads = ark_core::heads(after);
+        let roots: Vec<Link> =
+            heads.into_iter().map(|head| state.kind.head_link(head.id)).collect();
+        self.missing(&roots, MAX_MISSING)
+    }
+
+    /// Whether what is joined is of another kind.
+    fn is_of_another(&self, kind: RepoKind) -> bool {
+        self.joined.values().any(|state| state.state().kind != kind)
     }
 
     pub fn join(&mut self, writer: Writer) -> JoinOutcome {
         let Some(state) = self.staged.get(&writer).cloned() else {
             return JoinOutcome::NothingStaged { joined: self.joined.get(&writer).cloned() };
         };
+        if self.is_of_another(state.state().kind) {
+            self.staged.remove(&writer);
+            return JoinOutcome::NothingStaged { joined: None };
+        }
         let missing = self.needed(&state);
         if !missing.is_empty() {
             return JoinOutcome::Missing(missing);

@@ -43,7 +43,7 @@ fn messages() -> Vec<(&'static str, Message)> {
     let hello = Hello {
         protocol: 1,
         topic,
-        kind: RepoKind::Folder,
+        kind: Some(RepoKind::Folder),
         role: Role::Peer,
         folder: true,
         listed: vec![device(1), device(2)],
@@ -88,6 +88,28 @@ fn messages_are_pinned() {
     for (name, message) in messages() {
         pin(name, &message.encode());
         assert_eq!(Message::decode(&fixture(name)), Ok(message));
+    }
+}
+
+#[test]
+fn a_kind_is_told_by_its_number_and_others_are_refused() {
+    let says = |kind| Message::Hello(Hello { kind, ..greeting() }).encode();
+    let kinds = [Some(RepoKind::Folder), Some(RepoKind::Jj), None];
+    let numbers = [0, 1, u8::MAX];
+    let folder = says(kinds[0]);
+    let jj = says(kinds[1]);
+    let at = folder.iter().zip(&jj).position(|(a, b)| a != b).unwrap();
+    for (kind, number) in kinds.into_iter().zip(numbers) {
+        let mut bytes = folder.clone();
+        bytes[at] = number;
+        assert_eq!(says(kind), bytes);
+        let hello = Message::Hello(Hello { kind, ..greeting() });
+        assert_eq!(Message::decode(&bytes), Ok(hello));
+    }
+    for number in 2..u8::MAX {
+        let mut bytes = folder.clone();
+        bytes[at] = number;
+        assert!(matches!(Message::decode(&bytes), Err(WireError::Archive(_))));
     }
 }
 

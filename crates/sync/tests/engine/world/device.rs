@@ -101,7 +101,7 @@ impl Device {
 
     /// Puts the tree as it is now into the store, and a state of it with all that was joined taken
     /// in. The state, and what is new.
-    pub(super) fn publish(&mut self) -> (SignedState, Vec<Link>) {
+    pub fn publish(&mut self) -> (SignedState, Vec<Link>) {
         let revision = self.store.joined.get(&self.writer).map_or(0, |it| it.state().revision);
         let sequence = revision + 1;
         let (snapshot, objects) = build(&self.tree, &self.writer, sequence);
@@ -141,9 +141,10 @@ fn engine(
     (scanned, folder, seed): (bool, bool, u64),
 ) -> Engine {
     let device = |at: usize| DeviceId::from_bytes(keys[at].verifying_key().to_bytes());
+    let joined = store.joined.values().next().map(|state| state.state().kind);
     let options = EngineOptions {
         topic: topic(),
-        kind: RepoKind::Folder,
+        kind: joined.or(folder.then_some(RepoKind::Folder)),
         writer,
         folder,
         remotes: listed

@@ -38,7 +38,7 @@ impl World {
         let applied = folder.as_ref().map(|folder| folder.applied().clone());
         let options = EngineOptions {
             topic: topic(),
-            kind: RepoKind::Folder,
+            kind: Some(RepoKind::Folder),
             writer,
             folder: device.has_folder,
             remotes,

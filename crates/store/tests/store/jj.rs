@@ -1,0 +1,491 @@
+//! jj repos: what jj processes put, the heads that they make, and how these come to other devices.
+
+use ark_core::jj::{Commit, Operation, Person, Predecessors, Time, VIRTUAL, ViewRow, view};
+use ark_core::{Head, Link, Object, ObjectId, ObjectKind, RepoKind, SignedState, State};
+use ark_store::{
+    Change, JjRepo, Join, Lease, LeaseError, PutError, ReadError, Recovery, Repo, RepoError,
+    Staged, Store, UpdateError,
+};
+
+use crate::support::{Faults, Machine, fetch, publish, pull, topic};
+
+const TIME: Time = Time { millis: 0, offset_minutes: 0 };
+
+/// A commit of nothing, a view with it for a head, and an operation that shows that: children
+/// first.
+fn step(text: &str, commit: ObjectId, operations: &[ObjectId]) -> [Object; 3] {
+    let person = || Person { name: "n".into(), email: "n@example.org".into(), time: TIME };
+    let commit = Commit {
+        parents: vec![commit],
+        predecessors: Vec::new(),
+        trees: vec![VIRTUAL],
+        labels: Vec::new(),
+        change: [1; 16],
+        description: text.into(),
+        author: person(),
+        committer: person(),
+        signing: None,
+    };
+    let commit = commit.encode().unwrap();
+    let (shown, mut nodes) = view(vec![ViewRow::Head(commit.id())]).unwrap();
+    let operation = Operation {
+        view: shown,
+        parents: operations.to_vec(),
+        start: TIME,
+        end: TIME,
+        description: text.into(),
+        hostname: String::new(),
+        username: String::new(),
+        is_snapshot: false,
+        workspace: None,
+        attributes: Vec::new(),
+        predecessors: Predecessors::Unknown,
+    };
+    assert_eq!(nodes.len(), 1);
+    [commit, nodes.remove(0), operation.encode().unwrap()]
+}
+
+/// A device with its jj repo.
+struct Device {
+    machine: Machine,
+    store: Store,
+    repo: Repo,
+}
+
+impl Device {
+    async fn new(number: u8) -> Self {
+        let machine = Machine::new(number);
+        let store = machine.open().await;
+        let repo = store.held(topic()).await.unwrap();
+        Self { machine, store, repo }
+    }
+
+    fn jj(&self) -> JjRepo {
+        self.repo.jj().unwrap()
+    }
+
+    fn heads(&self) -> Vec<ObjectId> {
+        self.jj().heads()
+    }
+
+    fn own(&self) -> SignedState {
+        self.repo.states().joined[&self.repo.writer()].clone()
+    }
+
+    /// Does something on the heads that there are.
+    async fn act(&self, text: &str) -> ObjectId {
+        let heads = self.heads();
+        let parents = if heads.is_empty() { vec![VIRTUAL] } else { heads.clone() };
+        let lease = self.jj().lease();
+        let objects = step(text, VIRTUAL, &parents);
+        let operation = put(&lease, objects).await;
+        lease.update_heads(&heads, Some(operation)).await.unwrap();
+        operation
+    }
+
+    async fn take(&self, other: &Self) {
+        let state = other.own();
+        if self.repo.states().joined.get(&other.repo.writer()) != Some(&state) {
+            let joined = pull(&other.repo, &self.repo, &state).await;
+            assert!(matches!(joined, Join::Joined(_)), "{joined:?}");
+        }
+    }
+
+    async fn reopen(self) -> Self {
+        let Self { machine, store, repo } = self;
+        drop(repo);
+        store.close().await.unwrap();
+        let store = machine.open().await;
+        let repo = store.held(topic()).await.unwrap();
+        Self { machine, store, repo }
+    }
+}
+
+/// The last one's id.
+async fn put(lease: &Lease, objects: impl IntoIterator<Item = Object>) -> ObjectId {
+    let mut last = VIRTUAL;
+    for object in objects {
+        last = object.id();
+        lease.put(object).await.unwrap();
+    }
+    last
+}
+
+fn sorted<const N: usize>(mut ids: [ObjectId; N]) -> Vec<ObjectId> {
+    ids.sort_unstable();
+    ids.to_vec()
+}
+
+fn operation(id: ObjectId) -> Link {
+    Link { kind: ObjectKind::Operation, id }
+}
+
+#[tokio::test]
+async fn heads_come_to_another_device_whole_or_not_at_all() {
+    let (a, b) = (Device::new(1).await, Device::new(2).await);
+    assert_eq!((a.heads(), a.repo.kind()), (vec![], None));
+    let first = a.act("first").await;
+    assert_eq!((a.heads(), a.repo.kind()), (vec![first], Some(RepoKind::Jj)));
+    b.take(&a).await;
+    assert_eq!((b.heads(), b.repo.kind()), (vec![first], Some(RepoKind::Jj)));
+
+    let second = a.act("second").await;
+    let state = a.own();
+    let Staged::Staged { missing } = b.repo.stage(state).await.unwrap() else { panic!() };
+    assert_eq!(missing, [operation(second)]);
+    // The operation, not what it shows.
+    let bytes = a.repo.read(missing[0]).await.unwrap();
+    let half = b.repo.receive(vec![Object::new(ObjectKind::Operation, bytes)]).await.unwrap();
+    assert!(matches!(b.repo.join(a.repo.writer()).await.unwrap(), Join::Missing(_)));
+    assert_eq!(b.heads(), [first]);
+    fetch(&a.repo, &b.repo, half.next).await;
+    assert_eq!(b.heads(), [first]);
+    assert!(matches!(b.repo.join(a.repo.writer()).await.unwrap(), Join::Joined(_)));
+    assert_eq!(b.heads(), [second]);
+    let reached = b.repo.lengths(&[operation(first), operation(second)]).await.unwrap();
+    assert!(reached.iter().all(Option::is_some));
+
+    let b = b.reopen().await;
+    assert_eq!((b.heads(), b.repo.kind()), (vec![second], Some(RepoKind::Jj)));
+}
+
+#[tokio::test]
+async fn what_three_do_apart_are_three_heads_until_somebody_merges_them() {
+    let devices = [Device::new(1).await, Device::new(2).await, Device::new(3).await];
+    let [a, b, c] = &devices;
+    a.act("first").await;
+    b.take(a).await;
+    c.take(a).await;
+    let apart = [a.act("by a").await, b.act("by b").await, c.act("by c").await];
+    for (one, other) in [(a, b), (a, c), (b, c), (b, a), (c, a), (c, b)] {
+        one.take(other).await;
+    }
+    for device in &devices {
+        assert_eq!(device.heads(), sorted(apart));
+    }
+    // Two merge, in the same way; the third goes on from what it sees of one of them.
+    let merge = a.act("merge").await;
+    assert_eq!(b.act("merge").await, merge);
+    c.take(a).await;
+    assert_eq!(c.heads(), [merge]);
+    let on = c.act("on").await;
+    for device in [a, b] {
+        device.take(c).await;
+    }
+    a.take(b).await;
+    c.take(b).await;
+    b.take(a).await;
+    // The second's own merge is not dropped by who did not have it: it is resolved by its lineage.
+    for device in &devices {
+        assert_eq!(device.heads(), sorted([merge, on]));
+    }
+    let lease = b.jj().lease();
+    assert!(lease.replace_heads(&sorted([merge, on]), on).await.unwrap());
+    a.take(b).await;
+    assert_eq!(a.heads(), [on]);
+}
+
+#[tokio::test]
+async fn who_replaces_heads_late_changes_nothing_and_who_did_something_is_heard() {
+    let a = Device::new(1).await;
+    let lease = a.jj().lease();
+    let one = put(&lease, step("one", VIRTUAL, &[VIRTUAL])).await;
+    let two = put(&lease, step("two", VIRTUAL, &[VIRTUAL])).await;
+    lease.update_heads(&[], Some(one)).await.unwrap();
+    lease.update_heads(&[], Some(two)).await.unwrap();
+    assert_eq!(a.heads(), sorted([one, two]));
+    let merge = put(&lease, step("merge", VIRTUAL, &[one, two])).await;
+    // Another process replaces one of them first.
+    let other = a.jj().lease();
+    let abandoned = put(&other, step("abandon", VIRTUAL, &[VIRTUAL])).await;
+    other.update_heads(&[one], Some(abandoned)).await.unwrap();
+    let before = a.own();
+    assert!(!lease.replace_heads(&[one, two], merge).await.unwrap());
+    assert!(!lease.replace_heads(&[one, two], two).await.unwrap());
+    assert_eq!((a.heads(), a.own()), (sorted([abandoned, two]), before));
+    assert!(lease.replace_heads(&a.heads(), two).await.unwrap());
+    assert_eq!(a.heads(), [two]);
+    // What somebody did on a head that was replaced is a head all the same.
+    let on = put(&lease, step("on", VIRTUAL, &[one])).await;
+    lease.update_heads(&[one], Some(on)).await.unwrap();
+    assert_eq!(a.heads(), sorted([two, on]));
+    // What changes nothing is not said.
+    let before = a.own();
+    lease.update_heads(&[one], Some(on)).await.unwrap();
+    lease.update_heads(&[one], None).await.unwrap();
+    assert_eq!(a.own(), before);
+    // A new one that is a head already only drops.
+    lease.update_heads(&[two], Some(on)).await.unwrap();
+    assert_eq!((a.heads(), a.own().state().heads.len()), (vec![on], 1));
+    // One that nobody put is none.
+    let unknown = lease.update_heads(&[on], Some(ObjectId::of(b"unknown"))).await;
+    assert!(matches!(unknown, Err(UpdateError::Publish(_))));
+    assert_eq!(a.heads(), [on]);
+}
+
+#[tokio::test]
+async fn what_is_put_can_be_got_and_one_commit_indexes_all_of_it() {
+    let a = Device::new(1).await;
+    let lease = a.jj().lease();
+    let before = a.store.counters();
+    let mut all = Vec::new();
+    let mut last = VIRTUAL;
+    for number in 0..200 {
+        let objects = step(&number.to_string(), VIRTUAL, &[last]);
+        last = put(&lease, objects.clone()).await;
+        all.extend(objects);
+    }
+    let raw = Object::new(ObjectKind::Raw, vec![7; 100_000]);
+    lease.put(raw.clone()).await.unwrap();
+    assert_eq!(lease.get(raw.link()).await.unwrap(), raw.bytes());
+    for object in &all {
+        assert_eq!(lease.get(object.link()).await.unwrap(), object.bytes());
+    }
+    let links: Vec<Link> = all.iter().map(Object::link).collect();
+    assert_eq!(a.repo.indexed(&links).await.unwrap(), vec![false; links.len()]);
+    lease.barrier().await.unwrap();
+    assert_eq!(a.repo.indexed(&links).await.unwrap(), vec![true; links.len()]);
+    let after = a.store.counters();
+    assert_eq!((after.commits - before.commits, after.blob_syncs - before.blob_syncs), (1, 1));
+    // What is there is neither written nor synced again.
+    put(&lease, all.clone()).await;
+    lease.barrier().await.unwrap();
+    assert_eq!(a.store.counters().commits, after.commits);
+    assert_eq!(a.store.counters().imports, after.imports);
+
+    let mut changes = a.jj().subscribe();
+    lease.update_heads(&[], Some(last)).await.unwrap();
+    let Change::Published { new, .. } = changes.recv().await.unwrap() else { panic!() };
+    assert_eq!(new.len(), links.len() + 1, "all that nobody was told of");
+    let next = put(&lease, step("next", VIRTUAL, &[last])).await;
+    lease.update_heads(&[last], Some(next)).await.unwrap();
+    let Change::Published { new, .. } = changes.recv().await.unwrap() else { panic!() };
+    assert_eq!(new.len(), 3);
+    assert!(new.contains(&operation(next)));
+}
+
+#[tokio::test]
+async fn what_no_barrier_covered_goes_with_its_lease() {
+    let a = Device::new(1).await;
+    let [commit, shown, done] = step("one", VIRTUAL, &[VIRTUAL]);
+    let lease = a.jj().lease();
+    lease.put(commit.clone()).await.unwrap();
+    let error = lease.put(done.clone()).await.unwrap_err();
+    assert!(matches!(&error, PutError::NotClosed { missing, .. } if *missing == [shown.link()]));
+    // That put alone failed.
+    lease.put(shown.clone()).await.unwrap();
+    lease.put(done.clone()).await.unwrap();
+    drop(lease);
+    let a = a.reopen().await;
+    let lease = a.jj().lease();
+    for object in [&commit, &shown, &done] {
+        let absent = lease.get(object.link()).await;
+        assert!(matches!(absent, Err(ReadError::Absent { .. })));
+    }
+    assert!(matches!(lease.put(done.clone()).await, Err(PutError::NotClosed { .. })));
+    put(&lease, [commit, shown, done]).await;
+    lease.barrier().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_failed_takes_nothing_more_and_another_begins_anew() {
+    let faults = Faults::default();
+    let machine = Machine::new(1);
+    let store = machine.open_with(faults.hook()).await;
+    let repo = store.held(topic()).await.unwrap();
+    let jj = repo.jj().unwrap();
+    for place in ["import", "sync-db", "index-commit"] {
+        let objects = step(place, VIRTUAL, &[VIRTUAL]);
+        let lease = jj.lease();
+        faults.set(&[place]);
+        let mut failed = false;
+        for object in objects.clone() {
+            failed |= lease.put(object).await.is_err();
+        }
+        failed |= lease.barrier().await.is_err();
+        assert!(failed, "{place}");
+        faults.set(&[]);
+        assert!(matches!(lease.barrier().await, Err(LeaseError::Broken)), "{place}");
+        let again = lease.put(objects[0].clone()).await;
+        assert!(matches!(again, Err(PutError::Lease(LeaseError::Broken))), "{place}");
+        assert!(lease.update_heads(&[], Some(objects[2].id())).await.is_err());
+        assert!(jj.heads().is_empty());
+
+        let lease = jj.lease();
+        put(&lease, objects.clone()).await;
+        lease.barrier().await.unwrap();
+        let links: Vec<Link> = objects.iter().map(Object::link).collect();
+        assert_eq!(repo.indexed(&links).await.unwrap(), [true; 3], "{place}");
+    }
+}
+
+#[tokio::test]
+async fn ids_are_found_by_kind_in_a_range() {
+    let a = Device::new(1).await;
+    let lease = a.jj().lease();
+    let mut operations = Vec::new();
+    for number in 0..60 {
+        operations.push(put(&lease, step(&number.to_string(), VIRTUAL, &[VIRTUAL])).await);
+        if number == 30 {
+            lease.barrier().await.unwrap();
+        }
+    }
+    operations.sort_unstable();
+    let ids =
+        async |from, to, limit| lease.ids(ObjectKind::Operation, from..=to, limit).await.unwrap();
+    let (least, most) = (ObjectId::from_bytes([0; 32]), ObjectId::from_bytes([255; 32]));
+    assert_eq!(ids(least, most, 100).await, operations);
+    assert_eq!(ids(least, most, 3).await, operations[..3]);
+    assert_eq!(ids(operations[10], operations[20], 100).await, operations[10..=20]);
+    assert_eq!(ids(operations[10], operations[20], 2).await, operations[10..12]);
+    assert_eq!(ids(operations[20], operations[10], 2).await, []);
+    // Another process sees what is indexed.
+    let other = a.jj().lease();
+    let indexed = other.ids(ObjectKind::Operation, least..=most, 100).await.unwrap();
+    assert_eq!(indexed.len(), 31);
+}
+
+#[tokio::test]
+async fn a_repo_is_of_one_kind() {
+    let (a, b) = (Device::new(1).await, Device::new(2).await);
+    let folder = a.store.repo(topic(), RepoKind::Folder).await.unwrap();
+    assert!(matches!(a.repo.jj(), Err(RepoError::OtherKind { .. })));
+    // What jj has is refused in it, wherever it comes from.
+    let [commit, shown, done] = step("one", VIRTUAL, &[VIRTUAL]);
+    for object in [commit.clone(), shown.clone(), done.clone()] {
+        assert!(folder.batch().add(object.clone()).await.is_err());
+        let received = folder.receive(vec![object.clone()]).await.unwrap();
+        assert_eq!(received.rejected.len(), 1);
+        assert_eq!(received.next, []);
+        assert!(!folder.indexed(&[object.link()]).await.unwrap()[0]);
+    }
+    b.act("one").await;
+    let staged = folder.stage(b.own()).await.unwrap();
+    assert!(matches!(staged, Staged::WrongKind { found: RepoKind::Jj }));
+
+    // And the other way round.
+    let snapshot = publish(&folder, &[("x", b"of a folder")]).await;
+    let staged = b.repo.stage(snapshot.clone()).await.unwrap();
+    assert!(matches!(staged, Staged::WrongKind { found: RepoKind::Folder }));
+    let link = snapshot.state().head_links()[0];
+    let bytes = folder.read(link).await.unwrap();
+    let object = Object::new(link.kind, bytes);
+    assert_eq!(b.repo.receive(vec![object.clone()]).await.unwrap().rejected.len(), 1);
+    let refused = b.jj().lease().put(object).await;
+    assert!(matches!(refused, Err(PutError::OtherKind { .. })));
+    let asked = b.store.repo(topic(), RepoKind::Folder).await;
+    assert!(matches!(asked, Err(RepoError::OtherKind { .. })));
+    drop((asked, folder));
+    // What was joined says so after a restart, too.
+    let a = a.reopen().await;
+    assert_eq!(a.repo.kind(), Some(RepoKind::Folder));
+    let b = b.reopen().await;
+    assert_eq!(b.repo.kind(), Some(RepoKind::Jj));
+}
+
+#[tokio::test]
+async fn a_repo_that_is_held_is_of_the_kind_that_it_joins_first() {
+    let (a, b, c) = (Device::new(1).await, Device::new(2).await, Device::new(3).await);
+    let folder = a.store.repo(topic(), RepoKind::Folder).await.unwrap();
+    let snapshot = publish(&folder, &[("x", b"of a folder")]).await;
+    let done = b.act("one").await;
+    // Both are staged while nothing is decided; what both link comes.
+    let mut missing = Vec::new();
+    for state in [snapshot, b.own()] {
+        match c.repo.stage(state).await.unwrap() {
+            Staged::Staged { missing: more } => missing.push(more),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(c.repo.kind(), None);
+    fetch(&folder, &c.repo, missing.remove(0)).await;
+    fetch(&b.repo, &c.repo, missing.remove(0)).await;
+    assert!(matches!(c.repo.join(b.repo.writer()).await.unwrap(), Join::Joined(_)));
+    assert_eq!((c.repo.kind(), c.heads()), (Some(RepoKind::Jj), vec![done]));
+    assert!(matches!(c.repo.join(a.repo.writer()).await.unwrap(), Join::NothingStaged));
+    assert!(c.repo.states().staged.is_empty());
+    let c = c.reopen().await;
+    assert_eq!((c.repo.kind(), c.heads()), (Some(RepoKind::Jj), vec![done]));
+}
+
+/// The image of a machine is put back while it runs, or its key runs twice.
+#[tokio::test]
+async fn what_was_done_as_a_writer_that_runs_twice_stays_a_head() {
+    let (a, b) = (Device::new(1).await, Device::new(2).await);
+    let mine = a.act("mine").await;
+    let before = a.repo.writer();
+    // What the other one did: under the same dot, and later.
+    let theirs = put(&b.jj().lease(), step("theirs", VIRTUAL, &[VIRTUAL])).await;
+    let lease = b.jj().lease();
+    put(&lease, step("theirs", VIRTUAL, &[VIRTUAL])).await;
+    lease.barrier().await.unwrap();
+    let twice = State {
+        revision: 5,
+        heads: vec![Head { id: theirs, sequence: 1 }],
+        ..a.own().state().clone()
+    };
+    let twice = SignedState::sign(twice, &a.machine.key).unwrap();
+    let Staged::OwnFork { then } = a.repo.stage(twice.clone()).await.unwrap() else { panic!() };
+    let Staged::Staged { missing } = *then else { panic!("{then:?}") };
+    assert_ne!(a.repo.writer(), before);
+    fetch(&b.repo, &a.repo, missing).await;
+    assert!(matches!(a.repo.join(before).await.unwrap(), Join::Joined(_)));
+    assert_eq!(a.heads(), sorted([mine, theirs]));
+    // Nobody else ever saw what it said first.
+    b.take(&a).await;
+    assert!(matches!(pull(&a.repo, &b.repo, &twice).await, Join::Joined(_)));
+    assert_eq!(b.heads(), sorted([mine, theirs]));
+    let merge = b.act("merge").await;
+    a.take(&b).await;
+    assert_eq!((a.heads(), b.heads()), (vec![merge], vec![merge]));
+}
+
+#[tokio::test]
+async fn heads_of_a_device_that_is_gone_are_taken_over() {
+    let (a, b, c) = (Device::new(1).await, Device::new(2).await, Device::new(3).await);
+    let lease = a.jj().lease();
+    let one = put(&lease, step("one", VIRTUAL, &[VIRTUAL])).await;
+    let two = put(&lease, step("two", VIRTUAL, &[VIRTUAL])).await;
+    lease.update_heads(&[], Some(one)).await.unwrap();
+    lease.update_heads(&[], Some(two)).await.unwrap();
+    b.take(&a).await;
+    let lost = a.store.device();
+    b.jj().take_over(|device| device == lost).await.unwrap();
+    assert_eq!(b.heads(), sorted([one, two]));
+    // Who never had the first one's states has them, and they are taken over once.
+    c.take(&b).await;
+    assert_eq!(c.heads(), sorted([one, two]));
+    let before = b.own();
+    assert_eq!(before.state().heads.len(), 2);
+    b.jj().take_over(|device| device == lost).await.unwrap();
+    assert_eq!(b.own(), before);
+    // With its state there, too, they are the same heads, and the new dots alone count.
+    assert!(matches!(pull(&a.repo, &c.repo, &a.own()).await, Join::Joined(_)));
+    let merge = c.act("merge").await;
+    assert_eq!(c.heads(), [merge]);
+}
+
+#[tokio::test]
+async fn a_lost_index_is_made_anew_from_the_operations() {
+    let (a, b) = (Device::new(1).await, Device::new(2).await);
+    a.act("first").await;
+    b.take(&a).await;
+    let both = sorted([a.act("by a").await, b.act("by b").await]);
+    b.take(&a).await;
+    assert_eq!(b.heads(), both);
+    let Device { machine, store, repo } = b;
+    drop(repo);
+    store.close().await.unwrap();
+    std::fs::remove_file(machine.store_path().join("index.redb")).unwrap();
+    let store = machine.open().await;
+    let Recovery::Rebuilt { joined, staged, objects } = store.recovered() else { panic!() };
+    assert_eq!((joined, staged, objects), (2, 0, 9));
+    let repo = store.held(topic()).await.unwrap();
+    assert_eq!(repo.jj().unwrap().heads(), both);
+    // It is another writer now, and what it did before is dropped as another's is.
+    let b = Device { machine, store, repo };
+    let merge = b.act("merge").await;
+    assert_eq!(b.heads(), [merge]);
+    a.take(&b).await;
+    assert_eq!(a.heads(), [merge]);
+}
