@@ -59,6 +59,7 @@ fn line(text: &mut String, line: &str) {
 fn push_repo(text: &mut String, repo: &RepoStatus) {
     let place = match &repo.folder {
         Some(folder) => format!("{} in {}   {folder}", files(repo.files), bytes(repo.bytes)),
+        None if repo.kind == "jj" => "a jj repository".to_owned(),
         None => "held for others".to_owned(),
     };
     line(text, &format!("{}: {}   {place}", repo.id, repo.state.replace('-', " ")));

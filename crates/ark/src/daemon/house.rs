@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ark_control::Status;
-use ark_core::{DeviceId, Writer};
+use ark_core::{DeviceId, RepoKind, Writer, in_words};
 use ark_folder::Folder;
 use ark_net::{Net, Past, Remote};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{error, info};
 
 use super::status::{self, Meters};
 use crate::report;
@@ -95,6 +95,7 @@ impl House {
         };
         for index in 0..self.repos.len() {
             until_stop(Box::pin(Arc::clone(self).tell_applied(index)));
+            until_stop(Box::pin(Arc::clone(self).take_over(index)));
         }
         until_stop(Box::pin(Arc::clone(self).pass_on_bell()));
         until_stop(Box::pin(Arc::clone(self).measure()));
@@ -122,6 +123,22 @@ impl House {
             if changes.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Makes jj's heads of devices that the config lists no more as writers this one's own, if it
+    /// writes itself. A folder sees to its own.
+    async fn take_over(self: Arc<Self>, index: usize) {
+        let RunningRepo { id, held, writers, .. } = &self.repos[index];
+        let writes = || held.states().joined.keys().any(|writer| writer.device == self.device);
+        if held.kind() != Some(RepoKind::Jj) || !writes() {
+            return;
+        }
+        let Ok(jj) = held.jj() else { return };
+        let is_gone = |device| device != self.device && !writers.contains(&device);
+        if let Err(failed) = jj.take_over(is_gone).await {
+            let why = in_words(&failed);
+            error!(repo = id, "what dropped devices made is not taken over: {why}");
         }
     }
 

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod fixtures;
 mod house;
+mod jj;
 mod pace;
 mod ports;
 mod rereading;

@@ -36,10 +36,12 @@ impl Running {
         let mut opened = Vec::with_capacity(config.repos.len());
         for repo in &config.repos {
             let topic = TopicId::derive(&repo.id, secret(repo));
-            let held = store
-                .repo(topic, RepoKind::Folder)
-                .await
-                .map_err(|source| DaemonError::Repo { id: repo.id.clone(), source })?;
+            // Without a folder it is whatever the others have, or jj makes of it here.
+            let held = match &repo.folder {
+                Some(_) => store.repo(topic, RepoKind::Folder).await,
+                None => store.held(topic).await,
+            };
+            let held = held.map_err(|source| DaemonError::Repo { id: repo.id.clone(), source })?;
             opened.push((repo, held));
         }
         let net_repos = opened.iter().map(|(repo, held)| net_repo(repo, held.clone())).collect();

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use ark_control::{
     Amount, PeerRepo, PeerStatus, Progress, Reconciliation, RefusedPeer, RepoStatus, Status,
 };
-use ark_core::{DeviceId, TopicId, Writer};
+use ark_core::{DeviceId, RepoKind, TopicId, Writer};
 use ark_folder::{FolderState, FolderStatus, Phase};
 use ark_net::{Behind, NetStatus, PathKind};
 use tokio::time::Instant;
@@ -92,8 +92,12 @@ fn repo_status(
     };
     RepoStatus {
         id: repo.id.clone(),
-        kind: if matches!(repo.folder, RunningFolder::None) { "mirror" } else { "folder" }
-            .to_owned(),
+        kind: match (&repo.folder, repo.held.kind()) {
+            (RunningFolder::None, Some(RepoKind::Jj)) => "jj",
+            (RunningFolder::None, _) => "mirror",
+            _ => "folder",
+        }
+        .to_owned(),
         state: state.text().to_owned(),
         heads: heads.iter().map(|head| head.id.to_string()).collect(),
         staged: (states.staged.len() + states.waiting.len()) as u64,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ark_control::ClientError as ControlError;
+use ark_core::in_words;
 
 use crate::storage::StorageError;
 
@@ -43,7 +44,11 @@ impl ClientError {
     pub(super) fn not_connected(store: &Path, error: ControlError) -> Self {
         match error {
             ControlError::Refused(why) => Self::Refused(why),
-            error => Self::Gone { store: store.to_owned(), source: Arc::new(error) },
+            error if error.is_absent() => {
+                Self::Gone { store: store.to_owned(), source: Arc::new(error) }
+            }
+            // It is another user's, or of another version.
+            error => Self::Refused(in_words(&error)),
         }
     }
 
