@@ -7,7 +7,7 @@ use redb::WriteTransaction;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::blobs::{Blobs, Import, Tag};
-use crate::error::{BlobError, IndexError};
+use crate::error::{BlobError, DiskError, IndexError};
 use crate::failpoint::Failpoints;
 use crate::index::{self, Apply, Group};
 
@@ -15,37 +15,6 @@ use crate::index::{self, Apply, Group};
 const QUEUE: usize = 64;
 /// The most callers that share one.
 const MAX_SHARED: usize = 64;
-
-/// Why a barrier was not passed. What it was for is not in the index, unless the disk lies.
-#[derive(Debug)]
-pub(crate) enum BarrierError {
-    Blob(BlobError),
-    Index(IndexError),
-}
-
-/// Lets the errors of operations take the barrier's apart.
-macro_rules! from_barrier {
-    ($($error:ty),* $(,)?) => {
-        $(impl From<BarrierError> for $error {
-            fn from(error: BarrierError) -> Self {
-                match error {
-                    BarrierError::Blob(error) => error.into(),
-                    BarrierError::Index(error) => error.into(),
-                }
-            }
-        })*
-    };
-}
-
-from_barrier!(
-    crate::error::AddError,
-    crate::error::CommitError,
-    crate::error::LeaseError,
-    crate::error::PullError,
-    crate::error::OpenError,
-    crate::error::PublishError,
-    crate::error::ReceiveError,
-);
 
 struct Request {
     imports: Vec<Arc<Import>>,
@@ -77,28 +46,29 @@ impl Barrier {
     }
 
     /// Makes `imports` and `tag` durable, then runs `change` in the index and waits until that is
-    /// durable. The imports must have ended.
+    /// durable. The imports must have ended. Where it fails, what it was for is not in the index,
+    /// unless the disk lies.
     pub(crate) async fn pass<T: Send + 'static>(
         &self,
         imports: Vec<Arc<Import>>,
         tag: Option<Tag>,
         change: impl FnOnce(&WriteTransaction) -> Result<T, IndexError> + Send + 'static,
-    ) -> Result<T, BarrierError> {
+    ) -> Result<T, DiskError> {
         let (apply, result) = index::with_result(change);
         let (failed, blobs_failed) = oneshot::channel();
         let (committed, index_heard) = oneshot::channel();
         let request = Request { imports, tag, apply, failed, committed };
-        let closed = BarrierError::Index(IndexError::Closed);
+        let closed = DiskError::Index(IndexError::Closed);
         if self.commands.send(Command::Pass(request)).await.is_err() {
             return Err(closed);
         }
         // The barrier drops `failed` unused when the blobs are durable.
         if let Ok(error) = blobs_failed.await {
-            return Err(BarrierError::Blob(error));
+            return Err(DiskError::Blob(error));
         }
         match index_heard.await {
             Ok(Ok(())) => result.await.map_err(|_| closed),
-            Ok(Err(error)) => Err(BarrierError::Index(error)),
+            Ok(Err(error)) => Err(DiskError::Index(error)),
             Err(_) => Err(closed),
         }
     }

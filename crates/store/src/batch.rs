@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use ark_core::{Checked, DecodeError, Link, MAX_OBJECT_BYTES, Object, Summary};
 
 use crate::MAX_NEW_LINKS;
-use crate::barrier::BarrierError;
 use crate::blobs::Import;
 use crate::closure::FLUSH_OBJECTS;
 use crate::counters::count;
@@ -214,11 +213,7 @@ impl Batch {
             count(&counts.indexed, new.len());
             Ok(new)
         });
-        let new = inserted.await.map_err(|error| match error {
-            BarrierError::Blob(error) => AddError::Blob(error),
-            BarrierError::Index(error) => AddError::Index(error),
-        })?;
-        self.new.extend(new);
+        self.new.extend(inserted.await?);
         Ok(())
     }
 }

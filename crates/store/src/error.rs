@@ -82,6 +82,31 @@ pub enum IndexError {
     Closed,
 }
 
+/// Either of the two, on its way to the error of an operation.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DiskError {
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Lets the errors of operations take it apart.
+macro_rules! from_disk {
+    ($($error:ty),* $(,)?) => {
+        $(impl From<DiskError> for $error {
+            fn from(error: DiskError) -> Self {
+                match error {
+                    DiskError::Blob(error) => error.into(),
+                    DiskError::Index(error) => error.into(),
+                }
+            }
+        })*
+    };
+}
+
+from_disk!(AddError, CommitError, LeaseError, OpenError, PublishError, PullError, ReceiveError);
+
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

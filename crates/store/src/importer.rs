@@ -7,36 +7,8 @@ use ark_core::Object;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::blobs::{Blobs, Import};
-use crate::error::{BlobError, IndexError};
+use crate::error::{BlobError, DiskError};
 use crate::index::{Index, TopicNumber};
-
-/// Why an object was not imported.
-#[derive(Debug)]
-pub(crate) enum ImportError {
-    Blob(BlobError),
-    Index(IndexError),
-}
-
-/// Lets the errors of operations take an import's apart.
-macro_rules! from_import {
-    ($($error:ty),* $(,)?) => {
-        $(impl From<ImportError> for $error {
-            fn from(error: ImportError) -> Self {
-                match error {
-                    ImportError::Blob(error) => error.into(),
-                    ImportError::Index(error) => error.into(),
-                }
-            }
-        })*
-    };
-}
-
-from_import!(
-    crate::error::AddError,
-    crate::error::CommitError,
-    crate::error::LeaseError,
-    crate::error::ReceiveError,
-);
 
 /// Imports under way, and what was imported.
 #[derive(Debug)]
@@ -58,17 +30,17 @@ impl Importer {
         &mut self,
         object: Object,
         topics: TopicNumber,
-    ) -> Result<(), ImportError> {
+    ) -> Result<(), DiskError> {
         // First registered, then looked up: whoever else imports it either shares this import
         // or has its row committed by now. So no file is written over that an index relies on.
         let import = self.blobs.register(&object);
         self.imports.push(Arc::clone(&import));
         let stored = self.index.view().and_then(|view| view.is_stored(topics, object.id()));
-        if stored.map_err(ImportError::Index)? {
+        if stored? {
             import.skip();
             return Ok(());
         }
-        let permit = self.blobs.permit(object.bytes().len()).await.map_err(ImportError::Blob)?;
+        let permit = self.blobs.permit(object.bytes().len()).await?;
         let blobs = self.blobs.clone();
         self.tasks.spawn(async move {
             let imported = blobs.import(&import, object).await;
@@ -82,13 +54,13 @@ impl Importer {
     }
 
     /// Waits for all imports. What is returned is to be held until the index has committed.
-    pub(crate) async fn finish(&mut self) -> Result<Vec<Arc<Import>>, ImportError> {
+    pub(crate) async fn finish(&mut self) -> Result<Vec<Arc<Import>>, DiskError> {
         self.settle().await?;
         Ok(std::mem::take(&mut self.imports))
     }
 
     /// Waits for all imports: what was added can be read then.
-    pub(crate) async fn settle(&mut self) -> Result<(), ImportError> {
+    pub(crate) async fn settle(&mut self) -> Result<(), DiskError> {
         while let Some(ended) = self.tasks.join_next().await {
             outcome(ended)?;
         }
@@ -104,9 +76,6 @@ impl Drop for Importer {
     }
 }
 
-fn outcome(ended: Result<Result<(), BlobError>, JoinError>) -> Result<(), ImportError> {
-    match ended {
-        Ok(imported) => imported.map_err(ImportError::Blob),
-        Err(error) => Err(ImportError::Blob(BlobError::Stopped { source: Arc::new(error) })),
-    }
+fn outcome(ended: Result<Result<(), BlobError>, JoinError>) -> Result<(), BlobError> {
+    ended.map_err(|error| BlobError::Stopped { source: Arc::new(error) })?
 }
