@@ -1,5 +1,7 @@
 //! jj repos: what jj processes put, the heads that they make, and how these come to other devices.
 
+use std::time::Instant;
+
 use ark_core::jj::{Commit, Operation, Person, Predecessors, Time, VIRTUAL, ViewRow, view};
 use ark_core::{Head, Link, Object, ObjectId, ObjectKind, RepoKind, SignedState, State};
 use ark_store::{
@@ -333,15 +335,15 @@ async fn ids_are_found_by_kind_in_a_range() {
     operations.sort_unstable();
     let ids =
         async |from, to, limit| lease.ids(ObjectKind::Operation, from..=to, limit).await.unwrap();
-    let (least, most) = (ObjectId::from_bytes([0; 32]), ObjectId::from_bytes([255; 32]));
-    assert_eq!(ids(least, most, 100).await, operations);
-    assert_eq!(ids(least, most, 3).await, operations[..3]);
+    let (first, last) = (ObjectId::from_bytes([0; 32]), ObjectId::from_bytes([255; 32]));
+    assert_eq!(ids(first, last, 100).await, operations);
+    assert_eq!(ids(first, last, 3).await, operations[..3]);
     assert_eq!(ids(operations[10], operations[20], 100).await, operations[10..=20]);
     assert_eq!(ids(operations[10], operations[20], 2).await, operations[10..12]);
     assert_eq!(ids(operations[20], operations[10], 2).await, []);
     // Another process sees what is indexed.
     let other = a.jj().lease();
-    let indexed = other.ids(ObjectKind::Operation, least..=most, 100).await.unwrap();
+    let indexed = other.ids(ObjectKind::Operation, first..=last, 100).await.unwrap();
     assert_eq!(indexed.len(), 31);
 }
 
@@ -488,4 +490,40 @@ async fn a_lost_index_is_made_anew_from_the_operations() {
     assert_eq!(b.heads(), [merge]);
     a.take(&b).await;
     assert_eq!(a.heads(), [merge]);
+}
+
+/// What a jj process waits for:
+/// `cargo test --release -p ark-store --test store -- --ignored --nocapture figures_of_a_lease`.
+#[tokio::test]
+#[ignore = "prints figures"]
+async fn figures_of_a_lease() {
+    let a = Device::new(1).await;
+    let lease = a.jj().lease();
+    let begun = Instant::now();
+    for number in 0_u32..20_000 {
+        lease.put(Object::new(ObjectKind::Raw, number.to_le_bytes().repeat(250))).await.unwrap();
+    }
+    let put = begun.elapsed();
+    lease.barrier().await.unwrap();
+    println!("20,000 objects of 1 kB: put in {put:?}, durable after {:?}", begun.elapsed());
+    for number in 0..3 {
+        let begun = Instant::now();
+        let operation = put_small(&lease, number).await;
+        let put = begun.elapsed();
+        lease.barrier().await.unwrap();
+        let durable = begun.elapsed();
+        lease.update_heads(&a.heads(), Some(operation)).await.unwrap();
+        let all = begun.elapsed();
+        println!(
+            "a step of 35 objects: put in {put:?}, durable after {durable:?}, a head after {all:?}"
+        );
+    }
+}
+
+/// A step beside 32 contents.
+async fn put_small(lease: &Lease, number: u8) -> ObjectId {
+    for content in 0_u8..32 {
+        lease.put(Object::new(ObjectKind::Raw, vec![number, content])).await.unwrap();
+    }
+    put(lease, step(&number.to_string(), VIRTUAL, &[VIRTUAL])).await
 }

@@ -187,6 +187,7 @@ fn what_a_folder_cannot_have_is_not_asked_for() {
     let (state, mut new) = world.devices[0].publish();
     new.push(strange);
     world.feed(0, Input::Published { state, new });
+    world.run_until(|world| world.devices[1].engine.view().staged > 0);
     let peer = world.id(0);
     world.feed(1, Input::Lacking { peer, links: vec![strange] });
     world.run(10_000);
