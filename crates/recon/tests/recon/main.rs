@@ -4,4 +4,5 @@ mod hostile;
 mod sets;
 mod support;
 mod trie;
+mod watched;
 mod wire;

@@ -243,7 +243,8 @@ fn a_partition_costs_two_round_trips_and_20_kb() {
     assert!(more.count() <= 1);
 }
 
-/// The size of the target; in the bench too.
+/// The size of the target; in the bench too:
+/// `cargo test --release -p ark-recon --test recon -- --ignored`.
 #[test]
 #[ignore = "slow without optimisation: run with --release"]
 fn d_2200_at_one_million() {
@@ -307,7 +308,7 @@ fn every_session_has_its_own_short_ids() {
     assert_ne!(frames(1).1, frames(2).1);
 }
 
-/// More than a session takes: it says so, and the next one goes on.
+/// More than a session takes: it says so, and the next one goes on. Run as above.
 #[test]
 #[ignore = "slow without optimisation: run with --release"]
 fn what_is_too_much_for_one_session_takes_several() {
