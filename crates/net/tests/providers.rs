@@ -8,8 +8,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ark_core::{Link, SignedState};
-use provider::Provider;
-use support::{Device, Running, assert_has, files, guarded, log, publish};
+use ark_sync::Message;
+use iroh::EndpointAddr;
+use iroh::endpoint::{ConnectOptions, QuicTransportConfig, VarInt};
+use provider::{OBJECTS, Provider, SYNC, hello};
+use support::{Device, Running, Stranger, assert_has, files, frame, guarded, log, publish};
 
 type Files = Vec<(String, Vec<u8>)>;
 
@@ -127,6 +130,40 @@ async fn what_a_still_provider_was_asked_is_asked_of_another() {
         () = durable => {}
     }
     assert!(still.sync.close_reason().is_none(), "it is slow, and no enemy");
+    scene.ends().await;
+}
+
+/// It takes no request at all: it grants no stream. Takes as long as the patience with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_provider_is_not_even_asked_is_asked_of_another() {
+    let scene = Scene::new(files(4, 20, 1000)).await;
+    let (a, state) = (&scene.a, &scene.state);
+    let closed = Stranger::new(scene.providers[0].key.clone()).await;
+    let none = VarInt::from_u32(0);
+    let transport = QuicTransportConfig::builder().max_concurrent_bidi_streams(none).build();
+    let options = ConnectOptions::new().with_transport_config(transport);
+    let addr = EndpointAddr::new(a.key.public()).with_ip_addr(a.addr());
+    let objects = closed.endpoint.connect_with_opts(addr, OBJECTS, options).await.unwrap();
+    let _objects = guarded("a connection", objects).await.unwrap();
+    let sync = closed.connect(a, SYNC).await;
+    let mut offer = hello("repo", state.state().writer.device);
+    offer.extend_from_slice(&frame(&Message::States(vec![state.bytes().to_vec()]).encode()));
+    let _streams = Stranger::send(&sync, &offer).await;
+    scene.running.until("a request", |status| status.repos[0].requests > 0).await;
+
+    let willing = scene.offer(1).await;
+    let answers = async {
+        loop {
+            let (mut send, links) = willing.asked_for_content().await;
+            willing.answer(&mut send, &links).await;
+            send.finish().unwrap();
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        () = scene.running.until_durable("repo", state) => {}
+    }
+    assert!(sync.close_reason().is_none(), "it breaks no rule");
     scene.ends().await;
 }
 

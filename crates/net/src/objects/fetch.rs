@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::MAX_AHEAD_BYTES;
-use super::patience::Patience;
+use super::patience::{Patience, SPAN};
 use super::whole::{Whole, Wholes};
 use crate::board::Traffic;
 use crate::frame::write_frame;
@@ -165,12 +165,18 @@ impl Fetch {
         let traffic = &peer.board.traffic;
         let ask = async {
             let turn = peer.lane.turn().await.ok_or(FetchError::Cancelled)?;
-            let (connection, mut send, recv) = peer.lane.open(&self.shared).await?;
-            write_frame(&mut send, &request.encode(), traffic)
-                .await
-                .map_err(|error| FetchError::Stream(in_words(&error)))?;
-            // The stream may be stopped already: reading will say so.
-            let _ = send.finish();
+            let asked = async {
+                let (connection, mut send, recv) = peer.lane.open(&self.shared).await?;
+                write_frame(&mut send, &request.encode(), traffic)
+                    .await
+                    .map_err(|error| FetchError::Stream(in_words(&error)))?;
+                // The stream may be stopped already: reading will say so.
+                let _ = send.finish();
+                Ok::<_, FetchError>((connection, recv))
+            };
+            // It may grant no stream, or no room on one.
+            let (connection, recv) =
+                timeout(SPAN, asked).await.map_err(|_| FetchError::Stalled)??;
             Ok::<_, FetchError>((turn, connection, recv))
         };
         let (turn, connection, recv) = tokio::select! {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The time spent waiting for an answer's bytes is judged in spans of this length. A provider that
 /// sends nothing in one is given up.
-const SPAN: Duration = Duration::from_secs(20);
+pub(super) const SPAN: Duration = Duration::from_secs(20);
 /// So many bytes a provider must bring in a span, over all that it was asked: less than half of
 /// what a line throttled to 64 kbit/s does. One that drips holds what it was asked for from others.
 const LEAST_BYTES: u64 = 64 << 10;
