@@ -16,7 +16,7 @@ use iroh::endpoint::{
     AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, LocalTransportAddr,
     VarInt, WeakConnectionHandle,
 };
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::blobs;
 use crate::board::Bell;
@@ -38,9 +38,12 @@ const GOSSIP_ALPN_BYTES: usize = 8;
 /// Refused devices that are remembered. Whoever tries with ever new keys must not fill memory.
 const MAX_REFUSED: usize = 64;
 
-/// Connections with one device at a time: some for each protocol, one per repo for gossip, and
-/// those of a few earlier lives of it that nobody has missed yet.
-const MAX_CONNECTIONS: usize = 256;
+/// Connections with one device at a time: some for each protocol, and those of earlier lives of it
+/// that nobody has missed yet. What each may have that nobody reads is bounded by its window.
+const MAX_CONNECTIONS: usize = 64;
+/// So many more for each repo that lists it: gossip has connections of its own, dialled by either
+/// side, in this life of it and in the one before.
+const MAX_CONNECTIONS_PER_REPO: usize = 4;
 
 /// The connection was closed because the device is not listed.
 pub(crate) const CODE_NOT_LISTED: VarInt = VarInt::from_u32(1);
@@ -200,10 +203,12 @@ impl Access {
         if !self.may_connect(device, connection.alpn()) {
             return Admitted::NotListed;
         }
+        let repos = self.lists().listed.get(&device).map_or(0, BTreeSet::len);
+        let most = MAX_CONNECTIONS + MAX_CONNECTIONS_PER_REPO * repos;
         let handles = standing.entry(device).or_default();
         let is_open = |connection: Connection| connection.close_reason().is_none();
         handles.retain(|handle| handle.upgrade().is_some_and(is_open));
-        if handles.len() == MAX_CONNECTIONS {
+        if handles.len() >= most {
             return Admitted::TooMany;
         }
         handles.push(connection.weak_handle());
@@ -220,8 +225,11 @@ impl Access {
         let known = refused.iter().position(|one| one.device == device);
         if let Some(at) = known {
             refused.remove(at);
-        } else {
+        } else if refused.len() < MAX_REFUSED {
             info!(device = %device, "refused a device that no repo lists");
+        } else {
+            // Ever new keys are not to fill the log either.
+            debug!(device = %device, "refused one more device that no repo lists");
         }
         if refused.len() == MAX_REFUSED {
             refused.pop_front();
@@ -295,21 +303,46 @@ mod tests {
         assert!(!access.may_connect(device(3), OBJECTS_ALPN));
     }
 
+    async fn open() -> Endpoint {
+        let builder = Endpoint::builder(presets::Minimal)
+            .alpns(vec![SYNC_ALPN.to_vec()])
+            .portmapper_config(PortmapperConfig::Disabled)
+            .clear_ip_transports();
+        builder.bind_addr("127.0.0.1:0").unwrap().bind().await.unwrap()
+    }
+
+    /// A connection, as the one has it that dials, and the one that is dialled.
+    async fn connect(from: &Endpoint, to: &Endpoint) -> (Connection, Connection) {
+        let addr = EndpointAddr::new(to.id()).with_ip_addr(to.bound_sockets()[0]);
+        let accept = async { to.accept().await.unwrap().accept().unwrap().await };
+        let (dialled, accepted) = tokio::join!(from.connect(addr, SYNC_ALPN), accept);
+        (dialled.unwrap(), accepted.unwrap())
+    }
+
+    #[tokio::test]
+    async fn one_device_has_only_so_many_connections() {
+        let (here, there) = (open().await, open().await);
+        let access = Access::new(Vec::new(), Bell::new());
+        let device = DeviceId::from_bytes(*there.id().as_bytes());
+        access.list(["x", "y"].map(|id| (TopicId::derive(id, None), vec![device])));
+        let mut connections = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 2 * MAX_CONNECTIONS_PER_REPO {
+            let (dialled, accepted) = connect(&there, &here).await;
+            assert_eq!(access.admit(&accepted), Admitted::Yes);
+            connections.push((dialled, accepted));
+        }
+        let (_dialled, last) = connect(&there, &here).await;
+        assert_eq!(access.admit(&last), Admitted::TooMany);
+        connections[0].1.close(VarInt::from_u32(0), b"enough");
+        assert_eq!(access.admit(&last), Admitted::Yes);
+        here.close().await;
+        there.close().await;
+    }
+
     #[tokio::test]
     async fn lists_that_change_in_a_handshake_leave_no_connection_behind() {
-        let open = async || {
-            let builder = Endpoint::builder(presets::Minimal)
-                .alpns(vec![SYNC_ALPN.to_vec()])
-                .portmapper_config(PortmapperConfig::Disabled)
-                .clear_ip_transports();
-            builder.bind_addr("127.0.0.1:0").unwrap().bind().await.unwrap()
-        };
         let (here, there) = (open().await, open().await);
-        let addr = EndpointAddr::new(here.id()).with_ip_addr(here.bound_sockets()[0]);
-        let (dialled, accepted) = tokio::join!(there.connect(addr, SYNC_ALPN), async {
-            here.accept().await.unwrap().accept().unwrap().await
-        });
-        let (_dialled, connection) = (dialled.unwrap(), accepted.unwrap());
+        let (_dialled, connection) = connect(&there, &here).await;
 
         let access = Access::new(Vec::new(), Bell::new());
         let device = DeviceId::from_bytes(*there.id().as_bytes());

@@ -24,10 +24,10 @@ use crate::options::{Discovery, Options, Relay};
 /// read, gaps or not (quinn issue 2809), which a reader behind a slow disk meets at once. Far paths
 /// are filled by several streams.
 const STREAM_WINDOW: u32 = 1 << 20;
-/// Flow control of a connection, in bytes: what it may have under way that nobody has read yet.
-/// All of it is lost and sent again when a connection breaks, so it is no larger than a near path
-/// needs; [`lane`](crate::lane) widens it for far ones.
-pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Flow control of a connection, in bytes: what it may have under way that nobody has read yet. A
+/// device may fill those of all its connections, so it is as much as one stream has;
+/// [`lane`](crate::lane) widens it for objects.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW;
 /// Bytes that may be sent and not yet acknowledged per connection: as much as the widest window
 /// of the other side.
 const SEND_WINDOW: u64 = 32 << 20;

@@ -15,7 +15,6 @@ use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug, error_span};
 
 use crate::access::OBJECTS_ALPN;
-use crate::endpoint::CONNECTION_WINDOW;
 use crate::objects::serve;
 use crate::shared::{CODE_REPLACED, Shared, close};
 
@@ -35,6 +34,9 @@ pub(crate) const SHARE_UNIT: usize = 1 << 10;
 /// requests: some objects for each, and no more for one that asks and does not read.
 const SHARE_BYTES: usize = 16 << 20;
 
+/// The narrowest window of a connection, in bytes. All of it is lost and sent again when a
+/// connection breaks, so it is no larger than a near path needs.
+const NARROWEST_WINDOW: u32 = 4 << 20;
 /// The rate that a window is made for: two gigabits a second.
 const FILLED_BYTES_PER_S: u32 = 256 << 20;
 /// The widest window, in bytes: also what a far peer can make this side buffer.
@@ -73,7 +75,7 @@ impl Standing {
 fn window_for(rtt: Duration) -> VarInt {
     let rtt_ms = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
     let window = rtt_ms.saturating_mul(FILLED_BYTES_PER_S / 1000);
-    VarInt::from_u32(window.clamp(CONNECTION_WINDOW, WIDEST_WINDOW))
+    VarInt::from_u32(window.clamp(NARROWEST_WINDOW, WIDEST_WINDOW))
 }
 
 /// The object connections with one device.
@@ -83,6 +85,8 @@ pub(crate) struct Lane {
     endpoint: Endpoint,
     /// Newest last; the newest open one carries new requests.
     connections: Mutex<Vec<Standing>>,
+    /// No more are kept: another lane, or none, took the place of this one.
+    is_over: AtomicBool,
     /// Held while dialling, so that several requests dial once.
     dialling: tokio::sync::Mutex<()>,
     /// Whether this side dialled the sync connection.
@@ -106,6 +110,7 @@ impl Lane {
             device,
             endpoint,
             connections: Mutex::default(),
+            is_over: AtomicBool::new(false),
             dialling: tokio::sync::Mutex::default(),
             dials: AtomicBool::new(false),
             added: Notify::new(),
@@ -179,7 +184,15 @@ impl Lane {
         }
     }
 
-    /// Closes everything: the device started anew, or is gone, or this one ends.
+    /// Closes everything, what is being dialled included: this device ends, or meets that one anew
+    /// by another list.
+    pub(crate) fn end(&self, code: VarInt, reason: &[u8]) {
+        // Before the connections are taken: who keeps one looks under their lock.
+        self.is_over.store(true, Relaxed);
+        self.close(code, reason);
+    }
+
+    /// Closes everything: the device started anew, or is gone.
     pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         for standing in connections.drain(..) {
@@ -198,6 +211,10 @@ impl Lane {
     fn keep(&self, connection: Connection) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|standing| standing.connection.close_reason().is_none());
+        if self.is_over.load(Relaxed) {
+            close(&connection, CODE_REPLACED, b"all connections end");
+            return;
+        }
         if connections.len() == MAX_CONNECTIONS {
             close(&connections.remove(0).connection, CODE_REPLACED, b"too many connections");
         }
@@ -290,13 +307,49 @@ pub(crate) fn accepted(shared: &Arc<Shared>, device: DeviceId, connection: Conne
 
 #[cfg(test)]
 mod tests {
+    use iroh::EndpointAddr;
+    use iroh::endpoint::{PortmapperConfig, presets};
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_dialled_when_it_ends_is_not_kept() {
+        let open = async || {
+            let builder = Endpoint::builder(presets::Minimal)
+                .alpns(vec![OBJECTS_ALPN.to_vec()])
+                .portmapper_config(PortmapperConfig::Disabled)
+                .clear_ip_transports();
+            builder.bind_addr("127.0.0.1:0").unwrap().bind().await.unwrap()
+        };
+        let (here, there) = (open().await, open().await);
+        let addr = EndpointAddr::new(there.id()).with_ip_addr(there.bound_sockets()[0]);
+        let dial = async || {
+            let accept = async { there.accept().await.unwrap().accept().unwrap().await };
+            let (dialled, accepted) =
+                tokio::join!(here.connect(addr.clone(), OBJECTS_ALPN), accept);
+            (dialled.unwrap(), accepted.unwrap())
+        };
+        let lane = Lane::new(DeviceId::from_bytes(*there.id().as_bytes()), here.clone());
+        let (first, _there) = dial().await;
+        lane.keep(first.clone());
+        lane.close(CODE_REPLACED, b"they parted");
+        assert!(first.close_reason().is_some());
+        let (second, _there) = dial().await;
+        lane.keep(second.clone());
+        assert!(second.close_reason().is_none(), "they may meet again");
+        let (third, _there) = dial().await;
+        lane.end(CODE_REPLACED, b"it ends");
+        lane.keep(third.clone());
+        assert!(second.close_reason().is_some() && third.close_reason().is_some());
+        here.close().await;
+        there.close().await;
+    }
 
     #[test]
     fn the_window_fits_the_path() {
-        assert_eq!(window_for(Duration::ZERO), VarInt::from_u32(CONNECTION_WINDOW));
+        assert_eq!(window_for(Duration::ZERO), VarInt::from_u32(NARROWEST_WINDOW));
         assert_eq!(window_for(Duration::MAX), VarInt::from_u32(WIDEST_WINDOW));
         let between = window_for(Duration::from_millis(50)).into_inner();
-        assert!(between > u64::from(CONNECTION_WINDOW) && between < u64::from(WIDEST_WINDOW));
+        assert!(between > u64::from(NARROWEST_WINDOW) && between < u64::from(WIDEST_WINDOW));
     }
 }

@@ -125,7 +125,7 @@ impl Peer {
         if let Some(current) = self.current.take() {
             close(&current.connection, code, reason);
         }
-        self.handle.lane.close(code, reason);
+        self.handle.lane.end(code, reason);
         if !is_shutdown {
             // They end by themselves and tell their repos, some of which go on.
             let sessions = async { while self.sessions.join_next().await.is_some() {} };
