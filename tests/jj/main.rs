@@ -102,6 +102,10 @@ fn a_daemon_of_another_version_refuses_in_clear_words() {
     let listener = UnixListener::bind(&socket).expect("a socket");
     let answering = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).expect("a question");
+        let mut question = vec![0; u32::from_le_bytes(length) as usize];
+        stream.read_exact(&mut question).expect("all of it");
         stream.write_all(&[1, 0, 0, 0, 99]).expect("a frame of version 99");
     });
     let refused = Client::connect(machine.store(), REPO).expect_err("another version");
@@ -311,6 +315,24 @@ fn a_head_is_not_shown_before_all_that_it_reaches_is_there() {
     let large = await_condition("the large one", LIMIT, || bob.read("large"));
     assert!(large == content);
     assert_eq!(bob.read_all().len(), 3);
+}
+
+#[test]
+fn a_byte_in_front_of_a_large_file_costs_about_a_chunk() {
+    let (a, b) = pair();
+    let (_on_a, _on_b) = (a.start(), b.start());
+    let (alice, bob) = (Process::new(&a, "alice"), Process::new(&b, "bob"));
+    let mut content = bytes(3, 32 << 20);
+    alice.commit("large", &content);
+    await_condition("the large one", LIMIT, || bob.read("large"));
+    let before = b.traffic().0;
+    content.insert(0, 7);
+    alice.commit("larger", &content);
+    let larger = await_condition("the larger one", LIMIT, || bob.read("larger"));
+    assert!(larger == content);
+    let received = b.traffic().0 - before;
+    // One chunk, of 4 MiB at most, and what it takes to say so.
+    assert!(received < 5 << 20, "{received}");
 }
 
 /// What a client does in a second: `cargo test --release --test jj -- --ignored --nocapture figures`.
