@@ -459,19 +459,10 @@ mod tests {
     use iroh::SecretKey;
 
     use super::*;
-    use crate::options::Relay;
 
     #[tokio::test]
     async fn who_is_said_to_be_elsewhere_is_told_from_who_is_not() {
-        let options = Options {
-            secret_key: SecretKey::generate(),
-            bind: vec!["127.0.0.1:0".parse().unwrap()],
-            relay: Relay::Disabled,
-            discovery: Vec::new(),
-            port_mapping: false,
-            enumerate_threshold: crate::DEFAULT_ENUMERATE_THRESHOLD,
-            lose_gossip: false,
-        };
+        let options = Options::on_loopback(SecretKey::generate());
         let net = Net::start(options, Vec::new(), Past::default()).await.unwrap();
         let [here, there, new] = [1, 2, 3].map(|_| SecretKey::generate().public());
         let at = |id, port: u16| EndpointAddr::new(id).with_ip_addr(([127, 0, 0, 1], port).into());

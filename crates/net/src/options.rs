@@ -33,6 +33,23 @@ pub struct Options {
     pub lose_gossip: bool,
 }
 
+#[cfg(test)]
+impl Options {
+    /// A device of this key on a free port of loopback, that nothing leads to and from but what a
+    /// test says.
+    pub(crate) fn on_loopback(secret_key: SecretKey) -> Self {
+        Self {
+            secret_key,
+            bind: vec![(std::net::Ipv4Addr::LOCALHOST, 0).into()],
+            relay: Relay::Disabled,
+            discovery: Vec::new(),
+            port_mapping: false,
+            enumerate_threshold: DEFAULT_ENUMERATE_THRESHOLD,
+            lose_gossip: false,
+        }
+    }
+}
+
 /// Which relay servers are used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Relay {

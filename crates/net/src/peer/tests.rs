@@ -16,7 +16,7 @@ use crate::access::{Access, gossip_alpn};
 use crate::board::{Bell, PeerBoard, PeerPast};
 use crate::endpoint;
 use crate::lane::Lane;
-use crate::options::{Options, Relay};
+use crate::options::Options;
 use crate::shared::{Handles, Life, Listing};
 
 /// Guards against waiting forever; nothing is asserted about time.
@@ -44,15 +44,7 @@ struct Met {
 
 /// An endpoint that lets nobody but `device` in.
 async fn open(key: &SecretKey, device: DeviceId) -> (Endpoint, Arc<Access>, MemoryLookup) {
-    let options = Options {
-        secret_key: key.clone(),
-        bind: vec!["127.0.0.1:0".parse().unwrap()],
-        relay: Relay::Disabled,
-        discovery: Vec::new(),
-        port_mapping: false,
-        enumerate_threshold: crate::DEFAULT_ENUMERATE_THRESHOLD,
-        lose_gossip: false,
-    };
+    let options = Options::on_loopback(key.clone());
     let access = Arc::new(Access::new(Vec::new(), Bell::new()));
     access.list([(topic(), vec![device])]);
     let hints = MemoryLookup::new();
