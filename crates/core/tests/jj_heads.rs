@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ark_core::{
-    DeviceId, Dot, Head, Incarnation, ObjectId, RepoKind, SignedState, State, TopicId, Vector,
-    Writer, heads, update_heads,
+    DeviceId, Dot, Head, Incarnation, ObjectId, RepoKind, Said, SignedState, State, TopicId,
+    Vector, Writer, heads, take_over, update_heads,
 };
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
@@ -16,6 +16,8 @@ use proptest::prelude::*;
 enum Step {
     /// A device changes heads: of those that it sees it replaces those whose bits are set.
     Act { device: usize, replaced: u8, new: New },
+    /// A device makes the heads of another its own.
+    TakeOver { device: usize, gone: usize },
     /// A device joins a state that was ever published, unless it has a newer one of its writer.
     Join { device: usize, state: usize },
 }
@@ -47,7 +49,9 @@ fn steps(devices: usize) -> impl Strategy<Value = Vec<Step>> {
     // Mostly what is new: of all that was ever published nearly everything is old.
     let state = prop_oneof![3 => 0..6_usize, 1 => any::<usize>()];
     let join = (0..devices, state).prop_map(|(device, state)| Step::Join { device, state });
-    proptest::collection::vec(prop_oneof![2 => act, 3 => join], 1..80)
+    let take_over =
+        (0..devices, 0..devices).prop_map(|(device, gone)| Step::TakeOver { device, gone });
+    proptest::collection::vec(prop_oneof![6 => act, 9 => join, 1 => take_over], 1..80)
 }
 
 /// What devices have, and what was done to each dot.
@@ -116,16 +120,45 @@ impl World {
         let Some(said) = said else { return };
         let dropped = before.iter().filter(|(id, _)| !expected.contains_key(*id));
         self.dropped.extend(dropped.flat_map(|(_, dots)| dots));
-        self.added
-            .extend(said.heads.iter().filter(|it| it.sequence == revision).map(|it| (dot, it.id)));
+        self.publish(device, dot, said);
+        assert_eq!(self.seen(device), expected, "it did something else than it was asked to");
+    }
 
+    /// A device says something.
+    fn publish(&mut self, device: usize, dot: Dot, said: Said) {
+        let (writer, revision) = (dot.writer, dot.sequence);
+        let new = said.heads.iter().filter(|head| head.sequence == revision);
+        self.added.extend(new.map(|head| (dot, head.id)));
         let (topic, kind) = (TopicId::derive("random", None), RepoKind::Jj);
         let (heads, vector, held) = (said.heads, said.vector, said.held);
         let state = State { topic, kind, writer, revision, heads, vector, held };
         let signed = SignedState::sign(state, &self.keys[device]).expect("what is said is valid");
         self.joined[device].insert(writer, signed.clone());
         self.published.push(signed);
-        assert_eq!(self.seen(device), expected, "it did something else than it was asked to");
+    }
+
+    fn take_over(&mut self, device: usize, gone: usize) {
+        let (writer, gone) = (self.writer(device), self.writer(gone));
+        if writer == gone {
+            return;
+        }
+        let before = self.seen(device);
+        let mut taken = 0;
+        loop {
+            let revision = self.joined[device].get(&writer).map_or(0, |it| it.state().revision) + 1;
+            let dot = Dot { writer, sequence: revision };
+            let states = self.joined[device].values().map(SignedState::state);
+            let Some(said) = take_over(states, dot, |writer| writer == gone) else { break };
+            self.publish(device, dot, said);
+            taken += 1;
+        }
+        let of_gone = |dots: &&Vec<Dot>| dots.iter().any(|dot| dot.writer == gone);
+        assert_eq!(before.values().filter(of_gone).count(), taken);
+        let after = self.seen(device);
+        assert!(before.keys().eq(after.keys()), "no head came or went");
+        assert!(!after.values().any(|dots| of_gone(&dots)));
+        let dots = before.values().flatten().filter(|dot| dot.writer == gone);
+        self.dropped.extend(dots);
     }
 
     /// Joins the state that was published so many states ago.
@@ -150,6 +183,7 @@ impl World {
         for step in steps {
             match step {
                 Step::Act { device, replaced, new } => self.act(*device, *replaced, new),
+                Step::TakeOver { device, gone } => self.take_over(*device, *gone),
                 Step::Join { device, state } => self.join(*device, *state),
             }
         }

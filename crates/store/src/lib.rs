@@ -17,6 +17,7 @@ mod blobs;
 mod cache;
 mod closure;
 mod counters;
+mod equivocations;
 mod error;
 mod failpoint;
 mod importer;

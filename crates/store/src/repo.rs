@@ -8,7 +8,6 @@ use ark_core::{
     Incarnation, Link, Object, ObjectId, ObjectKind, RepoKind, SignedState, TopicId, Writer,
 };
 use bytes::Bytes;
-use redb::ReadableTable;
 use tokio::sync::broadcast;
 
 use crate::base::Base;
@@ -16,10 +15,10 @@ use crate::batch::Batch;
 use crate::blobs::Tag;
 use crate::closure::{self, Fetched};
 use crate::counters::count;
+use crate::equivocations;
 use crate::error::{BlobError, IndexError, PullError, ReadError, ReceiveError, RepoError};
 use crate::index::{
-    EQUIVOCATIONS, ISSUED, STATES, Slot, TOPICS, TopicNumber, View, equivocation_key, issued_key,
-    number_topic, remove_pending,
+    ISSUED, STATES, Slot, TOPICS, TopicNumber, View, issued_key, number_topic, remove_pending,
 };
 use crate::jj::JjRepo;
 use crate::join::Join;
@@ -235,33 +234,13 @@ impl Repo {
     /// # Errors
     /// The index failed.
     pub async fn equivocations(&self) -> Result<Vec<Equivocation>, IndexError> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let read = inner.store.index.begin_read()?;
-            let table = read.open_table(EQUIVOCATIONS)?;
-            let (first, last) = equivocation_bounds(inner.number);
-            let row = |row: Result<(redb::AccessGuard<'_, _>, redb::AccessGuard<'_, _>), _>| {
-                let (key, hashes) = row?;
-                Ok(Equivocation::read(key.value(), hashes.value()))
-            };
-            table.range::<&[u8; 52]>(&first..=&last)?.map(row).collect()
-        })
-        .await
+        equivocations::known(&self.inner).await
     }
 
     /// The records of what was last applied to the folder.
     pub fn base(&self) -> Base {
         Base::new(Arc::clone(&self.inner))
     }
-}
-
-/// The first and the last key that a topic's equivocations may have.
-pub(crate) fn equivocation_bounds(number: TopicNumber) -> ([u8; 52], [u8; 52]) {
-    let mut last = [u8::MAX; 52];
-    last[..4].copy_from_slice(&number.to_be_bytes());
-    let mut first = [0; 52];
-    first[..4].copy_from_slice(&number.to_be_bytes());
-    (first, last)
 }
 
 impl RepoInner {
@@ -459,25 +438,7 @@ impl RepoInner {
             self.store.index.write(move |transaction| remove_pending(transaction, number, &links));
         forgotten.await
     }
-
-    /// Records an equivocation, up to a bound.
-    pub(crate) async fn record_equivocation(&self, seen: Equivocation) -> Result<(), IndexError> {
-        let number = self.number;
-        let recorded = self.store.index.write(move |transaction| {
-            let mut table = transaction.open_table(EQUIVOCATIONS)?;
-            let (first, last) = equivocation_bounds(number);
-            if table.range::<&[u8; 52]>(&first..=&last)?.count() < MAX_EQUIVOCATIONS {
-                let key = equivocation_key(number, seen.writer, seen.revision);
-                table.insert(&key, &seen.hashes())?;
-            }
-            Ok(())
-        });
-        recorded.await
-    }
 }
-
-/// Equivocations kept per repo: each is a broken writer, and a hostile one could make any number.
-const MAX_EQUIVOCATIONS: usize = 256;
 
 /// The states of a topic, and the highest revision and sequence that `writer` issued.
 fn load(

@@ -6,6 +6,7 @@ use ark_core::{Link, Object, ObjectKind, SignedState, Writer};
 
 use crate::MAX_MISSING;
 use crate::blobs::Tag;
+use crate::equivocations;
 use crate::error::{BlobError, IndexError, PullError};
 use crate::index::{STATES, Slot, state_key};
 use crate::repo::{Pulls, RepoInner};
@@ -64,7 +65,7 @@ async fn decide(
     let states = repo.states();
     for known in [states.joined.get(&writer), states.staged.get(&writer)].into_iter().flatten() {
         if let Some(seen) = equivocation(known, &given) {
-            repo.record_equivocation(seen).await?;
+            equivocations::record(repo, seen).await?;
             let stands = if seen.stands == given.hash() {
                 place(repo, pulls, given).await?
             } else {

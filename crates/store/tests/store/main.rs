@@ -6,6 +6,7 @@ mod exchange;
 mod faults;
 mod index;
 mod jj;
+mod lease;
 mod many;
 mod publish;
 mod rebuild;
