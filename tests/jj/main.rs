@@ -223,6 +223,12 @@ fn what_one_machine_commits_the_other_shows() {
     shown(&alice, &["one", "two"]);
     assert_eq!(alice.read("two"), bob.read("two"));
     assert_eq!(bob.heads(), alice.heads());
+    for machine in [&a, &b] {
+        machine.wait(LIMIT);
+        await_condition("in step", LIMIT, || {
+            (machine.status()["repos"][0]["state"] == "in-step").then_some(())
+        });
+    }
 }
 
 #[test]
@@ -378,4 +384,21 @@ fn figures() {
         client.barrier().block_on().expect("a barrier");
     }
     per_second("put with a barrier each", 200, 200, since);
+    let (a, b) = pair();
+    let (_on_a, _on_b) = (a.start(), b.start());
+    let (alice, bob) = (Process::new(&a, "alice"), Process::new(&b, "bob"));
+    let mut took: Vec<Duration> = (0..40)
+        .map(|n| {
+            alice.commit(&format!("c{n}"), &bytes(n, 2_000));
+            let (since, heads) = (Instant::now(), alice.heads());
+            while bob.heads() != heads {
+                std::thread::yield_now();
+            }
+            since.elapsed()
+        })
+        .collect();
+    // The first one waits for the two to meet.
+    took.remove(0);
+    took.sort();
+    println!("a commit is a head on the other machine: {:?}, at most {:?}", took[19], took[38]);
 }

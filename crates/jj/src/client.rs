@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use ark_control::jj::{Answer, Ask, MAX_ANSWERS_AT_ONCE, MAX_IDS};
-use ark_core::{Link, Object, ObjectId, ObjectKind};
+use ark_control::jj::{Answer, Ask, MAX_ANSWERS_AT_ONCE, MAX_HEADER_BYTES, MAX_IDS};
+use ark_core::{Link, MAX_OBJECT_BYTES, Object, ObjectId, ObjectKind};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -74,6 +74,11 @@ impl Client {
         let waiting = self.shared.line().ask(ask);
         self.hear(waiting).await
     }
+}
+
+/// What does not fit into a frame is never sent: it would end each connection anew.
+fn fits(length: usize, limit: usize) -> Result<(), ClientError> {
+    if length <= limit { Ok(()) } else { Err(ClientError::TooLarge { length, limit }) }
 }
 
 /// Connects, says how that went, and goes on until the client has ended.
@@ -142,6 +147,7 @@ impl Storage for Client {
     }
 
     async fn put(&self, object: Object) -> Result<(), StorageError> {
+        fits(object.bytes().len(), MAX_OBJECT_BYTES)?;
         loop {
             let room = self.shared.line().put(object.clone())?;
             let Some(room) = room else { break };
@@ -197,6 +203,7 @@ impl Storage for Client {
         old: &[ObjectId],
         new: Option<ObjectId>,
     ) -> Result<(), StorageError> {
+        fits(size_of_val(old), MAX_HEADER_BYTES / 2)?;
         match self.ask(Ask::UpdateHeads { old: old.to_vec(), new }).await? {
             Answer::Done => Ok(()),
             _ => Err(ClientError::Unexpected.into()),
@@ -204,6 +211,7 @@ impl Storage for Client {
     }
 
     async fn replace_heads(&self, old: &[ObjectId], new: ObjectId) -> Result<bool, StorageError> {
+        fits(size_of_val(old), MAX_HEADER_BYTES / 2)?;
         match self.ask(Ask::ReplaceHeads { old: old.to_vec(), new }).await? {
             Answer::Done => Ok(true),
             Answer::Changed => Ok(false),

@@ -15,6 +15,9 @@ use super::line::{Heard, Line};
 /// How long a daemon that ended is waited for: another one may be about to take its place, which
 /// first has to look through its store.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How many connections in a row may end without one answer before whoever waits is told: what is
+/// asked may be what ends them.
+const MAX_FRUITLESS: usize = 8;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,22 +55,29 @@ impl Shared {
 
     /// Talks, on this connection and, when it is lost, on others.
     pub(super) async fn drive(&self, mut connection: (JjReader, JjWriter)) {
+        let mut fruitless = 0;
         loop {
             let (mut reader, mut writer) = connection;
+            fruitless += 1;
             tokio::select! {
-                () = self.listen(&mut reader) => {}
+                () = self.listen(&mut reader, &mut fruitless) => {}
                 () = self.speak(&mut writer) => {}
             }
             drop((reader, writer));
             self.line().lost();
+            if fruitless > MAX_FRUITLESS {
+                self.line().give_up(&ClientError::Breaking);
+                fruitless = 0;
+            }
             connection = self.reconnect().await;
         }
     }
 
-    /// Hears answers until the connection is of no use.
-    async fn listen(&self, reader: &mut JjReader) {
+    /// Hears answers until the connection is of no use; with the first one it was not fruitless.
+    async fn listen(&self, reader: &mut JjReader, fruitless: &mut usize) {
         // However it ended: what was asked is asked again, and whether that helps shows then.
         while let Ok(Some((number, answer))) = reader.next().await {
+            *fruitless = 0;
             let heard = self.line().answered(number, answer);
             if heard == Heard::BeginAnew {
                 return;

@@ -32,6 +32,17 @@ pub enum ClientError {
     /// It tried.
     #[error("the ark daemon could not do it: {0}")]
     Failed(String),
+    /// Connections with it end before it has answered anything, again and again.
+    #[error("the connection with the ark daemon breaks again and again; its log says why")]
+    Breaking,
+    /// More than any object may have, or any question.
+    #[error("{length} bytes are too many for the ark daemon, which takes {limit}")]
+    TooLarge {
+        /// Bytes.
+        length: usize,
+        /// The bound.
+        limit: usize,
+    },
     /// It is another program than this one takes it for.
     #[error("the ark daemon gave an answer to another question")]
     Unexpected,

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::sync::Arc;
 
+use ark_control::{Response, read_request, write_response};
 use ark_core::{Link, Object, ObjectId, ObjectKind};
 use ark_jj::{ArkBackend, ArkOpHeadsStore, ArkOpStore, Client, ClientError, Storage, StorageError};
 use futures::future::try_join_all;
@@ -218,6 +219,41 @@ fn a_store_that_fails_fails_the_barrier_and_is_written_to_again() {
     client.barrier().block_on().unwrap();
     let written = daemon.memory.len_of(ObjectKind::Raw);
     assert!((10..40).contains(&written), "{written}");
+}
+
+#[test]
+fn connections_that_break_again_and_again_are_an_error() {
+    let store = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(async { ark_control::bind(store.path()).unwrap() });
+    // It grants the repo, and ends.
+    let breaking = runtime.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream).await.unwrap();
+            write_response(&mut stream, &Response::Jj).await.unwrap();
+        }
+    });
+    let client = Client::connect(store.path(), "repo").unwrap();
+    for _ in 0..2 {
+        let error = failure(client.heads().block_on().unwrap_err());
+        assert!(matches!(error, ClientError::Breaking), "{error}");
+    }
+    breaking.abort();
+}
+
+#[test]
+fn what_fits_into_no_frame_is_refused_and_hinders_nothing() {
+    let daemon = Daemon::start();
+    let client = daemon.client();
+    let too_large = client.put(raw(1, (4 << 20) + 1)).block_on().unwrap_err();
+    assert!(matches!(failure(too_large), ClientError::TooLarge { .. }));
+    let many = vec![ObjectId::from_bytes([1; 32]); 1 << 16];
+    let too_many = client.update_heads(&many, None).block_on().unwrap_err();
+    assert!(matches!(failure(too_many), ClientError::TooLarge { .. }));
+    client.put(raw(1, 4 << 20)).block_on().unwrap();
+    client.barrier().block_on().unwrap();
+    assert_eq!(daemon.memory.len_of(ObjectKind::Raw), 1);
 }
 
 #[test]
