@@ -86,10 +86,11 @@ impl JjRepo {
         Ok(())
     }
 
-    /// Lists the heads of this device again that it made as another writer.
-    pub(crate) async fn list_again(&self, before: Writer) -> Result<(), PublishError> {
+    /// Lists the heads of this device again that it made as another writer, after a sequence.
+    pub(crate) async fn list_again(&self, before: Writer, after: u64) -> Result<(), PublishError> {
+        let after = Dot { writer: before, sequence: after };
         for _ in 0..MAX_HEADS {
-            let said = |joined: &[&State], dot| list_again(joined.iter().copied(), dot, before);
+            let said = |joined: &[&State], dot| list_again(joined.iter().copied(), dot, after);
             if !self.say(&NewLinks::default(), said).await? {
                 break;
             }

@@ -38,6 +38,7 @@ impl Publisher {
             incarnation: issued.incarnation,
             revision: issued.revision + 1,
             sequence: issued.sequence + 1,
+            before_start: issued.before_start,
         };
         Self { repo, kind, next, base: BaseChanges::default(), _turn: turn }
     }

@@ -58,24 +58,26 @@ pub fn take_over<'a>(
     Some(say(&joined, dot, &dropped, new))
 }
 
-/// What the writer of `dot` says once it lists, beside what it said, one of the heads that `before`
-/// does, under that dot; none is dropped. `None`: it lists all of them.
+/// What the writer of `dot` says once it lists, beside what it said, one of the heads that the writer
+/// of `after` made after that dot; none is dropped. `None`: it lists all of them.
 ///
-/// For a device that is another writer now, because what it wrote as `before` may also have been
-/// written elsewhere: of two states of `before` one is lost, and perhaps its own. A dot of `before`
-/// may stand for two heads, so it is not known to be had, and not dropped.
+/// For a device that is another writer now, because what it wrote as the one before may also have
+/// been written elsewhere: of two states of that writer one is lost, and perhaps its own. A dot of
+/// that writer may stand for two heads, so it is not known to be had, and not dropped.
 pub fn list_again<'a>(
     joined: impl IntoIterator<Item = &'a State>,
     dot: Dot,
-    before: Writer,
+    after: Dot,
 ) -> Option<Said> {
     let joined: Vec<&State> = joined.into_iter().collect();
-    let lists = |writer: Writer, id: ObjectId| {
-        let mut said = joined.iter().filter(|state| state.writer == writer);
-        said.any(|state| state.heads.iter().any(|head| head.id == id))
+    let lists = |writer: Writer, id: ObjectId, after: u64| {
+        let said = joined.iter().filter(|state| state.writer == writer);
+        let mut heads = said.flat_map(|state| &state.heads);
+        heads.any(|head| head.id == id && head.sequence > after)
     };
     let now = heads(joined.iter().copied());
-    let is_lost = |id: ObjectId| lists(before, id) && !lists(dot.writer, id);
+    let is_lost =
+        |id: ObjectId| lists(after.writer, id, after.sequence) && !lists(dot.writer, id, 0);
     let new = now.iter().map(|head| head.id).find(|id| is_lost(*id))?;
     Some(say(&joined, dot, &BTreeSet::new(), Some(new)))
 }

@@ -142,7 +142,7 @@ impl Lease {
         if length > MAX_OBJECT_BYTES {
             return Err(PutError::TooLarge { link, length });
         }
-        if !RepoKind::Jj.has(link.kind) {
+        if !RepoKind::Jj.has(link.kind) || !repo.takes(link.kind) {
             return Err(PutError::OtherKind { link });
         }
         let mut taken = self.leased.taken.lock().await;

@@ -311,7 +311,17 @@ async fn a_repo_that_is_held_is_of_the_kind_that_it_joins_first() {
 #[tokio::test]
 async fn what_was_done_as_a_writer_that_runs_twice_stays_a_head() {
     let (a, b) = (Device::new(1).await, Device::new(2).await);
-    let mine = a.act("mine").await;
+    // What was done before this run the other one had, too, and has dropped.
+    let lease = a.jj().lease();
+    let early = put(&lease, step("early", VIRTUAL, &[VIRTUAL])).await;
+    lease.update_heads(&[], Some(early)).await.unwrap();
+    drop(lease);
+    let a = a.reopen().await;
+    assert_eq!(a.store.recovered(), Recovery::Same);
+    let lease = a.jj().lease();
+    let mine = put(&lease, step("mine", VIRTUAL, &[VIRTUAL])).await;
+    lease.update_heads(&[], Some(mine)).await.unwrap();
+    assert_eq!(a.heads(), sorted([early, mine]));
     let before = a.repo.writer();
     // What the other one did: under the same dot, and later.
     let theirs = put(&b.jj().lease(), step("theirs", VIRTUAL, &[VIRTUAL])).await;
@@ -320,7 +330,7 @@ async fn what_was_done_as_a_writer_that_runs_twice_stays_a_head() {
     lease.barrier().await.unwrap();
     let twice = State {
         revision: 5,
-        heads: vec![Head { id: theirs, sequence: 1 }],
+        heads: vec![Head { id: theirs, sequence: 2 }],
         ..a.own().state().clone()
     };
     let twice = SignedState::sign(twice, &a.machine.key).unwrap();
