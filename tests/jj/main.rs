@@ -2,8 +2,9 @@
 
 mod process;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ark_core::{Object, ObjectKind};
@@ -152,6 +153,51 @@ fn a_process_that_ends_in_the_middle_hinders_nobody() {
     let link = raw(5, 20_000).link();
     let absent = process.client.get(link).block_on().expect_err("no barrier was there");
     assert!(matches!(absent, StorageError::NotFound { .. }), "{absent}");
+    assert_eq!(process.read("after").expect("a bookmark"), b"all is well");
+}
+
+/// Names the store for [`a_process_that_writes_until_it_is_killed`].
+const STORE: &str = "ARK_TEST_STORE";
+
+/// Not a test of its own: `a_killed_process_loses_nothing_that_was_acknowledged` runs it.
+#[test]
+#[ignore = "runs until it is killed, by another test"]
+fn a_process_that_writes_until_it_is_killed() {
+    let Some(store) = std::env::var_os(STORE) else { return };
+    let client = Client::connect(store, REPO).expect("a daemon");
+    for n in 0.. {
+        client.put(raw(n, 20_000)).block_on().expect("room");
+        if n == 100 {
+            client.barrier().block_on().expect("a barrier");
+        }
+        if n == 200 {
+            println!("\nin the middle");
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_acknowledged() {
+    let machine = machine();
+    let _daemon = machine.start();
+    for _ in 0..3 {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "--ignored", "--nocapture"])
+            .arg("a_process_that_writes_until_it_is_killed")
+            .env(STORE, machine.store())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this test again");
+        let said = BufReader::new(child.stdout.take().expect("a pipe"));
+        let is_said = said.lines().map_while(Result::ok).any(|line| line == "in the middle");
+        child.kill().expect("kill it");
+        child.wait().expect("its end");
+        assert!(is_said, "it ended by itself");
+    }
+    let process = Process::new(&machine, "alice");
+    let got = try_join_all((0..=100).map(|n| process.client.get(raw(n, 20_000).link())));
+    got.block_on().expect("what was acknowledged");
+    process.commit("after", b"all is well");
     assert_eq!(process.read("after").expect("a bookmark"), b"all is well");
 }
 
