@@ -131,6 +131,16 @@ impl Disk {
         self.places.get_mut(path)
     }
 
+    /// What stands for any of `tokens` stands for `more` too. Whether anything does.
+    pub(super) fn extend(&mut self, tokens: &Tokens, more: &Tokens) -> bool {
+        let mut any = false;
+        for place in self.places.values_mut().filter(|it| !it.tokens.is_disjoint(tokens)) {
+            place.tokens.extend(more);
+            any = true;
+        }
+        any
+    }
+
     /// Whether a path is the root or a directory.
     pub(super) fn is_directory(&self, path: &RelPath) -> bool {
         path.is_root() || self.at(path).is_some_and(Place::is_directory)

@@ -66,22 +66,23 @@ impl Oracle {
     }
 
     /// A store was put back: what only the lost one had is not looked for, nor is what was dropped
-    /// by an act that nobody knows of any more held to be gone. An act that is on no disk, and of
-    /// which nobody knows any more, is not looked for beside others of the same content.
+    /// by an act that nobody knows of any more held to be gone. An act that was published, is on no
+    /// disk, and of which nobody knows any more, is not looked for beside others of the same
+    /// content; one that was never published must come out.
     pub(super) fn lose(
         &mut self,
         is_lost: impl Fn(FoundNode) -> bool,
         is_known: impl Fn(Dot) -> bool,
         on_disk: &Tokens,
     ) {
-        let known = self.by_dot.iter().filter(|((dot, _), _)| is_known(*dot));
-        let known: Tokens = known
-            .flat_map(|(_, versions)| versions)
-            .flat_map(|(_, tokens)| tokens)
-            .copied()
-            .collect();
+        let of = |is_it: &dyn Fn(Dot) -> bool| -> Tokens {
+            let versions = self.by_dot.iter().filter(|((dot, _), _)| is_it(*dot));
+            versions.flat_map(|(_, versions)| versions).flat_map(|(_, it)| it).copied().collect()
+        };
+        let (published, known) = (of(&|_| true), of(&is_known));
+        let is_forgotten = |token: &Token| published.contains(token) && !known.contains(token);
         self.live.retain(|token, written| {
-            (on_disk.contains(token) || known.contains(token)) && !is_lost(written.node)
+            (on_disk.contains(token) || !is_forgotten(token)) && !is_lost(written.node)
         });
         self.dropped.retain(|_, by| {
             by.retain(|dot| is_known(*dot));
@@ -133,4 +134,44 @@ impl Oracle {
 fn entry_path(path: &RelPath, behind: &Behind) -> RelPath {
     let (parent, _) = path.split_last().expect("the root is never shown as a path");
     parent.join(behind.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use ark_core::{DeviceId, Incarnation, Writer};
+
+    use super::*;
+
+    fn dot(sequence: u64) -> Dot {
+        let device = DeviceId::from_bytes([1; 32]);
+        Dot { writer: Writer { device, incarnation: Incarnation::new(1) }, sequence }
+    }
+
+    fn path(name: &str) -> RelPath {
+        RelPath::parse(name.as_bytes()).unwrap()
+    }
+
+    fn node(n: u8) -> FoundNode {
+        FoundNode::Symlink { target: ark_core::ObjectId::of(&[n]), size: 1 }
+    }
+
+    fn write(oracle: &mut Oracle, n: u8) -> Tokens {
+        Tokens::from([oracle.write(node(n), n.to_string())])
+    }
+
+    fn live(oracle: &Oracle) -> Vec<&str> {
+        oracle.live().map(|written| written.words.as_str()).collect()
+    }
+
+    #[test]
+    fn a_store_put_back_excuses_only_what_had_been_published() {
+        let mut oracle = Oracle::default();
+        let [forgotten, known, unpublished, on_disk] = [1, 2, 3, 4].map(|n| write(&mut oracle, n));
+        oracle.published(dot(1), &path("a"), node(1), &forgotten);
+        oracle.published(dot(2), &path("b"), node(2), &known);
+        oracle.published(dot(3), &path("d"), node(4), &on_disk);
+        assert_eq!(unpublished.len(), 1);
+        oracle.lose(|_| false, |dot| dot.sequence == 2, &on_disk);
+        assert_eq!(live(&oracle), ["2", "3", "4"]);
+    }
 }

@@ -77,11 +77,13 @@ pub(super) fn witness(scanned: &Scanned, local: &Local, dot: Dot, cx: &mut Conte
         let Some(tokens) = scanned.tokens.get(path) else { continue };
         let known = cx.oracle.behind(path, &record.behind, record.node);
         let stat = record.cache.as_ref().map(|cache| cache.stat);
-        match cx.disk.at_mut(path).filter(|place| Some(place.stat()) == stat) {
-            Some(place) => place.tokens.extend(&known),
-            // Replaced since it was looked at, and with it all that it is one with.
-            None if !cx.oracle.is_any_live(tokens) => cx.oracle.kill(&known),
-            None => {}
+        let unmoved = cx.disk.at_mut(path).filter(|place| Some(place.stat()) == stat);
+        if let Some(place) = unmoved {
+            place.tokens.extend(&known);
+        } else if !cx.disk.extend(tokens, &known) && !cx.oracle.is_any_live(tokens) {
+            // Not touched or renamed since it was looked at, but replaced, and with it all that it
+            // is one with.
+            cx.oracle.kill(&known);
         }
         cx.oracle.same(tokens, &known);
     }
