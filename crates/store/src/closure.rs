@@ -17,7 +17,8 @@ use crate::index::{TopicNumber, View};
 /// The most objects that nest on the way from a head to the deepest one: every directory on the
 /// longest path with all levels of its tree, then a file's; in a jj repo a view's before them.
 const MAX_DEPTH: usize = (MAX_PATH_DEPTH + 2) * (MAX_TREE_LEVEL as usize + 1);
-/// Objects held that wait for what they link: of a history in a line 16 MB.
+/// Objects held that wait for what they link, and links of theirs that were not looked at yet:
+/// together so many, some 16 MB.
 const MAX_WAITING: usize = 1 << 18;
 /// Checked objects held until they are written to the index: a few megabytes.
 pub(crate) const FLUSH_OBJECTS: usize = 16_384;
@@ -88,7 +89,9 @@ struct Walk<'a, S> {
     stack: VecDeque<Frame>,
     /// How many of those nest.
     depth: usize,
-    /// The most of those.
+    /// How many there are, with their children.
+    waiting: usize,
+    /// The most of that.
     most: usize,
     /// Some of those were too many: the root is to be walked from again.
     forgot: bool,
@@ -124,6 +127,7 @@ fn close_holding<S: Source>(
         invalid: None,
         stack: VecDeque::new(),
         depth: 0,
+        waiting: 0,
         most,
         forgot: false,
     };
@@ -166,6 +170,7 @@ impl<S: Source> Walk<'_, S> {
     fn step(&mut self) -> Result<bool, S::Error> {
         let Some(frame) = self.stack.back_mut() else { return Ok(false) };
         if let Some(child) = frame.children.pop() {
+            self.waiting -= 1;
             if frame.children.is_empty() {
                 // Of a long history nothing is kept but its links.
                 frame.children = Vec::new();
@@ -175,6 +180,7 @@ impl<S: Source> Walk<'_, S> {
         }
         let link = frame.link;
         self.stack.pop_back();
+        self.waiting -= 1;
         self.depth -= usize::from(!is_step(link.kind));
         match self.source.fetch(&self.view, link)? {
             Fetched::Here(bytes) => match self.check(link, &bytes)? {
@@ -216,14 +222,17 @@ impl<S: Source> Walk<'_, S> {
             }
             self.depth += 1;
         }
-        if self.stack.len() >= self.most
+        // The steps before it last, when nothing else of it is left to be held.
+        children.sort_by_key(|child| !is_step(child.kind));
+        children.shrink_to_fit();
+        self.waiting += 1 + children.len();
+        while self.waiting > self.most
             && let Some(first) = self.stack.pop_front()
         {
+            self.waiting -= 1 + first.children.len();
             self.depth -= usize::from(!is_step(first.link.kind));
             self.forgot = true;
         }
-        // The steps before it last, when nothing else of it is left to be held.
-        children.sort_by_key(|child| !is_step(child.kind));
         self.stack.push_back(Frame { link, children });
     }
 

@@ -318,6 +318,14 @@ pub enum PullError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// What this device did as the writer of the state, which another machine writes as, too, could
+    /// not be told again as the writer that it is now: until then the state is not joined.
+    #[error("what was done here cannot be told again under the new incarnation")]
+    Own {
+        /// Why.
+        #[source]
+        source: Box<PublishError>,
+    },
     /// An object on the way to what is missing could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),

@@ -34,14 +34,16 @@ impl Importer {
         // First registered, then looked up: whoever else imports it either shares this import
         // or has its row committed by now. So no file is written over that an index relies on.
         let import = self.blobs.register(&object);
-        self.imports.push(Arc::clone(&import));
         let stored = self.index.view().and_then(|view| view.is_stored(topics, object.id()));
         if stored? {
             import.skip();
+            self.imports.push(import);
             return Ok(());
         }
         let permit = self.blobs.permit(object.bytes().len()).await?;
         let blobs = self.blobs.clone();
+        // Not before: who stops waiting above must not leave one that nobody writes.
+        self.imports.push(Arc::clone(&import));
         self.tasks.spawn(async move {
             let imported = blobs.import(&import, object).await;
             drop(permit);

@@ -8,8 +8,8 @@ mod lease;
 use std::sync::Arc;
 
 use ark_core::{
-    DeviceId, Dot, MAX_HEADS, ObjectId, RepoKind, Said, SignedState, State, Writer, heads,
-    list_again, take_over, update_heads,
+    DeviceId, Dot, MAX_HEADS, ObjectId, RepoKind, Said, SignedState, State, heads, list_again,
+    take_over, update_heads,
 };
 use tokio::sync::broadcast;
 
@@ -86,11 +86,11 @@ impl JjRepo {
         Ok(())
     }
 
-    /// Lists the heads of this device again that it made as another writer, after a sequence.
-    pub(crate) async fn list_again(&self, before: Writer, after: u64) -> Result<(), PublishError> {
-        let after = Dot { writer: before, sequence: after };
+    /// Lists the heads again that this device made as another writer, but for those that `instead`,
+    /// which is to be joined in the place of that writer's state, lists, too.
+    pub(crate) async fn list_again(&self, instead: &State) -> Result<(), PublishError> {
         for _ in 0..MAX_HEADS {
-            let said = |joined: &[&State], dot| list_again(joined.iter().copied(), dot, after);
+            let said = |joined: &[&State], dot| list_again(joined.iter().copied(), dot, instead);
             if !self.say(&NewLinks::default(), said).await? {
                 break;
             }
@@ -146,7 +146,11 @@ impl JjRepo {
             let batch = Batch::telling(Arc::clone(&self.repo), told.clone());
             match publisher.publish(batch, heads, vector, held).await {
                 Ok(_) => return Ok(true),
-                Err(PublishError::Incarnation) if tries < MAX_INCARNATIONS => tries += 1,
+                Err(PublishError::Incarnation) if tries < MAX_INCARNATIONS => {
+                    tries += 1;
+                    // Who takes the new one is done when this is free.
+                    drop(self.repo.store.renewal.lock().await);
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ark_core::{DecodeError, Link, ObjectId, ObjectKind, SignedState, Snapshot, Summary, Writer};
+use ark_core::{
+    DecodeError, Link, ObjectId, ObjectKind, RepoKind, SignedState, Snapshot, Summary, Writer,
+};
 
 use crate::MAX_MISSING;
 use crate::blobs::Standing;
@@ -12,7 +14,9 @@ use crate::closure::{Closure, Fetched, Source, close};
 use crate::counters::count;
 use crate::error::{BlobError, IndexError, PullError};
 use crate::index::{STATES, Slot, View, insert_objects, remove_pending, state_key};
+use crate::jj::JjRepo;
 use crate::repo::{Pulls, RepoInner};
+use crate::rollback::is_forked;
 use crate::stage;
 use crate::states::{Change, check_heads, roots_with};
 use crate::tags::StateTag;
@@ -60,6 +64,7 @@ pub(crate) async fn join(repo: &Arc<RepoInner>, writer: Writer) -> Result<Join, 
             if repo.decide(state.state().kind).is_err() {
                 return drop_foreign(repo, &mut pulls, &state).await;
             }
+            keep_own(repo, &state).await?;
             commit(repo, &mut pulls, &state, objects).await?;
             settle(repo, &mut pulls, &state).await;
             Ok(Join::Joined(state))
@@ -91,6 +96,22 @@ async fn drop_foreign(
     stage::drop_staged(repo, pulls, writer).await?;
     repo.update_states(|states| drop(states.waiting.remove(&writer)));
     Ok(Join::NothingStaged)
+}
+
+/// Lists again, as the writer that this device is now, what it did in a jj repo as one that another
+/// machine writes as, too, before a state of that other is joined in the place of its own. A folder
+/// publishes anew what it has.
+async fn keep_own(repo: &Arc<RepoInner>, state: &SignedState) -> Result<(), PullError> {
+    let (writer, own) = (state.state().writer, repo.store.writer());
+    if writer.device != own.device || writer == own || repo.kind() != Some(RepoKind::Jj) {
+        return Ok(());
+    }
+    if !is_forked(&repo.store.index.begin_read()?, writer.incarnation)? {
+        return Ok(());
+    }
+    let Ok(jj) = JjRepo::new(repo) else { return Ok(()) };
+    let listed = jj.list_again(state.state()).await;
+    listed.map_err(|source| PullError::Own { source: Box::new(source) })
 }
 
 /// Checks the closure of every head that there will be.

@@ -65,7 +65,7 @@ pub(crate) async fn open(options: Options, failpoints: Failpoints) -> Result<Sto
     let judged = record.judge(device, file, &witness);
     // Without a record of an incarnation the index is new, or its rebuild did not end.
     let rebuilt = match record.incarnation {
-        None => rebuild::rebuild(&blobs, &index, &failpoints).await?,
+        None => rebuild::rebuild(device, &blobs, &index, &failpoints).await?,
         Some(_) => None,
     };
     let (incarnation, recovery) = match (judged, rebuilt) {

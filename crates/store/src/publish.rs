@@ -38,7 +38,6 @@ impl Publisher {
             incarnation: issued.incarnation,
             revision: issued.revision + 1,
             sequence: issued.sequence + 1,
-            before_start: issued.before_start,
         };
         Self { repo, kind, next, base: BaseChanges::default(), _turn: turn }
     }
@@ -93,7 +92,9 @@ impl Publisher {
         let base = std::mem::take(&mut self.base);
         let Self { repo, kind, next, .. } = &self;
         let (store, kind) = (&repo.store, *kind);
-        repo.decide(kind).map_err(|found| PublishError::OtherKind { found })?;
+        if let Some(found) = repo.kind().filter(|found| *found != kind) {
+            return Err(PublishError::OtherKind { found });
+        }
         if store.key_elsewhere.load(Ordering::Relaxed) {
             return Err(PublishError::KeyInUseElsewhere);
         }
@@ -151,6 +152,7 @@ impl Publisher {
         hit(repo, "tagged")?;
         let known = repo.states().joined.get(&signed.state().writer).map(|s| s.bytes().clone());
         let (number, next, bytes) = (repo.number, self.next, signed.bytes().clone());
+        let kind = self.kind;
         let (writer, counts) = (signed.state().writer, Arc::clone(&store.counts));
         let publishing = Arc::clone(repo);
         let committed = store.barrier.pass(imports, Some(set), move |transaction| {
@@ -163,6 +165,10 @@ impl Publisher {
                 return Ok(Outcome::Behind);
             }
             drop(own);
+            // Here, where there is one at a time, and not before all else has worked.
+            if let Err(found) = publishing.decide(kind) {
+                return Ok(Outcome::OtherKind(found));
+            }
             let new = insert_objects(transaction, number, &objects)?;
             count(&counts.indexed, new.len());
             states.insert(&state_key(number, Slot::Joined, writer), bytes.as_ref())?;
@@ -181,6 +187,7 @@ impl Publisher {
         match committed.await? {
             Outcome::Done(links) => new.extend(links),
             Outcome::Renewed => return Err(PublishError::Incarnation),
+            Outcome::OtherKind(found) => return Err(PublishError::OtherKind { found }),
             // A commit that answered an error was durable after all. It is told now, and what is
             // published next is made over it.
             Outcome::Behind => {
@@ -215,6 +222,8 @@ enum Outcome {
     Done(Vec<Link>),
     /// The device took a new incarnation.
     Renewed,
+    /// A state of another kind was joined first.
+    OtherKind(RepoKind),
     /// The index has another state of this device's than memory.
     Behind,
 }

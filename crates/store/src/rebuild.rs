@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use ark_core::{Link, RepoKind, SignedState, Summary, TopicId, Writer};
+use ark_core::{DeviceId, Link, RepoKind, SignedState, Summary, TopicId, Writer};
 use tokio::runtime::Handle;
 
 use crate::blobs::Blobs;
@@ -57,6 +57,7 @@ impl From<WalkError> for OpenError {
 /// Rebuilds the index if there is anything to rebuild it from. Ended early, it begins anew at
 /// the next opening, because the store's record is written last.
 pub(crate) async fn rebuild(
+    device: DeviceId,
     blobs: &Blobs,
     index: &Index,
     failpoints: &Failpoints,
@@ -71,9 +72,15 @@ pub(crate) async fn rebuild(
     // An attempt that did not end may have indexed what a power cut took since.
     index.write(clear_objects_and_states).await?;
     let mut rebuilt = Rebuilt { joined: 0, staged: 0, objects: 0 };
+    // Where nothing was joined states of either kind may have been staged: the kind is that of what
+    // this device wrote, or of what is whole.
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by_key(|((topic, kind), writers)| {
+        let is_own = writers.keys().any(|writer| writer.device == device);
+        (*topic, !is_own, *kind)
+    });
     let mut decided = None;
     for ((topic, _), writers) in found {
-        // Where nothing was joined states of either kind may have been staged.
         if decided == Some(topic) {
             continue;
         }

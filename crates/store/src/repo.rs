@@ -65,8 +65,6 @@ pub(crate) struct Issued {
     pub(crate) incarnation: Incarnation,
     pub(crate) revision: u64,
     pub(crate) sequence: u64,
-    /// The highest sequence when the repo was first opened: those above were issued in this run.
-    pub(crate) before_start: u64,
 }
 
 /// What is remembered of states being pulled, while the process lives.
@@ -261,8 +259,7 @@ impl RepoInner {
         let writer = store.writer();
         let (states, (revision, sequence)) = load(&store, number, writer)?;
         let kind = states.joined.values().next().map(|state| OnceLock::from(state.state().kind));
-        let incarnation = writer.incarnation;
-        let issued = Issued { incarnation, revision, sequence, before_start: sequence };
+        let issued = Issued { incarnation: writer.incarnation, revision, sequence };
         let issued = {
             let mut all = store.issued.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(topic).or_insert_with(|| Arc::new(Mutex::new(issued))))
@@ -333,7 +330,7 @@ impl RepoInner {
         let incarnation = self.store.incarnation();
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         if issued.incarnation != incarnation {
-            *issued = Issued { incarnation, revision: 0, sequence: 0, before_start: 0 };
+            *issued = Issued { incarnation, revision: 0, sequence: 0 };
         }
         *issued
     }

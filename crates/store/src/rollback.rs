@@ -26,6 +26,11 @@ const MAX_WITNESS_BYTES: u64 = 4096;
 /// Keys of [`META`].
 const DEVICE: &str = "device";
 const INCARNATION: &str = "incarnation";
+/// Incarnations that this device was and that others write as, too: eight bytes each, the last ones.
+const FORKED: &str = "forked";
+/// The most of those that are remembered: each was left because of a machine put back, or a key
+/// that ran twice.
+const MAX_FORKED: usize = 256;
 const FILE: &str = "file";
 /// The tokens of which the witness must hold one: that of this opening, and that which it held
 /// before, in case the process ends between the index's commit and the witness.
@@ -155,6 +160,41 @@ pub(crate) fn set_incarnation(
     let mut table = transaction.open_table(META)?;
     table.insert(INCARNATION, incarnation.get().to_le_bytes().as_slice())?;
     Ok(())
+}
+
+/// Makes `incarnation` the living one in the place of `old`, which others write as, too.
+pub(crate) fn fork(
+    transaction: &WriteTransaction,
+    old: Incarnation,
+    incarnation: Incarnation,
+) -> Result<(), IndexError> {
+    let mut table = transaction.open_table(META)?;
+    let mut forked = forked(&table)?;
+    forked.push(old);
+    let first = forked.len().saturating_sub(MAX_FORKED);
+    let numbers: Vec<u8> = forked[first..].iter().flat_map(|it| it.get().to_le_bytes()).collect();
+    table.insert(FORKED, numbers.as_slice())?;
+    drop(table);
+    set_incarnation(transaction, incarnation)
+}
+
+/// Whether others write as this incarnation of the device, too.
+pub(crate) fn is_forked(
+    transaction: &ReadTransaction,
+    incarnation: Incarnation,
+) -> Result<bool, IndexError> {
+    Ok(forked(&transaction.open_table(META)?)?.contains(&incarnation))
+}
+
+fn forked(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Vec<Incarnation>, IndexError> {
+    let Some(row) = table.get(FORKED)? else { return Ok(Vec::new()) };
+    let (numbers, rest) = row.value().as_chunks();
+    if !rest.is_empty() {
+        return Err(IndexError::Damaged { table: "meta" });
+    }
+    Ok(numbers.iter().map(|number| Incarnation::new(u64::from_le_bytes(*number))).collect())
 }
 
 /// A new incarnation: random, so that no two copies of a store draw the same.

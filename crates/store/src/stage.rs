@@ -19,10 +19,10 @@ pub(crate) async fn stage(repo: &Arc<RepoInner>, given: SignedState) -> Result<S
     if state.topic != repo.topic {
         return Ok(Staged::WrongTopic);
     }
+    let mut pulls = repo.deciding.lock().await;
     if repo.kind().is_some_and(|kind| kind != state.kind) {
         return Ok(Staged::WrongKind { found: state.kind });
     }
-    let mut pulls = repo.deciding.lock().await;
     if !is_fork(repo, &given) {
         return decide(repo, &mut pulls, given).await;
     }
@@ -227,7 +227,8 @@ pub(crate) async fn promote(
     pulls: &mut Pulls,
     writer: Writer,
 ) -> Result<Option<Staged>, PullError> {
-    match repo.states().waiting.get(&writer).cloned() {
+    let fits = |state: &SignedState| repo.kind().is_none_or(|kind| kind == state.state().kind);
+    match repo.states().waiting.get(&writer).cloned().filter(fits) {
         Some(waiting) => put_staged(repo, pulls, waiting).await.map(Some),
         None => Ok(None),
     }

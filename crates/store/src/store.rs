@@ -15,9 +15,8 @@ use crate::counters::{Counters, Counts};
 use crate::error::{BlobError, IndexError, OpenError, RepoError};
 use crate::failpoint::Failpoints;
 use crate::index::{Index, TopicNumber};
-use crate::jj::JjRepo;
 use crate::repo::{Issued, Repo, RepoInner};
-use crate::rollback::{draw_incarnation, set_incarnation};
+use crate::rollback::{draw_incarnation, fork};
 use crate::states::Change;
 
 /// The index keeps this many bytes of its file in memory unless told otherwise; the system's cache
@@ -293,27 +292,13 @@ impl Inner {
             return Ok(false);
         }
         let incarnation = draw_incarnation();
-        let jj = self.open_jj_repos();
-        self.index.write(move |transaction| set_incarnation(transaction, incarnation)).await?;
+        let renewed =
+            self.index.write(move |transaction| fork(transaction, old.incarnation, incarnation));
+        renewed.await?;
         renewals.push(by);
         *self.incarnation.write().unwrap_or_else(PoisonError::into_inner) = incarnation;
         self.tell_incarnation(old);
-        for (jj, before_start) in jj {
-            if let Err(error) = jj.list_again(old, before_start).await {
-                tracing::error!(%error, %old, "what was done as another writer is not told again");
-            }
-        }
         Ok(true)
-    }
-
-    /// The jj repos, with the highest sequence that each issued before this run. What they did since
-    /// is to be listed again where the device becomes another writer, before a state that another
-    /// made as the old one can be joined in the place of its own; what is older the other had, too,
-    /// and may have dropped. A folder publishes what it has by itself.
-    fn open_jj_repos(&self) -> Vec<(JjRepo, u64)> {
-        let repos: Vec<_> = self.repos().values().filter_map(Weak::upgrade).collect();
-        let jj = repos.iter().filter(|repo| repo.kind() == Some(RepoKind::Jj));
-        jj.filter_map(|repo| Some((JjRepo::new(repo).ok()?, repo.issued().before_start))).collect()
     }
 
     /// Tells every open repo that the device is another writer than `old` now.

@@ -58,27 +58,28 @@ pub fn take_over<'a>(
     Some(say(&joined, dot, &dropped, new))
 }
 
-/// What the writer of `dot` says once it lists, beside what it said, one of the heads that the writer
-/// of `after` made after that dot; none is dropped. `None`: it lists all of them.
+/// What the writer of `dot` says once it lists, beside what it said, one of the heads of the joined
+/// state of another writer, the one of `instead`, that `instead` does not list under the same dot;
+/// none is dropped. `None`: there is none, or it lists all of them.
 ///
-/// For a device that is another writer now, because what it wrote as the one before may also have
-/// been written elsewhere: of two states of that writer one is lost, and perhaps its own. A dot of
-/// that writer may stand for two heads, so it is not known to be had, and not dropped.
+/// For a device that is another writer now, because what it wrote as the one before was also written
+/// elsewhere: of two states of that writer one is lost, here where `instead` is joined. A dot of that
+/// writer may stand for two heads, so it is not known to be had, and not dropped.
 pub fn list_again<'a>(
     joined: impl IntoIterator<Item = &'a State>,
     dot: Dot,
-    after: Dot,
+    instead: &State,
 ) -> Option<Said> {
     let joined: Vec<&State> = joined.into_iter().collect();
-    let lists = |writer: Writer, id: ObjectId, after: u64| {
-        let said = joined.iter().filter(|state| state.writer == writer);
-        let mut heads = said.flat_map(|state| &state.heads);
-        heads.any(|head| head.id == id && head.sequence > after)
-    };
+    let said_by = |writer: Writer| joined.iter().find(|state| state.writer == writer);
+    let own = said_by(dot.writer).map_or(&[][..], |state| &state.heads);
     let now = heads(joined.iter().copied());
-    let is_lost =
-        |id: ObjectId| lists(after.writer, id, after.sequence) && !lists(dot.writer, id, 0);
-    let new = now.iter().map(|head| head.id).find(|id| is_lost(*id))?;
+    let is_lost = |head: &&Head| {
+        !instead.heads.contains(head)
+            && !own.iter().any(|listed| listed.id == head.id)
+            && now.iter().any(|it| it.id == head.id)
+    };
+    let new = said_by(instead.writer)?.heads.iter().find(is_lost)?.id;
     Some(say(&joined, dot, &BTreeSet::new(), Some(new)))
 }
 

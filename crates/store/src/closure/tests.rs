@@ -150,6 +150,25 @@ fn of_a_history_longer_than_what_is_held_the_beginning_is_checked_first() {
     assert!(received.fetched <= 2_000, "{} reads", received.fetched);
 }
 
+/// Each step of a history links much that was not looked at yet.
+#[test]
+fn what_waits_is_bounded_by_links() {
+    let sides: Vec<Object> =
+        (0..20).map(|side| operation(vec![VIRTUAL], &format!("side {side}"))).collect();
+    let mut all = vec![operation(vec![VIRTUAL], "first")];
+    for step in 0..100 {
+        // What is last is looked at first.
+        let parents = sides.iter().chain(all.last()).map(Object::id).collect();
+        all.push(operation(parents, &step.to_string()));
+    }
+    let last = all.last().unwrap().link();
+    let mut received = Received::new(all.into_iter().chain(sides));
+    assert!(received.is_whole(last, 210));
+    let reads = received.fetched;
+    // More than once each to look and to finish, as the line did not fit at first.
+    assert!((280..1_000).contains(&reads), "{reads} reads");
+}
+
 /// Operations that part and meet again and again, so that each is come to by many ways.
 #[test]
 fn a_history_that_parts_and_meets_is_walked_once() {

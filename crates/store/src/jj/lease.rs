@@ -110,16 +110,16 @@ impl Lease {
     /// It is not here, or not readable: never one for the other.
     pub async fn get(&self, link: Link) -> Result<Bytes, ReadError> {
         let repo = &self.jj.repo;
+        let mut taken = self.leased.taken.lock().await;
+        let is_taken = taken.get(link).is_some();
+        // The cache has what other leases took in, too.
+        if !is_taken && !repo.has(&repo.store.index.view()?, link)? {
+            return Err(ReadError::Absent { link });
+        }
         if let Some(bytes) = repo.cached(link) {
             return Ok(bytes);
         }
-        let mut taken = self.leased.taken.lock().await;
-        if taken.get(link).is_none() {
-            drop(taken);
-            if !repo.has(&repo.store.index.view()?, link)? {
-                return Err(ReadError::Absent { link });
-            }
-        } else if let Err(error) = taken.importer.settle().await {
+        if is_taken && let Err(error) = taken.importer.settle().await {
             taken.fail(repo);
             return Err(match LeaseError::from(error) {
                 LeaseError::Index(error) => error.into(),
@@ -240,7 +240,7 @@ impl Lease {
         let changing = async move {
             let is_changed = jj.change(&old, new, changing, &told).await?;
             if is_changed {
-                // What was indexed since is told twice at most: it is a hint.
+                // What was indexed since then is not told: it is a hint.
                 leased.taken.lock().await.new = NewLinks::default();
             }
             Ok(is_changed)

@@ -7,10 +7,10 @@ use ark_core::jj::{Commit, Operation, Person, Predecessors, Time, VIRTUAL, ViewR
 use ark_core::{Head, Link, Object, ObjectId, ObjectKind, RepoKind, SignedState, State, links};
 use ark_recon::{Links as _, Prefix};
 use ark_store::{
-    JjRepo, Join, Lease, PutError, Recovery, Repo, RepoError, Staged, Store, UpdateError,
+    JjRepo, Join, Lease, PullError, PutError, Recovery, Repo, RepoError, Staged, Store, UpdateError,
 };
 
-use crate::support::{Machine, fetch, publish, pull, topic};
+use crate::support::{Faults, Machine, fetch, publish, pull, topic};
 
 const TIME: Time = Time { millis: 0, offset_minutes: 0 };
 
@@ -310,27 +310,20 @@ async fn a_repo_that_is_held_is_of_the_kind_that_it_joins_first() {
 /// The image of a machine is put back while it runs, or its key runs twice.
 #[tokio::test]
 async fn what_was_done_as_a_writer_that_runs_twice_stays_a_head() {
-    let (a, b) = (Device::new(1).await, Device::new(2).await);
-    // What was done before this run the other one had, too, and has dropped.
-    let lease = a.jj().lease();
-    let early = put(&lease, step("early", VIRTUAL, &[VIRTUAL])).await;
-    lease.update_heads(&[], Some(early)).await.unwrap();
-    drop(lease);
-    let a = a.reopen().await;
-    assert_eq!(a.store.recovered(), Recovery::Same);
-    let lease = a.jj().lease();
-    let mine = put(&lease, step("mine", VIRTUAL, &[VIRTUAL])).await;
-    lease.update_heads(&[], Some(mine)).await.unwrap();
-    assert_eq!(a.heads(), sorted([early, mine]));
+    let faults = Faults::default();
+    let machine = Machine::new(1);
+    let store = machine.open_with(faults.hook()).await;
+    let repo = store.held(topic()).await.unwrap();
+    let (a, b) = (Device { machine, store, repo }, Device::new(2).await);
+    let mine = a.act("mine").await;
     let before = a.repo.writer();
     // What the other one did: under the same dot, and later.
-    let theirs = put(&b.jj().lease(), step("theirs", VIRTUAL, &[VIRTUAL])).await;
     let lease = b.jj().lease();
-    put(&lease, step("theirs", VIRTUAL, &[VIRTUAL])).await;
+    let theirs = put(&lease, step("theirs", VIRTUAL, &[VIRTUAL])).await;
     lease.barrier().await.unwrap();
     let twice = State {
         revision: 5,
-        heads: vec![Head { id: theirs, sequence: 2 }],
+        heads: vec![Head { id: theirs, sequence: 1 }],
         ..a.own().state().clone()
     };
     let twice = SignedState::sign(twice, &a.machine.key).unwrap();
@@ -338,6 +331,14 @@ async fn what_was_done_as_a_writer_that_runs_twice_stays_a_head() {
     let Staged::Staged { missing } = *then else { panic!("{then:?}") };
     assert_ne!(a.repo.writer(), before);
     fetch(&b.repo, &a.repo, missing).await;
+    // It is not joined in the place of what was done here before that is told again.
+    faults.set(&["publish"]);
+    assert!(matches!(a.repo.join(before).await, Err(PullError::Own { .. })));
+    assert_eq!(a.heads(), [mine]);
+    faults.set(&[]);
+    // Nor in another run.
+    let a = a.reopen().await;
+    assert_eq!(a.store.recovered(), Recovery::Same);
     assert!(matches!(a.repo.join(before).await.unwrap(), Join::Joined(_)));
     assert_eq!(a.heads(), sorted([mine, theirs]));
     // Nobody else ever saw what it said first.
@@ -397,4 +398,24 @@ async fn a_lost_index_is_made_anew_from_the_operations() {
     assert_eq!(b.heads(), [merge]);
     a.take(&b).await;
     assert_eq!(a.heads(), [merge]);
+}
+
+/// Of two kinds that were staged one was joined, and the other was not let go durably.
+#[tokio::test]
+async fn a_rebuilt_repo_is_of_the_kind_that_this_device_wrote() {
+    let (a, b) = (Device::new(1).await, Device::new(2).await);
+    let folder = a.store.repo(topic(), RepoKind::Folder).await.unwrap();
+    let snapshot = publish(&folder, &[("x", b"of a folder")]).await;
+    let staged = b.repo.stage(snapshot).await.unwrap();
+    let Staged::Staged { missing } = staged else { panic!("{staged:?}") };
+    fetch(&folder, &b.repo, missing).await;
+    let done = b.act("of jj").await;
+    let Device { machine, store, repo } = b;
+    drop(repo);
+    store.close().await.unwrap();
+    std::fs::remove_file(machine.store_path().join("index.redb")).unwrap();
+    let store = machine.open().await;
+    assert!(matches!(store.recovered(), Recovery::Rebuilt { joined: 1, .. }));
+    let repo = store.held(topic()).await.unwrap();
+    assert_eq!((repo.kind(), repo.jj().unwrap().heads()), (Some(RepoKind::Jj), vec![done]));
 }

@@ -62,6 +62,12 @@ async fn what_no_barrier_covered_goes_with_its_lease() {
     lease.put(shown.clone()).await.unwrap();
     lease.put(done.clone()).await.unwrap();
     drop(lease);
+    let lease = a.jj().lease();
+    for object in [&commit, &shown, &done] {
+        let absent = lease.get(object.link()).await;
+        assert!(matches!(absent, Err(ReadError::Absent { .. })));
+    }
+    drop(lease);
     let a = a.reopen().await;
     let lease = a.jj().lease();
     for object in [&commit, &shown, &done] {
