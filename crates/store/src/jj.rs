@@ -8,16 +8,18 @@ mod lease;
 use std::sync::Arc;
 
 use ark_core::{
-    DeviceId, Dot, MAX_HEADS, ObjectId, RepoKind, Said, SignedState, State, heads, list_again,
-    take_over, update_heads,
+    DeviceId, Dot, MAX_HEADS, ObjectId, RepoKind, Said, SignedState, State, Writer, heads,
+    list_again, take_over, update_heads,
 };
 use tokio::sync::broadcast;
 
 use crate::batch::{Batch, NewLinks};
-use crate::error::{PublishError, RepoError};
+use crate::error::{IndexError, PublishError, RepoError};
+use crate::index::{ISSUED, issued_key};
 use crate::publish::Publisher;
 use crate::repo::RepoInner;
-use crate::states::Change;
+use crate::rollback::is_forked;
+use crate::states::{Change, States};
 
 pub use lease::Lease;
 
@@ -127,6 +129,30 @@ impl JjRepo {
         Ok(!is_refused)
     }
 
+    /// Dots of heads that this device made as a writer that another machine writes as, too, of which
+    /// nothing is joined yet: they may stand for other heads as well, which nobody here had. They are
+    /// held until then, whatever is dropped.
+    fn doubtful(&self, states: &States) -> Result<Vec<Dot>, IndexError> {
+        let own = self.repo.store.writer();
+        let is_old = |writer: &Writer| writer.device == own.device && *writer != own;
+        let mut doubtful = Vec::new();
+        for (writer, state) in states.joined.iter().filter(|(writer, _)| is_old(writer)) {
+            let read = self.repo.store.index.begin_read()?;
+            let is_own = || {
+                let issued =
+                    read.open_table(ISSUED)?.get(&issued_key(self.repo.number, *writer))?;
+                let revision = issued.map_or(0, |issued| issued.value().0);
+                Ok::<_, IndexError>(state.state().revision <= revision)
+            };
+            if is_forked(&read, writer.incarnation)? && is_own()? {
+                let said = states.joined.values().map(SignedState::state);
+                let now = heads(said).into_iter().flat_map(|head| head.dots);
+                doubtful.extend(now.filter(|dot| dot.writer == *writer));
+            }
+        }
+        Ok(doubtful)
+    }
+
     /// Publishes what `said` makes of the joined states under a dot of this device's, and whether
     /// that was anything.
     async fn say(
@@ -137,12 +163,16 @@ impl JjRepo {
         let mut tries = 0;
         loop {
             let publisher = Publisher::acquire(Arc::clone(&self.repo), RepoKind::Jj).await;
+            let states = self.repo.states();
+            let doubtful = self.doubtful(&states)?;
             let said = {
-                let states = self.repo.states();
                 let joined: Vec<&State> = states.joined.values().map(SignedState::state).collect();
                 said(&joined, publisher.dot())
             };
-            let Some(Said { heads, vector, held }) = said else { return Ok(false) };
+            let Some(Said { heads, vector, mut held }) = said else { return Ok(false) };
+            held.extend(doubtful);
+            held.sort_unstable();
+            held.dedup();
             let batch = Batch::telling(Arc::clone(&self.repo), told.clone());
             match publisher.publish(batch, heads, vector, held).await {
                 Ok(_) => return Ok(true),

@@ -350,6 +350,32 @@ async fn what_was_done_as_a_writer_that_runs_twice_stays_a_head() {
     assert_eq!((a.heads(), b.heads()), (vec![merge], vec![merge]));
 }
 
+/// Both did one act under the same dot, and the user goes on before the other's is here.
+#[tokio::test]
+async fn what_another_did_under_the_same_dot_is_not_dropped_by_who_never_had_it() {
+    let (a, b) = (Device::new(1).await, Device::new(2).await);
+    a.act("mine").await;
+    let before = a.repo.writer();
+    let lease = b.jj().lease();
+    let theirs = put(&lease, step("theirs", VIRTUAL, &[VIRTUAL])).await;
+    lease.barrier().await.unwrap();
+    let heads = vec![Head { id: theirs, sequence: 1 }];
+    let twice = State { revision: 5, heads, ..a.own().state().clone() };
+    let twice = SignedState::sign(twice, &a.machine.key).unwrap();
+    let Staged::OwnFork { then } = a.repo.stage(twice).await.unwrap() else { panic!() };
+    let next = a.act("next").await;
+    assert!(a.heads().contains(&next));
+    let Staged::Staged { .. } = *then else { panic!("{then:?}") };
+    let missing = a.repo.staged_missing(before, 10).await.unwrap().unwrap();
+    fetch(&b.repo, &a.repo, missing).await;
+    assert!(matches!(a.repo.join(before).await.unwrap(), Join::Joined(_)));
+    let heads = a.heads();
+    assert!(heads.contains(&next) && heads.contains(&theirs), "{heads:?}");
+    // From now on its heads are dropped as any.
+    let merge = a.act("merge").await;
+    assert_eq!(a.heads(), [merge]);
+}
+
 #[tokio::test]
 async fn heads_of_a_device_that_is_gone_are_taken_over() {
     let (a, b, c) = (Device::new(1).await, Device::new(2).await, Device::new(3).await);
