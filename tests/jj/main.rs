@@ -86,6 +86,19 @@ fn a_repo_that_has_a_folder_is_no_jj_repo() {
     assert!(matches!(&refused, ClientError::Refused(why) if why.contains("folder")), "{refused}");
 }
 
+#[test]
+fn a_folder_over_a_jj_repo_stops_that_repo_alone() {
+    let machine = machine();
+    let daemon = machine.start();
+    Process::new(&machine, "alice").commit("one", b"of jj");
+    assert!(daemon.stop().success());
+    machine.configure(&[], &Setup::default());
+    let _daemon = machine.start();
+    let repo = machine.status()["repos"][0].clone();
+    assert_eq!(repo["state"], "error", "{repo}");
+    assert!(repo["problems"].to_string().contains("jj repository"), "{repo}");
+}
+
 /// Of another version of ark: the first frame says so on both sides.
 #[test]
 fn a_daemon_of_another_version_refuses_in_clear_words() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ark_core::{RepoKind, SealingKey, TopicId, in_words};
 use ark_folder::Folder;
 use ark_net::{Net, RepoOptions};
-use ark_store::Store;
+use ark_store::{RepoError, Store};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,9 +36,13 @@ impl Running {
         let mut opened = Vec::with_capacity(config.repos.len());
         for repo in &config.repos {
             let topic = TopicId::derive(&repo.id, secret(repo));
-            // Without a folder it is whatever the others have, or jj makes of it here.
+            // Without a folder it is whatever the others have, or jj makes of it here. With one over
+            // a jj repo that repo alone stops: see `folder`.
             let held = match &repo.folder {
-                Some(_) => store.repo(topic, RepoKind::Folder).await,
+                Some(_) => match store.repo(topic, RepoKind::Folder).await {
+                    Err(RepoError::OtherKind { .. }) => store.held(topic).await,
+                    held => held,
+                },
                 None => store.held(topic).await,
             };
             let held = held.map_err(|source| DaemonError::Repo { id: repo.id.clone(), source })?;
@@ -126,6 +130,11 @@ fn net_repo(repo: &Repo, held: ark_store::Repo) -> RepoOptions {
 /// Starts the repo's folder, if it has one. One that does not start stops that repo only.
 async fn folder(config: &Config, repo: &Repo, held: &ark_store::Repo) -> RunningFolder {
     let Some(folder) = &repo.folder else { return RunningFolder::None };
+    if held.kind() != Some(RepoKind::Folder) {
+        let text = "this repo is a jj repository: give the folder a repo id of its own".to_owned();
+        error!(repo = repo.id, "the folder does not start: {text}");
+        return RunningFolder::Failed(text, folder.path.clone());
+    }
     let options = ark_folder::Options {
         path: folder.path.clone(),
         ignore: folder.ignore.clone(),
