@@ -128,17 +128,15 @@ impl Access {
     }
 
     /// Closes the connections with `device` that go straight to it from addresses that are `gone`
-    /// from this machine, and from no others. They go nowhere any more; as long as one of them
-    /// stands, iroh takes its path to be the way to the device, and closes those that work.
+    /// from this machine, and in no other way. As long as one of them stands, iroh takes its path to
+    /// be the way to the device, and closes those that work.
+    ///
+    /// A path is taken to leave from where it left when it was opened, as iroh says no more. One
+    /// that QUIC has moved since may be cut though it works, or stand until it is idle for too long.
     pub(crate) fn cut_gone(&self, device: DeviceId, gone: &BTreeSet<IpAddr>) {
         for connection in self.standing(device) {
             let paths = connection.paths();
-            let mut leaves_from = paths.iter().filter_map(|path| match path.local_addr() {
-                LocalTransportAddr::Ip(ip) => Some(ip.map(|ip| ip.to_canonical())),
-                _ => None,
-            });
-            let is_gone = |ip: Option<IpAddr>| ip.is_some_and(|ip| gone.contains(&ip));
-            if leaves_from.next().is_some_and(is_gone) && leaves_from.all(is_gone) {
+            if goes_nowhere(paths.iter().map(|path| path.local_addr().clone()), gone) {
                 close(&connection, CODE_REPLACED, b"an address is gone");
             }
         }
@@ -240,6 +238,20 @@ impl Access {
     }
 }
 
+/// Whether a connection with these ways out has lost all: each is an address that is `gone`. A relay
+/// may be reached from another one, and a way that is not known may be a good one.
+fn goes_nowhere(
+    ways: impl IntoIterator<Item = LocalTransportAddr>,
+    gone: &BTreeSet<IpAddr>,
+) -> bool {
+    let mut ways = ways.into_iter().peekable();
+    ways.peek().is_some()
+        && ways.all(|way| match way {
+            LocalTransportAddr::Ip(Some(ip)) => gone.contains(&ip.to_canonical()),
+            _ => false,
+        })
+}
+
 /// [`Access`] as iroh asks it: at every connection, of every protocol.
 #[derive(Debug)]
 pub(crate) struct Gate(pub(crate) Arc<Access>);
@@ -301,6 +313,27 @@ mod tests {
         assert!(access.may_connect(device(1), &gossip_alpn(x)));
         assert!(!access.may_connect(device(1), &gossip_alpn(y)));
         assert!(!access.may_connect(device(3), OBJECTS_ALPN));
+    }
+
+    #[test]
+    fn only_what_has_lost_all_its_ways_goes_nowhere() {
+        let ip = |ip: &str| ip.parse::<IpAddr>().unwrap();
+        let gone = BTreeSet::from([ip("192.0.2.1"), ip("192.0.2.2")]);
+        let from = |it: &str| LocalTransportAddr::Ip(Some(ip(it)));
+        let lost = || vec![from("192.0.2.1"), from("::ffff:192.0.2.2")];
+        assert!(goes_nowhere(lost(), &gone));
+        assert!(!goes_nowhere(lost(), &BTreeSet::new()));
+        assert!(!goes_nowhere(Vec::new(), &gone));
+        let relay = LocalTransportAddr::Relay("https://relay.example".parse().unwrap());
+        for other in [from("192.0.2.3"), LocalTransportAddr::Ip(None), relay] {
+            // Whichever comes first.
+            for at in 0..3 {
+                let mut ways = lost();
+                ways.insert(at, other.clone());
+                assert!(!goes_nowhere(ways, &gone), "{other:?}");
+            }
+            assert!(!goes_nowhere([other], &gone));
+        }
     }
 
     async fn open() -> Endpoint {

@@ -19,7 +19,7 @@ use iroh::endpoint::Connection;
 use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
 use iroh_gossip::net::Gossip;
 use n0_future::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -29,12 +29,12 @@ use crate::repo::RepoInput;
 use crate::seal::{SEAL_OVERHEAD, Sealer};
 use crate::shared::Shared;
 
-pub(crate) use joins::Joins;
+pub(crate) use joins::{Joins, Met};
 
 /// Accepted connections that wait for the task.
 pub(crate) const ACCEPTED_CAPACITY: usize = 8;
-/// What the repo's task wants of this one; more is dropped, because all of it is a hint.
-pub(crate) const COMMAND_CAPACITY: usize = 64;
+/// Announcements that wait for the task; more are dropped, because they are hints.
+pub(crate) const ANNOUNCEMENT_CAPACITY: usize = 64;
 /// The most bytes of a sealed announcement: iroh-gossip silently drops messages over 4,096 bytes
 /// with its own header, and ends that neighbour's send loop.
 const MAX_SEALED_BYTES: usize = 3_900;
@@ -46,17 +46,6 @@ const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// How long its shutdown may take: it tells the neighbours that it leaves.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What the repo's task wants.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Broadcast it.
-    Announce(Announcement),
-    /// The sync protocol has met this device: it should be in the overlay.
-    Met(DeviceId),
-    /// It has lost it.
-    Lost(DeviceId),
-}
-
 /// The gossip of one repo.
 pub(crate) struct GossipTask {
     pub(crate) shared: Arc<Shared>,
@@ -64,7 +53,10 @@ pub(crate) struct GossipTask {
     pub(crate) topic: TopicId,
     pub(crate) sealer: Sealer,
     pub(crate) accepted: mpsc::Receiver<Connection>,
-    pub(crate) commands: mpsc::Receiver<Command>,
+    /// To be broadcast.
+    pub(crate) announcements: mpsc::Receiver<Announcement>,
+    /// Whom the sync protocol has met.
+    pub(crate) met: watch::Receiver<Met>,
     /// Whom to join, and when.
     pub(crate) joins: Joins,
     /// How often a device was joined.
@@ -120,9 +112,10 @@ impl GossipTask {
                         Ok(Err(_)) | Err(_) => Err(End::Restart("it takes no connection")),
                     }
                 }
-                Some(command) = self.commands.recv() => {
-                    self.command(command, &sender, &receiver).await
+                Some(announcement) = self.announcements.recv() => {
+                    self.announce(&announcement, &sender, &receiver).await
                 }
+                Ok(()) = self.met.changed() => self.meet(&sender).await,
                 () = sleep_until(self.joins.look_at()) => self.look(&sender, &receiver).await,
             };
             if let Err(end) = result {
@@ -133,7 +126,10 @@ impl GossipTask {
 
     async fn event(&mut self, event: Event, receiver: &GossipReceiver) -> Result<(), End> {
         match event {
-            Event::NeighborUp(id) => debug!(neighbour = %id.fmt_short(), "gossip neighbour up"),
+            Event::NeighborUp(id) => {
+                debug!(neighbour = %id.fmt_short(), "gossip neighbour up");
+                self.joins.reached(DeviceId::from_bytes(*id.as_bytes()));
+            }
             Event::NeighborDown(id) => {
                 debug!(neighbour = %id.fmt_short(), "gossip neighbour down");
                 self.joins.look_soon(Instant::now());
@@ -184,30 +180,25 @@ impl GossipTask {
         }
     }
 
-    async fn command(
-        &mut self,
-        command: Command,
+    async fn announce(
+        &self,
+        announcement: &Announcement,
         sender: &GossipSender,
         receiver: &GossipReceiver,
     ) -> Result<(), End> {
-        match command {
-            Command::Announce(announcement) => {
-                let Some(sealed) = self.sealer.seal(&announcement.encode()) else { return Ok(()) };
-                self.count_sent(sealed.len(), None, receiver);
-                taken(sender.broadcast(sealed.into())).await
-            }
-            Command::Met(device) => {
-                let is_due = self.joins.met(device, Instant::now());
-                self.join(is_due.then_some(device), sender).await
-            }
-            Command::Lost(device) => {
-                self.joins.lost(device);
-                Ok(())
-            }
-        }
+        let Some(sealed) = self.sealer.seal(&announcement.encode()) else { return Ok(()) };
+        self.count_sent(sealed.len(), None, receiver);
+        taken(sender.broadcast(sealed.into())).await
     }
 
-    /// Joins devices that are connected but missing among too few neighbours.
+    /// Joins those whom the sync protocol has met anew.
+    async fn meet(&mut self, sender: &GossipSender) -> Result<(), End> {
+        let met = self.met.borrow_and_update().clone();
+        let due = self.joins.meet(met, Instant::now());
+        self.join(due, sender).await
+    }
+
+    /// Joins devices that are connected and missing in the overlay.
     async fn look(&mut self, sender: &GossipSender, receiver: &GossipReceiver) -> Result<(), End> {
         let neighbours: BTreeSet<DeviceId> =
             receiver.neighbors().map(|id| DeviceId::from_bytes(*id.as_bytes())).collect();

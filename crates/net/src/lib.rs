@@ -21,6 +21,7 @@ mod frame;
 mod gossip;
 mod lane;
 mod net;
+mod network;
 mod objects;
 mod options;
 mod outbox;

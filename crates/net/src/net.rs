@@ -10,8 +10,7 @@ use ark_core::{DeviceId, TopicId, Writer};
 use ark_sync::View;
 use iroh::address_lookup::EndpointInfo;
 use iroh::address_lookup::memory::MemoryLookup;
-use iroh::{EndpointAddr, EndpointId, TransportAddr, Watcher};
-use n0_future::StreamExt;
+use iroh::{EndpointAddr, EndpointId, TransportAddr};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +28,7 @@ use crate::repo::{self, FolderNews, RepoInput, RepoTask, show};
 use crate::seal::Sealer;
 use crate::shared::{Handles, Life, Listing, PeerHandle, RepoHandle, Shared};
 use crate::status::{NetStatus, Refused, RepoStatus};
-use crate::{accept, endpoint, peer, reconcile};
+use crate::{accept, endpoint, network, peer, reconcile};
 
 /// How long a shutdown waits for the tasks: they end at once, unless the disk hangs.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,7 +93,7 @@ impl Net {
             enumerate_threshold: options.enumerate_threshold,
             lose_gossip: options.lose_gossip,
         });
-        let network = watch_network(&shared);
+        let network = network::watch(&shared);
         let board = Arc::new(Board::new(device, access));
         let budget = Arc::new(Budget::new());
         let net = Self { shared, board, bell, hints, network, budget };
@@ -376,14 +375,16 @@ impl Net {
         });
         // It is found by its tasks.
         shared.repos.add(repo.topic, handle.clone());
-        let (hints, commands) = mpsc::channel(gossip::COMMAND_CAPACITY);
+        let (announce, announcements) = mpsc::channel(gossip::ANNOUNCEMENT_CAPACITY);
+        let (meets, met) = watch::channel(BTreeMap::new());
         let gossip = GossipTask {
             shared: shared.clone(),
             end: handle.life.end.clone(),
             topic: repo.topic,
             sealer: Sealer::new(&repo.sealing),
             accepted: accepted_end,
-            commands,
+            announcements,
+            met,
             joins: Joins::new(Instant::now()),
             joined: handle.joined.clone(),
         };
@@ -394,7 +395,8 @@ impl Net {
             board: board.clone(),
             input: input_end,
             folder: folder_end,
-            gossip: hints,
+            announce,
+            meets,
             budget: self.budget.clone(),
         };
         shared.tasks.spawn(handle.life.tasks.track_future(async move {
@@ -426,32 +428,6 @@ impl Net {
         shared.tasks.spawn(handle.life.tasks.track_future(task));
         handle
     }
-}
-
-/// The addresses of this machine. Rings when they change, or its relay does, until the endpoint
-/// closes.
-fn watch_network(shared: &Arc<Shared>) -> watch::Receiver<BTreeSet<IpAddr>> {
-    // Those of loopback, which are told only where there are no others, do not come and go.
-    let ips = |addr: &EndpointAddr| {
-        let ips = addr.ip_addrs().map(|addr| addr.ip().to_canonical());
-        ips.filter(|ip| !ip.is_loopback()).collect()
-    };
-    let mut watcher = shared.endpoint.watch_addr();
-    let (changed, network) = watch::channel(ips(&watcher.get()));
-    let (mut addrs, cancel) = (watcher.stream_updates_only(), shared.cancel.clone());
-    shared.tasks.spawn(async move {
-        // Ends with the endpoint, too.
-        let watch = async {
-            while let Some(addr) = addrs.next().await {
-                changed.send_replace(ips(&addr));
-            }
-        };
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = watch => {}
-        }
-    });
-    network
 }
 
 #[cfg(test)]

@@ -132,7 +132,10 @@ pub(crate) struct RepoTask {
     pub(crate) board: Arc<RepoBoard>,
     pub(crate) input: mpsc::Receiver<RepoInput>,
     pub(crate) folder: watch::Receiver<FolderNews>,
-    pub(crate) gossip: mpsc::Sender<gossip::Command>,
+    /// To be broadcast.
+    pub(crate) announce: mpsc::Sender<Announcement>,
+    /// Whom the sync protocol has met: they should be in the overlay.
+    pub(crate) meets: watch::Sender<gossip::Met>,
     pub(crate) budget: Arc<Budget>,
 }
 
@@ -150,7 +153,8 @@ struct Driver {
     refused_by: BTreeMap<DeviceId, bool>,
     requests: HashMap<RequestId, CancellationToken>,
     results: mpsc::Sender<Done>,
-    gossip: mpsc::Sender<gossip::Command>,
+    announce: mpsc::Sender<Announcement>,
+    meets: watch::Sender<gossip::Met>,
     budget: Arc<Budget>,
     board: Arc<RepoBoard>,
     shown_at: Option<Instant>,
@@ -170,7 +174,7 @@ pub(crate) enum Done {
 /// Runs until shutdown, or until the repo is listed no more.
 pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
     let span = error_span!("repo", repo = %options.id);
-    let RepoTask { shared, end, board, mut input, mut folder, gossip, budget } = task;
+    let RepoTask { shared, end, board, mut input, mut folder, announce, meets, budget } = task;
     // Before the states are read, so that nothing falls between.
     let mut changes = options.repo.subscribe();
     let (results, mut done) = mpsc::channel(RESULT_CAPACITY);
@@ -182,7 +186,8 @@ pub(crate) async fn run(options: RepoOptions, task: RepoTask) {
         refused_by: BTreeMap::new(),
         requests: HashMap::new(),
         results,
-        gossip,
+        announce,
+        meets,
         budget,
         board,
         shown_at: None,
@@ -272,14 +277,15 @@ impl Driver {
                 if self.is_current(device, session) {
                     self.links.remove(&device);
                     self.refused_by.insert(device, refused);
-                    self.hint(gossip::Command::Lost(device));
+                    self.meets.send_if_modified(|met| met.remove(&device).is_some());
                     self.feed(Input::PeerDisconnected { peer: device });
                 }
             }
             RepoInput::Received { device, session, message } => {
                 if self.is_current(device, session) {
                     if matches!(message, Message::Hello(_)) {
-                        self.hint(gossip::Command::Met(device));
+                        self.meets
+                            .send_if_modified(|met| met.insert(device, session) != Some(session));
                     }
                     self.feed(Input::Message { peer: device, message });
                 }
@@ -382,7 +388,7 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Send { peer, message } => self.send(peer, message),
-            Effect::Announce(announcement) => self.hint(gossip::Command::Announce(announcement)),
+            Effect::Announce(announcement) => self.announce(announcement),
             Effect::Lookup { writer, revision, links } => {
                 let task = outcome::lookup(self.options.repo.clone(), writer, revision, links);
                 self.spawn(async move { Some(Done::Input(task.await)) });
@@ -437,8 +443,8 @@ impl Driver {
     }
 
     /// Gossip is a hint: what does not fit is lost.
-    fn hint(&self, command: gossip::Command) {
-        if self.gossip.try_send(command).is_err() {
+    fn announce(&self, announcement: Announcement) {
+        if self.announce.try_send(announcement).is_err() {
             debug!("gossip does not keep up");
         }
     }

@@ -48,7 +48,7 @@ const _: () = assert!(MAX_LISTED * size_of::<DeviceId>() + 1024 < MAX_FIRST_BYTE
 pub(crate) struct SessionId(u64);
 
 impl SessionId {
-    fn next() -> Self {
+    pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Relaxed))
     }

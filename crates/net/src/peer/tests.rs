@@ -205,8 +205,8 @@ async fn who_dials_anew_has_none_of_its_older_connections() {
 #[tokio::test]
 async fn what_stands_beside_a_connection_that_was_lost_is_cut() {
     let mut met = Met::hinted().await;
-    // Nobody says anything on it.
-    let soon = IdleTimeout::from(VarInt::from_u32(100));
+    // Nobody says anything on it; in milliseconds, far more than it takes to stand.
+    let soon = IdleTimeout::from(VarInt::from_u32(2_000));
     let transport = QuicTransportConfig::builder().max_idle_timeout(Some(soon)).build();
     let lost = plain().with_transport_config(transport);
     let (sync, _there) = met.dial(SYNC_ALPN, lost).await;
