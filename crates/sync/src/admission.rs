@@ -169,7 +169,8 @@ mod tests {
         let remotes =
             [remote(2, Role::Peer), remote(4, Role::Reader), remote(5, Role::Mirror)].into();
         let among = |state: &SignedState, known, writers, incarnations| {
-            let (topic, kind, own) = (TopicId::derive("x", None), Some(RepoKind::Folder), writer(1));
+            let (topic, kind, own) =
+                (TopicId::derive("x", None), Some(RepoKind::Folder), writer(1));
             let here =
                 Admitting { topic, kind, own, remotes: &remotes, known, writers, incarnations };
             let admission = here.decide(state);
