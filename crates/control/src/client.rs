@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::UnixStream;
 
@@ -33,6 +34,12 @@ pub enum ClientError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// It takes connections and answers nothing.
+    #[error("the daemon has answered nothing for {} seconds", .limit.as_secs())]
+    Silent {
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The connection failed, or what came was not understood.
     #[error(transparent)]
@@ -77,8 +84,17 @@ impl Client {
 
     /// Asks one question.
     pub(crate) async fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
-        write_request(&mut self.stream, request).await?;
-        self.response().await
+        match write_request(&mut self.stream, request).await {
+            Ok(()) => self.response().await,
+            // Who has hung up may have said why before.
+            Err(error @ FrameError::Io(_)) => match self.response().await {
+                Err(ClientError::Ended | ClientError::Frame(FrameError::Io(_))) => {
+                    Err(error.into())
+                }
+                said => said,
+            },
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// For a conversation of another form.
@@ -99,8 +115,10 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn status(&mut self) -> Result<Status, ClientError> {
-        write_request(&mut self.stream, &Request::Status).await?;
-        self.next_status().await
+        match self.ask(&Request::Status).await? {
+            Response::Status(status) => Ok(status),
+            _ => Err(ClientError::Unexpected),
+        }
     }
 
     /// Asks for a status whenever it changes, at most every `interval_ms` milliseconds; then
@@ -136,5 +154,24 @@ impl Client {
             Response::Wait(outcome) => Ok(outcome),
             _ => Err(ClientError::Unexpected),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::write_response;
+
+    #[tokio::test]
+    async fn who_hangs_up_and_says_why_is_heard() {
+        let store = tempfile::tempdir().expect("a temporary directory");
+        let listener = crate::bind(store.path()).expect("a socket");
+        let mut client = Client::connect(store.path()).await.expect("a daemon");
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let refused = Response::Refused("another version".into());
+        write_response(&mut stream, &refused).await.expect("room");
+        drop(stream);
+        let error = client.status().await.expect_err("refused");
+        assert!(matches!(error, ClientError::Refused(why) if why == "another version"));
     }
 }

@@ -61,9 +61,9 @@ where
     let length = archive.len() + 1;
     let header = u32::try_from(length).ok().filter(|_| length <= limit);
     let header = header.ok_or(FrameError::TooLong { length, limit })?;
-    stream.write_all(&header.to_le_bytes()).await?;
-    stream.write_u8(VERSION).await?;
-    stream.write_all(&archive).await?;
+    // In one piece: who speaks another version hangs up after the first bytes.
+    let frame = [&header.to_le_bytes()[..], &[VERSION], &archive].concat();
+    stream.write_all(&frame).await?;
     Ok(stream.flush().await?)
 }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 pub use connect::{JjReader, JjWriter, connect_jj};
 pub use frame::MAX_HEADER_BYTES;
-pub use serve::{MAX_ANSWERS_AT_ONCE, Repository, serve_jj};
+pub use serve::{MAX_ANSWERS_AT_ONCE, PutFailure, Repository, serve_jj};
 
 /// The version of the conversation.
 pub const JJ_VERSION: u16 = 1;
@@ -38,8 +38,9 @@ pub enum Ask {
     Get(Link),
     /// Takes an object in. No answer.
     Put(Object),
-    /// [`Answer::Done`] once all that was put before is durable. After [`Answer::Failed`] none of
-    /// what was put since the last one that was done need be there: it is put again.
+    /// [`Answer::Done`] once all that was put before is durable. After [`Answer::Failed`] or
+    /// [`Answer::Refused`] none of what was put since the last one that was done need be there: it
+    /// is put again, in the second case but for what was refused.
     Barrier,
     /// The lowest `limit` ids of a kind in a range, at most [`MAX_IDS`]: [`Answer::Ids`].
     Ids {
@@ -53,14 +54,16 @@ pub enum Ask {
     /// The repo's heads, in order: [`Answer::Ids`].
     Heads,
     /// Drops and makes heads, durably and in one act: [`Answer::Done`]. Asked twice it is as asked
-    /// once.
+    /// once where nobody acts in between; where somebody dropped `new` meanwhile, it is a head
+    /// again.
     UpdateHeads {
         /// Those to be dropped.
         old: Vec<ObjectId>,
         /// The one to be made.
         new: Option<ObjectId>,
     },
-    /// The same, but only where all of `old` are heads: [`Answer::Done`] or [`Answer::Changed`].
+    /// The same, but only where all of `old` are heads: [`Answer::Done`] or [`Answer::Changed`],
+    /// which asked twice may mean that it was done the first time.
     ReplaceHeads {
         /// Those to be dropped.
         old: Vec<ObjectId>,
@@ -84,4 +87,6 @@ pub enum Answer {
     Ids(Vec<ObjectId>),
     /// It could not be done; why, in words.
     Failed(String),
+    /// Of a barrier: it could not be done, for this object will never be taken in; why, in words.
+    Refused(Link, String),
 }

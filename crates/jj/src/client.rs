@@ -4,7 +4,8 @@
 //! is put is sent at once and answered by the next barrier alone; until then it is kept here, too.
 //! When the connection is lost, another one is made, and what has no answer is asked again: nothing
 //! is lost that is still here, and what a barrier has acknowledged is with the daemon, whatever
-//! becomes of it.
+//! becomes of it. A change of heads that was done by a daemon which was killed before it had said so
+//! is done again by the next one: see [`Storage::update_heads`].
 
 mod cache;
 mod driver;
@@ -98,7 +99,7 @@ fn talk(
     };
     runtime.block_on(async {
         let talking = async {
-            match shared.connect().await {
+            match shared.begin().await {
                 Ok(connection) => {
                     drop(connected.send(Ok(())));
                     shared.drive(connection).await;

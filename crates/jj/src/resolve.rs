@@ -52,9 +52,10 @@ const NAME: &str = "ark";
 const LATEST_MS: i64 = 253_402_300_799_999;
 /// How long before that a merge is made of heads that have no time after them.
 const LAST_DAYS_MS: u64 = 30 * 24 * 60 * 60 * 1000;
-/// How often it is begun anew because the heads changed meanwhile. Somebody else got on each time:
-/// whoever is as unlucky as this is better told than kept waiting.
-const MAX_ROUNDS: usize = 16;
+/// How often it is begun anew because the heads changed meanwhile. Somebody else got on each time, so
+/// this ends with what they do: of twenty processes that commit twice at once, each of which may merge
+/// before, the last one loses to the others 114 times at most. Beyond that whoever waits is better told.
+const MAX_ROUNDS: usize = 256;
 
 /// Why the heads were not resolved.
 #[derive(Debug, thiserror::Error)]

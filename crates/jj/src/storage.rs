@@ -72,6 +72,9 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// This is for what somebody did: where another replaced `old` meanwhile, both were done at
     /// once, and `new` becomes a head all the same.
     ///
+    /// Done twice it is as done once, unless somebody acts in between: where `new` was dropped
+    /// meanwhile it is a head again. A storage that loses the answer asks twice.
+    ///
     /// # Errors
     /// Nothing was changed, or it is not known whether it was.
     async fn update_heads(
@@ -85,7 +88,8 @@ pub trait Storage: Debug + Send + Sync + 'static {
     ///
     /// This is for who does nothing but make one head of several: where one of them was replaced
     /// meanwhile, `new` has in it what that one had, and to make it a head would bring that back.
-    /// Heads that came since and are not in `old` stay, and do no harm.
+    /// Heads that came since and are not in `old` stay, and do no harm. Where an answer was lost,
+    /// `false` may also mean that it was done: whoever hears it looks at the heads again.
     ///
     /// # Errors
     /// Nothing was changed, or it is not known whether it was.

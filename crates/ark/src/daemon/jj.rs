@@ -4,9 +4,9 @@ use std::error::Error;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ark_control::jj::{JJ_VERSION, Repository};
+use ark_control::jj::{JJ_VERSION, PutFailure, Repository};
 use ark_core::{Link, Object, ObjectId, ObjectKind, in_words};
-use ark_store::{JjRepo, Lease, ReadError};
+use ark_store::{JjRepo, Lease, PutError, ReadError};
 use bytes::Bytes;
 
 use super::house::{House, RunningFolder};
@@ -38,8 +38,9 @@ fn check(version: u16) -> Result<(), String> {
 /// What a process has of its repo.
 pub(super) struct Leased {
     repo: JjRepo,
-    /// Of what it put and no barrier covers. Another one after a failure: the process puts again
-    /// what it knows no better of.
+    /// Of what it put and no barrier covers. Another one after a put or a barrier that failed: the
+    /// process puts again what it knows no better of. Whatever else broke it, it stays until one of
+    /// those has failed: a barrier of another one would pass over what this one let go.
     lease: Mutex<Arc<Lease>>,
 }
 
@@ -69,8 +70,11 @@ impl Repository for Leased {
         }
     }
 
-    async fn put(&self, object: Object) -> Result<(), String> {
-        self.lease().put(object).await.map_err(|error| self.give_back(error))
+    async fn put(&self, object: Object) -> Result<(), PutFailure> {
+        self.lease().put(object).await.map_err(|error| match error {
+            PutError::Lease(error) => PutFailure::Failed(self.give_back(error)),
+            error => PutFailure::Refused(self.give_back(error)),
+        })
     }
 
     async fn barrier(&self) -> Result<(), String> {
@@ -91,17 +95,51 @@ impl Repository for Leased {
     }
 
     async fn update_heads(&self, old: Vec<ObjectId>, new: Option<ObjectId>) -> Result<(), String> {
-        self.lease().update_heads(&old, new).await.map_err(|error| self.give_back(error))
+        self.lease().update_heads(&old, new).await.map_err(|error| in_words(&error))
     }
 
     async fn replace_heads(&self, old: Vec<ObjectId>, new: ObjectId) -> Result<bool, String> {
-        self.lease().replace_heads(&old, new).await.map_err(|error| self.give_back(error))
+        self.lease().replace_heads(&old, new).await.map_err(|error| in_words(&error))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ark_core::jj::VIRTUAL;
+    use ark_core::{RepoKind, TopicId};
+    use ark_store::Store;
+
     use super::*;
+    use crate::key::Key;
+
+    /// What a change of heads let go of because the store failed is not acknowledged after it.
+    #[tokio::test]
+    async fn what_a_failed_change_of_heads_let_go_fails_the_next_barrier() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let key = Key::read_or_create(directory.path()).expect("a key");
+        let options = ark_store::Options {
+            path: directory.path().join("store"),
+            witness_dir: directory.path().join("witness"),
+            signing_key: key.signing_key(),
+            index_cache_bytes: ark_store::DEFAULT_INDEX_CACHE_BYTES,
+        };
+        let store = Store::open(options).await.expect("a store");
+        let repo = store.repo(TopicId::derive("repo", None), RepoKind::Jj).await.expect("a repo");
+        let object = || Object::new(ObjectKind::Raw, b"put".to_vec());
+        let update = [true, false].map(|updates| (updates, Leased::new(repo.jj().expect("jj"))));
+        for (_, leased) in &update {
+            leased.put(object()).await.expect("taken in");
+        }
+        store.close().await.expect("a clean end");
+        for (updates, leased) in &update {
+            if *updates {
+                leased.update_heads(vec![VIRTUAL], None).await.expect_err("closed");
+            } else {
+                leased.replace_heads(vec![VIRTUAL], VIRTUAL).await.expect_err("closed");
+            }
+            leased.barrier().await.expect_err("what was put is gone");
+        }
+    }
 
     #[test]
     fn another_version_is_refused_in_clear_words() {

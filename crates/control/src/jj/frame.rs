@@ -62,6 +62,7 @@ enum WireAnswer {
     Changed,
     Ids(Vec<ObjectId>),
     Failed(String),
+    Refused(WireLink, String),
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -163,13 +164,16 @@ pub(super) async fn write_answer(
         Answer::Done => WireAnswer::Done,
         Answer::Changed => WireAnswer::Changed,
         Answer::Ids(ids) => WireAnswer::Ids(ids),
-        Answer::Failed(mut words) => {
-            words.truncate(words.floor_char_boundary(MAX_WORDS_BYTES));
-            WireAnswer::Failed(words)
-        }
+        Answer::Failed(words) => WireAnswer::Failed(bounded(words)),
+        Answer::Refused(link, words) => WireAnswer::Refused(link.into(), bounded(words)),
     };
     let header = rkyv::to_bytes(&AnswerHeader { number, answer }).map_err(FrameError::Archive)?;
     write(stream, &header, &body).await
+}
+
+fn bounded(mut words: String) -> String {
+    words.truncate(words.floor_char_boundary(MAX_WORDS_BYTES));
+    words
 }
 
 /// The next answer and the number of its question; `None` where the daemon has ended.
@@ -189,6 +193,7 @@ pub(super) async fn read_answer(
         WireAnswer::Changed => Answer::Changed,
         WireAnswer::Ids(ids) => Answer::Ids(ids),
         WireAnswer::Failed(words) => Answer::Failed(words),
+        WireAnswer::Refused(link, words) => Answer::Refused(link.link()?, words),
     };
     Ok(Some((number, answer)))
 }
@@ -283,6 +288,7 @@ mod tests {
             Answer::Changed,
             Answer::Ids(vec![ObjectId::from_bytes([3; 32])]),
             Answer::Failed("no room".into()),
+            Answer::Refused(Link::raw(ObjectId::from_bytes([3; 32])), "never".into()),
         ];
         let mut bytes = Vec::new();
         for (number, answer) in (0..).zip(answers.clone()) {

@@ -30,16 +30,26 @@ const FRAME_BYTES: usize = 256;
 /// How long a process is waited for that does not take its answers when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Why an object was not taken in, in words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PutFailure {
+    /// It will never be, as it is: it links what is not there, say.
+    Refused(String),
+    /// The repo could not.
+    Failed(String),
+}
+
 /// What holds a repo. Errors are in words, for who runs jj.
 pub trait Repository: Send + Sync + 'static {
     /// The bytes of an object, whose hash was verified; `None` where there is none.
     fn get(&self, link: Link) -> impl Future<Output = Result<Option<Bytes>, String>> + Send;
 
     /// Takes an object in: it need not be durable yet.
-    fn put(&self, object: Object) -> impl Future<Output = Result<(), String>> + Send;
+    fn put(&self, object: Object) -> impl Future<Output = Result<(), PutFailure>> + Send;
 
     /// All that was put before is durable. After a failure, of this or of a put, what was put since
-    /// the last one that passed is forgotten, or not.
+    /// the last one that passed is forgotten, or not. Where anything else has it forgotten, the next
+    /// one fails.
     fn barrier(&self) -> impl Future<Output = Result<(), String>> + Send;
 
     /// The lowest `limit` ids of a kind in a range, in order.
@@ -176,31 +186,44 @@ async fn change(
     repository: &impl Repository,
     answers: UnboundedSender<Answered>,
 ) {
-    // Why the first put failed that did since the last barrier.
-    let mut failed: Option<String> = None;
+    // Which object the first put was of that failed since the last barrier, and why.
+    let mut failed: Option<(Link, PutFailure)> = None;
     while let Some((number, ask, permit)) = changes.recv().await {
         let answer = match ask {
             Ask::Put(object) => {
                 if failed.is_none() {
-                    failed = repository.put(object).await.err();
+                    let link = object.link();
+                    failed = repository.put(object).await.err().map(|why| (link, why));
                 }
                 continue;
             }
             Ask::Barrier => match failed.take() {
                 None => done(repository.barrier().await),
-                Some(why) => Answer::Failed(why),
+                Some((link, PutFailure::Refused(why))) => Answer::Refused(link, why),
+                Some((_, PutFailure::Failed(why))) => Answer::Failed(why),
             },
-            // Made by who does not wait for the barrier before it.
-            _ if failed.is_some() => Answer::Failed(failed.clone().unwrap_or_default()),
-            Ask::UpdateHeads { old, new } => done(repository.update_heads(old, new).await),
-            Ask::ReplaceHeads { old, new } => match repository.replace_heads(old, new).await {
-                Ok(true) => Answer::Done,
-                Ok(false) => Answer::Changed,
-                Err(why) => Answer::Failed(why),
+            ask => match &failed {
+                None => change_heads(repository, ask).await,
+                // Made by who does not wait for the barrier before it.
+                Some((_, PutFailure::Refused(why) | PutFailure::Failed(why))) => {
+                    Answer::Failed(why.clone())
+                }
             },
-            Ask::Get(_) | Ask::Ids { .. } | Ask::Heads => continue,
         };
         let _ = answers.send((number, answer, permit));
+    }
+}
+
+async fn change_heads(repository: &impl Repository, ask: Ask) -> Answer {
+    match ask {
+        Ask::UpdateHeads { old, new } => done(repository.update_heads(old, new).await),
+        Ask::ReplaceHeads { old, new } => match repository.replace_heads(old, new).await {
+            Ok(true) => Answer::Done,
+            Ok(false) => Answer::Changed,
+            Err(why) => Answer::Failed(why),
+        },
+        // Such a one is read for and never comes here.
+        _ => Answer::Failed("a question that changes nothing".into()),
     }
 }
 
@@ -236,12 +259,13 @@ mod tests {
     use crate::{Response, read_request, write_response};
 
     const ASKED: u64 = 2_000;
+    /// More answers of 100,000 bytes than a socket and the buffers at its ends hold.
+    const IN_SOCKET: usize = 200;
 
     /// Objects of one size, and a barrier that holds until it is let go.
     struct Held {
         put: Mutex<Vec<ObjectId>>,
-        reads: AtomicUsize,
-        most_reads: AtomicUsize,
+        begun: AtomicUsize,
         at_barrier: watch::Sender<bool>,
         let_go: Notify,
     }
@@ -250,8 +274,7 @@ mod tests {
         fn new() -> Arc<Self> {
             Arc::new(Self {
                 put: Mutex::default(),
-                reads: AtomicUsize::new(0),
-                most_reads: AtomicUsize::new(0),
+                begun: AtomicUsize::new(0),
                 at_barrier: watch::channel(false).0,
                 let_go: Notify::new(),
             })
@@ -260,16 +283,18 @@ mod tests {
 
     impl Repository for Arc<Held> {
         async fn get(&self, _link: Link) -> Result<Option<Bytes>, String> {
-            let reads = self.reads.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most_reads.fetch_max(reads, Ordering::SeqCst);
+            self.begun.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
-            self.reads.fetch_sub(1, Ordering::SeqCst);
             Ok(Some(Bytes::from(vec![0; 100_000])))
         }
 
-        async fn put(&self, object: Object) -> Result<(), String> {
+        async fn put(&self, object: Object) -> Result<(), PutFailure> {
             self.put.lock().expect("no panic").push(object.id());
-            if object.bytes().is_empty() { Err("empty".into()) } else { Ok(()) }
+            match object.bytes().as_ref() {
+                b"" => Err(PutFailure::Failed("empty".into())),
+                b"odd" => Err(PutFailure::Refused("odd".into())),
+                _ => Ok(()),
+            }
         }
 
         async fn barrier(&self) -> Result<(), String> {
@@ -383,6 +408,15 @@ mod tests {
         writer.flush().await.expect("sent");
         let failed = Answer::Failed("not today".into());
         assert_eq!(reader.next().await.expect("an answer"), Some((8, failed)));
+        // One that is never taken in is named.
+        let odd = Object::new(ObjectKind::Raw, b"odd".to_vec());
+        let link = odd.link();
+        for (number, ask) in [(9, Ask::Put(odd)), (10, Ask::Barrier)] {
+            writer.ask(number, &ask).await.expect("sent");
+        }
+        writer.flush().await.expect("sent");
+        let refused = Answer::Refused(link, "odd".into());
+        assert_eq!(reader.next().await.expect("an answer"), Some((10, refused)));
     }
 
     #[tokio::test]
@@ -396,14 +430,24 @@ mod tests {
             }
             writer
         });
-        // All are answered once somebody reads; never were more of them held than may be.
+        // Everything here is on one thread: whoever can go on does so meanwhile.
+        while held.begun.load(Ordering::SeqCst) < MAX_ANSWERS_AT_ONCE {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..20_000 {
+            tokio::task::yield_now().await;
+        }
+        // All are answered once somebody reads; never were more held than may be.
         let mut numbers = std::collections::BTreeSet::new();
-        while numbers.len() < usize::try_from(ASKED).expect("small") {
+        let total = usize::try_from(ASKED).expect("small");
+        while numbers.len() < total {
+            let begun = held.begun.load(Ordering::SeqCst);
+            assert!(begun <= numbers.len() + MAX_ANSWERS_AT_ONCE + IN_SOCKET, "{begun}");
             let (number, answer) = reader.next().await.expect("an answer").expect("an answer");
             assert!(matches!(answer, Answer::Object(bytes) if bytes.len() == 100_000));
             numbers.insert(number);
         }
-        assert!(held.most_reads.load(Ordering::SeqCst) <= MAX_ANSWERS_AT_ONCE);
+        assert_eq!(held.begun.load(Ordering::SeqCst), total);
         drop((reader, asking.await.expect("no panic")));
         serving.await.expect("no panic").expect("an orderly end");
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ark_control::ClientError as ControlError;
 use ark_control::jj::{JjReader, JjWriter, connect_jj};
+use ark_control::{ClientError as ControlError, FrameError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -15,11 +15,14 @@ use super::line::{Heard, Line};
 /// How long a daemon that ended is waited for: another one may be about to take its place, which
 /// first has to look through its store.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many connections in a row may end without one answer before whoever waits is told: what is
-/// asked may be what ends them.
-const MAX_FRUITLESS: usize = 8;
-/// Between two tries.
+/// Between two connections, and two tries to make one.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How many first connections may end unanswered before that is an error. A daemon that takes up
+/// another config lets go of who came just then, and hears the next one.
+const MAX_UNANSWERED: usize = 8;
+/// How long answers may take to come, from a daemon that hears nothing more: it is ending, and waits
+/// for half as long itself until they are taken.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Where a daemon is, what is asked of it, and the bell that says so.
 #[derive(Debug)]
@@ -45,8 +48,21 @@ impl Shared {
         self.work.notify_one();
     }
 
-    pub(super) async fn connect(&self) -> Result<(JjReader, JjWriter), ControlError> {
+    async fn connect(&self) -> Result<(JjReader, JjWriter), ControlError> {
         connect_jj(&self.store, &self.repo).await
+    }
+
+    /// The first connection. Where no daemon runs that is told at once.
+    pub(super) async fn begin(&self) -> Result<(JjReader, JjWriter), ControlError> {
+        for _ in 1..MAX_UNANSWERED {
+            match self.connect().await {
+                Err(ControlError::Ended | ControlError::Frame(FrameError::Io(_))) => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.connect().await
     }
 
     pub(super) fn not_connected(&self, error: ControlError) -> ClientError {
@@ -55,29 +71,30 @@ impl Shared {
 
     /// Talks, on this connection and, when it is lost, on others.
     pub(super) async fn drive(&self, mut connection: (JjReader, JjWriter)) {
-        let mut fruitless = 0;
         loop {
-            let (mut reader, mut writer) = connection;
-            fruitless += 1;
-            tokio::select! {
-                () = self.listen(&mut reader, &mut fruitless) => {}
-                () = self.speak(&mut writer) => {}
-            }
-            drop((reader, writer));
+            let (reader, writer) = connection;
+            self.converse(reader, writer).await;
             self.line().lost();
-            if fruitless > MAX_FRUITLESS {
-                self.line().give_up(&ClientError::Breaking);
-                fruitless = 0;
-            }
+            tokio::time::sleep(PAUSE).await;
             connection = self.reconnect().await;
         }
     }
 
-    /// Hears answers until the connection is of no use; with the first one it was not fruitless.
-    async fn listen(&self, reader: &mut JjReader, fruitless: &mut usize) {
+    async fn converse(&self, mut reader: JjReader, mut writer: JjWriter) {
+        let mut listening = std::pin::pin!(self.listen(&mut reader));
+        tokio::select! {
+            () = &mut listening => {}
+            // What was done before it is answered; asked again it might be done twice.
+            () = self.speak(&mut writer) => {
+                drop(tokio::time::timeout(LAST_WORDS, listening).await);
+            }
+        }
+    }
+
+    /// Hears answers until the connection is of no use.
+    async fn listen(&self, reader: &mut JjReader) {
         // However it ended: what was asked is asked again, and whether that helps shows then.
         while let Ok(Some((number, answer))) = reader.next().await {
-            *fruitless = 0;
             let heard = self.line().answered(number, answer);
             if heard == Heard::BeginAnew {
                 return;

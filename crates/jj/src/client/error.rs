@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ark_control::ClientError as ControlError;
+use ark_control::{ClientError as ControlError, FrameError};
 use ark_core::in_words;
 
 use crate::storage::StorageError;
@@ -26,10 +26,23 @@ pub enum ClientError {
         #[source]
         source: Arc<ControlError>,
     },
+    /// It runs, and says nothing: another version of it hangs up so, and one that hangs.
+    #[error(
+        "the ark daemon with the store {} runs, but does not answer; if that lasts, restart it, and use the same version of ark for both",
+        .store.display()
+    )]
+    Silent {
+        /// Its store.
+        store: PathBuf,
+        /// What was seen.
+        #[source]
+        source: Arc<ControlError>,
+    },
     /// It does not have the repo, or is of another version than this program.
     #[error("the ark daemon refuses: {0}")]
     Refused(String),
-    /// It tried.
+    /// It tried. What was put is kept, and comes before the next barrier again, but for an object that
+    /// it will never take in: that one is let go with this error, and what links it fails then.
     #[error("the ark daemon could not do it: {0}")]
     Failed(String),
     /// Connections with it end before it has answered anything, again and again.
@@ -55,8 +68,13 @@ impl ClientError {
     pub(super) fn not_connected(store: &Path, error: ControlError) -> Self {
         match error {
             ControlError::Refused(why) => Self::Refused(why),
-            error if error.is_absent() => {
+            error @ ControlError::NotRunning { .. } => {
                 Self::Gone { store: store.to_owned(), source: Arc::new(error) }
+            }
+            error @ (ControlError::Ended
+            | ControlError::Silent { .. }
+            | ControlError::Frame(FrameError::Io(_))) => {
+                Self::Silent { store: store.to_owned(), source: Arc::new(error) }
             }
             // It is another user's, or of another version.
             error => Self::Refused(in_words(&error)),

@@ -16,22 +16,36 @@ pub(super) type Reply = oneshot::Sender<Result<Answer, ClientError>>;
 /// What an asker waits for.
 pub(super) type Waiting = oneshot::Receiver<Result<Answer, ClientError>>;
 
+/// How many connections may be lost that had a question, and did not answer it, before who asked is
+/// told: it may be what ends them. So for what is put, of which a barrier is the answer.
+const MAX_LOST: usize = 8;
+
 /// The state of all that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     outbox: Outbox,
     /// Questions without an answer, by number.
-    asked: BTreeMap<u64, (Ask, Reply)>,
+    asked: BTreeMap<u64, Asked>,
     /// Those of them that were not sent on this connection.
     unsent: VecDeque<u64>,
     /// Who waits for a barrier that was not sent, behind what is before a place in the outbox.
     waiting: Vec<(u64, Reply)>,
     /// Barriers that were sent and have no answer.
     barriers: VecDeque<Barrier>,
+    /// Connections that were lost in a row while somebody waited for a barrier and none was answered.
+    lost: usize,
     /// The number of the next question.
     next: u64,
     /// What a barrier said that nobody waited for.
     failed: Option<ClientError>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    ask: Ask,
+    reply: Reply,
+    /// Connections that were lost after they had it.
+    lost: usize,
 }
 
 #[derive(Debug)]
@@ -61,7 +75,7 @@ impl Line {
     pub(super) fn ask(&mut self, ask: Ask) -> Waiting {
         let (reply, waiting) = oneshot::channel();
         let number = self.number();
-        self.asked.insert(number, (ask, reply));
+        self.asked.insert(number, Asked { ask, reply, lost: 0 });
         self.unsent.push_back(number);
         waiting
     }
@@ -113,8 +127,8 @@ impl Line {
     /// What is to be sent next: questions that somebody waits for first.
     pub(super) fn send(&mut self) -> Option<(u64, Ask)> {
         while let Some(number) = self.unsent.pop_front() {
-            if let Some((ask, _)) = self.asked.get(&number) {
-                return Some((number, ask.clone()));
+            if let Some(asked) = self.asked.get(&number) {
+                return Some((number, asked.ask.clone()));
             }
         }
         let sent = self.outbox.sent();
@@ -133,9 +147,9 @@ impl Line {
 
     /// An answer came.
     pub(super) fn answered(&mut self, number: u64, answer: Answer) -> Heard {
-        if let Some((_, reply)) = self.asked.remove(&number) {
+        if let Some(asked) = self.asked.remove(&number) {
             // Who asked may not wait any more; so below.
-            drop(reply.send(told(answer)));
+            drop(asked.reply.send(told(answer)));
             return Heard::GoOn;
         }
         let Some(index) = self.barriers.iter().position(|barrier| barrier.number == number) else {
@@ -146,6 +160,11 @@ impl Line {
             self.barriers.range_mut(..=index).flat_map(|it| it.replies.drain(..)).collect();
         let end = self.barriers[index].end;
         self.barriers.drain(..=index);
+        self.lost = 0;
+        let refused = match &answer {
+            Answer::Refused(link, _) => Some(*link),
+            _ => None,
+        };
         let result = match told(answer) {
             Ok(Answer::Done) => Ok(Answer::Done),
             Ok(_) => Err(ClientError::Unexpected),
@@ -154,11 +173,16 @@ impl Line {
         let heard = match &result {
             Ok(_) => {
                 self.outbox.acknowledge(end);
+                // It was mended meanwhile.
+                self.failed = None;
                 Heard::GoOn
             }
             Err(error) => {
                 if replies.is_empty() {
                     self.failed = Some(error.clone());
+                } else if let Some(link) = refused {
+                    // Once somebody is told: it would fail every barrier to come.
+                    self.outbox.remove(link);
                 }
                 Heard::BeginAnew
             }
@@ -169,8 +193,30 @@ impl Line {
         heard
     }
 
-    /// The connection is gone: everything without an answer is to be sent again.
+    /// The connection is gone: everything without an answer is to be sent again, but for what too
+    /// many connections had.
     pub(super) fn lost(&mut self) {
+        for (number, asked) in &mut self.asked {
+            // They are in order.
+            if self.unsent.binary_search(number).is_err() {
+                asked.lost += 1;
+            }
+        }
+        let is_many = |_: &u64, asked: &mut Asked| asked.lost > MAX_LOST;
+        for (_, asked) in self.asked.extract_if(.., is_many) {
+            drop(asked.reply.send(Err(ClientError::Breaking)));
+        }
+        self.begin_anew();
+        self.lost = if self.waiting.is_empty() { 0 } else { self.lost + 1 };
+        if self.lost > MAX_LOST {
+            self.lost = 0;
+            for (_, reply) in self.waiting.drain(..) {
+                drop(reply.send(Err(ClientError::Breaking)));
+            }
+        }
+    }
+
+    fn begin_anew(&mut self) {
         self.outbox.send_again();
         self.unsent = self.asked.keys().copied().collect();
         for barrier in self.barriers.drain(..) {
@@ -180,8 +226,8 @@ impl Line {
 
     /// There will be none for now: whoever waits is told so. What was put stays.
     pub(super) fn give_up(&mut self, error: &ClientError) {
-        self.lost();
-        let asked = std::mem::take(&mut self.asked).into_values().map(|(_, reply)| reply);
+        self.begin_anew();
+        let asked = std::mem::take(&mut self.asked).into_values().map(|asked| asked.reply);
         let waiting = self.waiting.drain(..).map(|(_, reply)| reply);
         for reply in asked.chain(waiting) {
             drop(reply.send(Err(error.clone())));
@@ -192,7 +238,7 @@ impl Line {
 
 fn told(answer: Answer) -> Result<Answer, ClientError> {
     match answer {
-        Answer::Failed(why) => Err(ClientError::Failed(why)),
+        Answer::Failed(why) | Answer::Refused(_, why) => Err(ClientError::Failed(why)),
         answer => Ok(answer),
     }
 }
@@ -299,6 +345,73 @@ mod tests {
         second.try_recv().unwrap_err();
         line.answered(number.unwrap(), Answer::Done);
         assert!(matches!(second.try_recv(), Ok(Ok(Answer::Done))));
+    }
+
+    #[test]
+    fn one_that_is_refused_is_told_once_and_let_go() {
+        let mut line = Line::default();
+        for n in 1..=3 {
+            put(&mut line, n);
+        }
+        let mut first = line.barrier().unwrap();
+        let (_, number) = sent(&mut line);
+        let refused = Answer::Refused(object(2).link(), "never".into());
+        assert_eq!(line.answered(number.unwrap(), refused), Heard::BeginAnew);
+        assert!(matches!(first.try_recv(), Ok(Err(ClientError::Failed(_)))));
+        line.lost();
+        let mut second = line.barrier().unwrap();
+        let (text, number) = sent(&mut line);
+        assert_eq!(text, "13B");
+        line.answered(number.unwrap(), Answer::Done);
+        assert!(matches!(second.try_recv(), Ok(Ok(Answer::Done))));
+        assert!(line.barrier().is_none());
+    }
+
+    #[test]
+    fn what_no_connection_survives_is_told_though_others_are_answered() {
+        let mut line = Line::default();
+        let mut poison = line.ask(Ask::Get(object(1).link()));
+        for round in 0..=MAX_LOST {
+            poison.try_recv().unwrap_err();
+            let mut heads = line.ask(Ask::Heads);
+            let (text, number) = sent(&mut line);
+            assert_eq!(text, "?H", "{round}");
+            line.answered(number.unwrap(), Answer::Ids(Vec::new()));
+            assert!(heads.try_recv().is_ok());
+            line.lost();
+        }
+        assert!(matches!(poison.try_recv(), Ok(Err(ClientError::Breaking))));
+        // So what is put, and it stays.
+        put(&mut line, 1);
+        let mut barrier = line.barrier().unwrap();
+        for _ in 0..=MAX_LOST {
+            barrier.try_recv().unwrap_err();
+            assert_eq!(sent(&mut line).0, "1B");
+            line.lost();
+        }
+        assert!(matches!(barrier.try_recv(), Ok(Err(ClientError::Breaking))));
+        let mut later = line.ask(Ask::Heads);
+        for _ in 0..=MAX_LOST {
+            line.lost();
+            assert_eq!(sent(&mut line).0, "H1");
+        }
+        later.try_recv().unwrap_err();
+    }
+
+    #[test]
+    fn a_failure_that_was_mended_is_not_told() {
+        let mut line = Line::default();
+        let chunk = |n: u8| Object::new(ObjectKind::Raw, vec![n; 4 << 20]);
+        for n in 1..=4 {
+            assert!(line.put(chunk(n)).unwrap().is_none());
+        }
+        for answer in [Answer::Failed("full".into()), Answer::Done] {
+            let (text, number) = sent(&mut line);
+            assert_eq!(text, "1234B");
+            line.answered(number.unwrap(), answer);
+            line.lost();
+        }
+        assert!(line.put(chunk(5)).unwrap().is_none());
     }
 
     #[test]

@@ -16,7 +16,8 @@ const OBJECT_BYTES: usize = 256;
 /// Objects in the order in which they were put. Each has a place, counted from the first one ever.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    queue: VecDeque<Object>,
+    /// `None` in the place of one that was let go.
+    queue: VecDeque<Option<Object>>,
     held: HashMap<Link, Bytes>,
     /// The place of the first in the queue.
     first: u64,
@@ -43,7 +44,7 @@ impl Outbox {
         }
         self.bytes = bytes;
         self.held.insert(object.link(), object.bytes().clone());
-        self.queue.push_back(object);
+        self.queue.push_back(Some(object));
         Ok(())
     }
 
@@ -67,19 +68,33 @@ impl Outbox {
 
     /// The next one to be sent, which then is.
     pub(super) fn send(&mut self) -> Option<Object> {
-        let index = usize::try_from(self.sent - self.first).ok()?;
-        let object = self.queue.get(index)?.clone();
-        self.sent += 1;
-        Some(object)
+        loop {
+            let index = usize::try_from(self.sent - self.first).ok()?;
+            let object = self.queue.get(index)?.clone();
+            self.sent += 1;
+            if object.is_some() {
+                return object;
+            }
+        }
+    }
+
+    /// Lets an object go, if it is here.
+    pub(super) fn remove(&mut self, link: Link) {
+        let is_it = |object: &Object| object.link() == link;
+        if let Some(place) = self.queue.iter_mut().find(|it| it.as_ref().is_some_and(is_it)) {
+            self.bytes -= place.take().as_ref().map_or(0, cost);
+            self.held.remove(&link);
+        }
     }
 
     /// All before this place is durable.
     pub(super) fn acknowledge(&mut self, end: u64) {
         while self.first < end {
             let Some(object) = self.queue.pop_front() else { break };
+            self.first += 1;
+            let Some(object) = object else { continue };
             self.bytes -= cost(&object);
             self.held.remove(&object.link());
-            self.first += 1;
         }
         self.sent = self.sent.max(self.first);
     }
@@ -127,6 +142,25 @@ mod tests {
         // What went may come again.
         outbox.push(object(1, 1)).unwrap();
         assert_eq!((sent(&mut outbox), outbox.end()), (vec![1], 5));
+    }
+
+    #[test]
+    fn what_is_let_go_keeps_its_place_free() {
+        let mut outbox = Outbox::default();
+        for n in 1..=4 {
+            outbox.push(object(n, 1)).unwrap();
+        }
+        for n in [2, 4, 9] {
+            outbox.remove(object(n, 1).link());
+        }
+        assert_eq!((sent(&mut outbox), outbox.end()), (vec![1, 3], 4));
+        assert!(outbox.get(object(2, 1).link()).is_none());
+        outbox.acknowledge(2);
+        outbox.send_again();
+        outbox.push(object(2, 1)).unwrap();
+        assert_eq!((sent(&mut outbox), outbox.end()), (vec![3, 2], 5));
+        outbox.acknowledge(5);
+        assert_eq!((outbox.bytes, outbox.held.len(), outbox.is_empty()), (0, 0, true));
     }
 
     #[test]

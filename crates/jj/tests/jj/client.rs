@@ -15,7 +15,7 @@ use jj_lib::op_heads_store::OpHeadsStore as _;
 use jj_lib::op_store::{OpStore as _, Operation, OperationId, RootOperationData, View};
 use pollster::FutureExt as _;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, REFUSED};
 use crate::support::{commit, path};
 
 fn raw(n: usize, length: usize) -> Object {
@@ -219,6 +219,65 @@ fn a_store_that_fails_fails_the_barrier_and_is_written_to_again() {
     client.barrier().block_on().unwrap();
     let written = daemon.memory.len_of(ObjectKind::Raw);
     assert!((10..40).contains(&written), "{written}");
+}
+
+#[test]
+fn what_is_never_taken_in_fails_one_barrier_and_is_let_go() {
+    let daemon = Daemon::start();
+    let client = daemon.client();
+    client.put(raw(1, 10)).block_on().unwrap();
+    client.put(Object::new(ObjectKind::Raw, REFUSED.to_vec())).block_on().unwrap();
+    client.put(raw(2, 10)).block_on().unwrap();
+    let failed = failure(client.barrier().block_on().unwrap_err());
+    assert!(matches!(&failed, ClientError::Failed(why) if why.contains("nobody")), "{failed}");
+    client.barrier().block_on().unwrap();
+    assert_eq!(daemon.memory.len_of(ObjectKind::Raw), 2);
+}
+
+/// As a daemon does that takes up another config.
+#[test]
+fn who_is_let_go_before_the_first_answer_asks_again() {
+    let store = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(async { ark_control::bind(store.path()).unwrap() });
+    let letting_go = runtime.spawn(async move {
+        // At once, after the question, and granted.
+        drop(listener.accept().await.unwrap());
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        drop(stream);
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        write_response(&mut stream, &Response::Jj).await.unwrap();
+        loop {
+            drop(listener.accept().await.unwrap());
+        }
+    });
+    Client::connect(store.path(), "repo").unwrap();
+    let silent = Client::connect(store.path(), "repo").unwrap_err();
+    assert!(matches!(silent, ClientError::Silent { .. }), "{silent}");
+    assert!(silent.to_string().contains("restart"), "{silent}");
+    letting_go.abort();
+}
+
+/// It hears nothing more, is sent more, and only then says that what it heard is done.
+#[test]
+fn what_a_daemon_did_that_is_ending_is_not_asked_of_the_next() {
+    let daemon = Daemon::start();
+    let client = daemon.client();
+    let (operation, _) = operate(&client, "first", vec![OperationId::from_bytes(&[0; 32])]);
+    let id = ObjectId::from_bytes(operation.as_bytes().try_into().unwrap());
+    client.barrier().block_on().unwrap();
+    daemon.deafen_on_update();
+    std::thread::scope(|scope| {
+        let updating = scope.spawn(|| client.update_heads(&[], Some(id)).block_on().unwrap());
+        daemon.await_deaf();
+        client.put(raw(1, 10)).block_on().unwrap();
+        updating.join().unwrap();
+    });
+    assert_eq!(daemon.updates(), 1);
+    client.barrier().block_on().unwrap();
+    assert!(daemon.memory.is_durable());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use ark_core::{Object, ObjectId, ObjectKind};
 use ark_jj::{ResolveError, resolve_heads};
 use jj_lib::backend::Signature;
 use jj_lib::object_id::ObjectId as _;
-use jj_lib::op_store::RefTarget;
+use jj_lib::op_store::{OperationId, RefTarget};
 use jj_lib::repo::Repo as _;
 use pollster::FutureExt as _;
 
@@ -306,12 +306,15 @@ fn a_head_that_comes_while_others_are_merged_stays() {
 fn heads_that_do_not_stand_still_are_an_error() {
     let (alice, _) = pair();
     let head = alice.heads()[0];
-    let described = |text: String| alice.write_like(head, |it| it.metadata.description = text);
-    let mut at = [described("0".into()), described("1".into())];
-    alice.memory.set_heads(at);
-    for round in 2..100 {
-        at = [at[1], described(round.to_string())];
-        alice.memory.set_heads_meanwhile(at);
+    // One that another comes after, which is quickly seen.
+    let pair = |round: usize| {
+        let first = alice.write_like(head, |it| it.metadata.description = round.to_string());
+        let parent = OperationId::from_bytes(first.as_bytes());
+        [first, alice.write_like(first, |it| it.parents = vec![parent])]
+    };
+    alice.memory.set_heads(pair(0));
+    for round in 1..500 {
+        alice.memory.set_heads_meanwhile(pair(round));
     }
     let error = resolve_heads(alice.memory.clone()).block_on().unwrap_err();
     assert!(matches!(error, ResolveError::Changing), "{error}");
