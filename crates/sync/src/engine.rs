@@ -293,6 +293,8 @@ impl Engine {
         let objects = new.len() as u64;
         self.grew(writer, state.state().revision, Amount { objects, bytes: 0 });
         self.decided(state.state().kind);
+        // Where too many are new to be named, any may be.
+        self.came(|id| new.is_empty() || new.iter().any(|link| link.id == id));
         self.effects.push(Effect::Announce(Announcement::fitting(&state, new)));
         self.joined.insert(writer, state);
         self.ask_haves();

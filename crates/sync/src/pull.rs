@@ -79,6 +79,9 @@ pub(crate) struct Pull {
     pub(crate) asked: Moment,
     /// Who was asked in vain: nothing more is asked until there is somebody else.
     pub(crate) vain: Option<Vain>,
+    /// An object that was missing when the store was last asked, where one is known: until it comes,
+    /// whatever for, there is no use in asking again.
+    pub(crate) lacking: Option<ObjectId>,
     /// Something was joined, since the store was last asked, that makes heads of it needless: what
     /// is missing is asked anew.
     pub(crate) uncovered: bool,
@@ -103,6 +106,7 @@ impl Pull {
             begun: false,
             asked: Moment::default(),
             vain: None,
+            lacking: None,
             uncovered: false,
             next: None,
             shelved: None,
@@ -152,6 +156,20 @@ impl Pull {
     /// Whether it is known that something is missing for it.
     pub(crate) fn lacks(&self) -> bool {
         matches!(self.phase, Phase::Waiting(_) | Phase::Pulling)
+    }
+
+    /// Notes what the store says is missing.
+    pub(crate) fn wait(&mut self, missing: Vec<Link>) {
+        self.lacking = missing.first().map(|link| link.id);
+        self.phase = Phase::Waiting(Some(missing));
+    }
+
+    /// Whether it waits for somebody who has the rest of it, while what it lacks may be among what
+    /// came for another: objects that `came` says yes to.
+    pub(crate) fn may_have_got(&self, came: impl FnOnce(ObjectId) -> bool) -> bool {
+        self.lane.is_none()
+            && matches!(self.phase, Phase::Waiting(_))
+            && self.lacking.is_none_or(came)
     }
 
     /// Whether nothing comes for it: by its lane, or because somebody was asked in vain. What waits

@@ -44,6 +44,14 @@ const ONCE_FAILED: [(u64, &str); 6] = [
         "a state that its provider had lost is not asked for again once the provider has it anew",
     ),
 ];
+/// The same of those that are run as new ones are.
+const LATELY_FAILED: [(u64, &str); 2] = [
+    (
+        1_795_317_297_595_587,
+        "a state whose writer had lost it stayed staged though all that it lacked had come since",
+    ),
+    (1_795_317_297_600_859, "the same"),
+];
 /// Fresh seeds that are run besides.
 const FRESH: u64 = 5;
 /// Histories in which reconciliation lies.
@@ -123,7 +131,8 @@ fn devices_come_out_the_same_and_nothing_is_lost() {
     if let Some(count) = number("ARK_SEEDS") {
         return run_all(&fresh(count));
     }
-    let once_failed = EARLY.into_iter().chain(ONCE_FAILED).map(|(seed, _)| seed);
+    let once_failed =
+        EARLY.into_iter().chain(ONCE_FAILED).chain(LATELY_FAILED).map(|(seed, _)| seed);
     let all: Vec<u64> = (0..FIXED).chain(once_failed).chain(fresh(FRESH)).collect();
     run_all(&all);
 }

@@ -208,10 +208,15 @@ impl Engine {
                 LaneStatus::Unavailable(object) => {
                     let (_, asked) = pull.vain.get_or_insert((object, BTreeSet::new()));
                     asked.extend(here.iter().copied());
+                    pull.lacking = Some(object);
                     self.reconciling.due(here);
                 }
-                // From now on it is waited for that somebody comes.
-                LaneStatus::Working if here.is_empty() => pull.progressed_ms = self.now_ms,
+                // From now on it is waited for that somebody comes. What is missing of what was so
+                // when the store was last asked is not known here.
+                LaneStatus::Working if here.is_empty() => {
+                    pull.progressed_ms = self.now_ms;
+                    pull.lacking = None;
+                }
                 _ => continue,
             }
             self.fetcher.close(lane);

@@ -1,6 +1,6 @@
 //! From a state's arrival to its join: what the store and the peers say, and what it means.
 
-use ark_core::{DeviceId, Link, SignedState, Writer};
+use ark_core::{DeviceId, Link, ObjectId, SignedState, Writer};
 
 use super::{Engine, Leaving, MAX_TRIED, place};
 use crate::effect::{Effect, RequestId};
@@ -143,7 +143,7 @@ impl Engine {
                 pull.phase = Phase::Unchecked;
             }
             StageOutcome::Staged { missing } => {
-                pull.phase = Phase::Waiting(Some(missing));
+                pull.wait(missing);
                 self.reconcile_for(writer);
             }
             StageOutcome::Complete | StageOutcome::Waiting => pull.phase = Phase::Unchecked,
@@ -217,10 +217,21 @@ impl Engine {
                 broken.push(writer);
             }
         }
+        if !received.is_empty() {
+            self.came(|id| received.iter().any(|(link, _)| link.id == id));
+        }
         if let Some((link, reason)) = rejected.into_iter().next() {
             for writer in broken {
                 self.problem(Problem::Invalid { writer, link, reason: reason.clone() });
             }
+        }
+    }
+
+    /// Objects are here that were not, `came` says which. A state that nobody can be asked for may
+    /// lack no more now: its writer lost it with a store, perhaps, and wrote the same anew.
+    pub(super) fn came(&mut self, came: impl Fn(ObjectId) -> bool) {
+        for pull in self.pulls.values_mut().filter(|pull| pull.may_have_got(&came)) {
+            pull.phase = Phase::Unchecked;
         }
     }
 
@@ -322,7 +333,7 @@ impl Engine {
             return;
         }
         let Some(lane) = pull.lane else {
-            pull.phase = Phase::Waiting(Some(links));
+            pull.wait(links);
             return self.reconcile_for(writer);
         };
         let wished = self.fetcher.want(lane, &links, Need::Missing(pull.asked));

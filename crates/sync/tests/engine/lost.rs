@@ -306,3 +306,40 @@ fn join(alone: &mut Alone, state: &ark_core::SignedState) -> Vec<Effect> {
     alone.feed(Input::Staged { writer, outcome: StageOutcome::Complete });
     alone.feed(Input::JoinResult { writer, outcome: JoinOutcome::Joined(state.clone()) })
 }
+
+#[test]
+fn a_state_that_nobody_has_is_joined_once_what_it_lacks_came_for_another() {
+    let raw = |what: &str| Link::raw(ark_core::ObjectId::of(what.as_bytes()));
+    for is_published in [false, true] {
+        let mut alone = Alone::new();
+        let lost = alone.state(1, 1);
+        let a = lost.state().writer;
+        let requested = |alone: &mut Alone, state: &ark_core::SignedState, missing| {
+            alone.send(state);
+            let outcome = StageOutcome::Staged { missing: vec![missing] };
+            let effects = alone.feed(Input::Staged { writer: state.state().writer, outcome });
+            let mut requests = effects.iter().filter_map(|effect| match effect {
+                Effect::Request { id, .. } => Some(*id),
+                _ => None,
+            });
+            requests.next().expect("what is missing is asked for")
+        };
+        let request = requested(&mut alone, &lost, raw("lost"));
+        alone.feed(Input::RequestEnded { request, missing: vec![raw("lost")] });
+        // One thing after the other comes, of which only the last is what it lacks.
+        for (incarnation, what) in [(2, "something"), (3, "lost")] {
+            let state = alone.state(incarnation, 1);
+            let effects = if is_published {
+                alone.feed(Input::Published { state, new: vec![raw(what)] })
+            } else {
+                let asked = raw(&format!("beside {what}"));
+                let request = requested(&mut alone, &state, asked);
+                let received = vec![(asked, 1), (raw(what), 1)];
+                let (next, rejected) = (Vec::new(), Vec::new());
+                alone.feed(Input::Stored { request, received, next, rejected })
+            };
+            let is_asked = effects.contains(&Effect::Join { writer: a });
+            assert_eq!(is_asked, what == "lost", "{effects:?}");
+        }
+    }
+}
