@@ -3,7 +3,8 @@
 //!
 //! The other machine's state replaces the one that this machine made, and its vector has the dots
 //! under which something else was written here. So what base has under such dots is published anew
-//! under the new incarnation, and drops nothing that the joined tree has under them. To claim no
+//! under the new incarnation, and drops nothing that the joined tree has under them; where an
+//! interrupted batch had put something else in its place by then, it drops nothing at all. To claim no
 //! act of the other's that is not here, nothing is published before its state is joined (unless
 //! that takes too long). Deletions are not repeated: that would take knowing what was seen.
 
@@ -13,6 +14,7 @@ use ark_core::{Dot, LocalChange, Read, RelPath, What};
 
 use crate::base::{BaseRead, Disowned, Record};
 use crate::local::{Local, own, put};
+use crate::scan::FoundNode;
 use crate::wants::{Lookup, Want, WantsError, found_node};
 
 impl Disowned {
@@ -71,6 +73,17 @@ pub fn add_disowned<R: Read, B: BaseRead>(
         if !disowned.iter().any(|disowned| disowned.reissue) && stands(joined, &path, &before)? {
             continue;
         }
+        let now = local.records.get(&path).and_then(Option::as_ref);
+        if now.is_some_and(|now| now.node != before.node) {
+            // Others' changes took its place, which were made perhaps of what the other machine
+            // wrote: what they put there stays, and so do its dots.
+            if content && before.node != FoundNode::Directory {
+                let what = put(before.node, before.mtime, before.permissions, true);
+                local.changes.push(LocalChange { path: path.clone(), behind: None, what });
+                local.revisit.insert(path);
+            }
+            continue;
+        }
         let what = if content {
             put(before.node, before.mtime, before.permissions, bits)
         } else {
@@ -100,4 +113,52 @@ fn stands<R: Read>(
             && version.dots.iter().any(|dot| before.behind.dots.contains(dot))
             && found_node(&version.node) == before.node
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ark_core::{DeviceId, Overlay, Tree, Vector, put_in};
+
+    use super::*;
+    use crate::fixtures::{Nothing, dot, found, path};
+    use crate::local::{Trees, local, record};
+
+    /// A batch had put what another device wrote in the place of what base still has under a
+    /// disowned dot, and was interrupted.
+    #[test]
+    fn what_was_put_in_the_place_of_something_disowned_is_not_dropped() {
+        let (mine, theirs, path) = (found("mine"), found("theirs"), path("file"));
+        let mut of_theirs = dot(1);
+        of_theirs.writer.device = DeviceId::from_bytes([2; 32]);
+        let written = LocalChange {
+            path: path.clone(),
+            behind: None,
+            what: put(theirs.node, theirs.mtime, theirs.permissions, true),
+        };
+        let mut overlay = Overlay::new(Nothing);
+        let empty = Tree::empty();
+        let root = put_in(&mut overlay, &empty, of_theirs, &[written]).unwrap();
+        let base = BTreeMap::from([(path.clone(), record(&mine, own(&path, dot(1))))]);
+        let disowned = [Disowned { writer: dot(1).writer, after: 0, reissue: true }];
+        let mut trees = Trees {
+            joined: Lookup::new(&overlay, root),
+            interrupted: Some(Lookup::new(&overlay, root)),
+        };
+        let here = BTreeMap::from([(path.clone(), theirs.clone())]);
+        let anew = dot(2);
+        let mut local = local(&here, &[], &base, &mut trees, anew, &disowned).unwrap();
+        assert!(local.changes.is_empty(), "it was not written here");
+        add_disowned(&mut local, &disowned, &base, &mut trees.joined, anew).unwrap();
+        drop(trees);
+        let what = put(mine.node, mine.mtime, mine.permissions, true);
+        assert_eq!(local.changes, [LocalChange { path: path.clone(), behind: None, what }]);
+        assert_eq!(local.records[&path], Some(record(&theirs, own(&path, of_theirs))));
+        // One is in place, the other beside it.
+        let joined = Tree { root, vector: Vector::empty() };
+        let root = put_in(&mut overlay, &joined, anew, &local.changes).unwrap();
+        let entry = Lookup::new(&overlay, root).entry(&path, path.names().last().unwrap());
+        assert_eq!(entry.unwrap().map(|entry| entry.versions.len()), Some(2));
+    }
 }

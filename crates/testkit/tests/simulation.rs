@@ -45,12 +45,16 @@ const ONCE_FAILED: [(u64, &str); 6] = [
     ),
 ];
 /// The same of those that are run as new ones are.
-const LATELY_FAILED: [(u64, &str); 2] = [
+const LATELY_FAILED: [(u64, &str); 3] = [
     (
         1_795_317_297_595_587,
         "a state whose writer had lost it stayed staged though all that it lacked had come since",
     ),
     (1_795_317_297_600_859, "the same"),
+    (
+        1_795_317_967_924_645,
+        "what an interrupted batch had put in the place of something disowned was dropped with it",
+    ),
 ];
 /// Fresh seeds that are run besides.
 const FRESH: u64 = 5;

@@ -151,31 +151,14 @@ const fn content(node: FoundNode) -> Option<ObjectId> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use ark_core::{
-        Content, DeviceId, Incarnation, Mtime, Overlay, Permissions, Tree, Vector, Writer, put_in,
-    };
+    use ark_core::{Overlay, Tree, Vector, put_in};
 
     use super::super::{Trees, local, record};
     use super::*;
     use crate::base::Record;
-    use crate::fixtures::{Nothing, path};
-    use crate::fs::{Stat, StatKind};
+    use crate::fixtures::{Nothing, dot, found, path};
     use crate::scan::Found;
     use crate::wants::Lookup;
-
-    fn dot(sequence: u64) -> Dot {
-        let device = DeviceId::from_bytes([1; 32]);
-        Dot { writer: Writer { device, incarnation: Incarnation::new(1) }, sequence }
-    }
-
-    fn found(content: &str) -> Found {
-        let (mtime, size) = (Mtime::default(), content.len() as u64);
-        let (dev, ino, mode) = (1, 2, 0o100_644);
-        let stat = Stat { kind: StatKind::File, dev, ino, size, mode, mtime, ctime: mtime };
-        let content = Content::Raw(ObjectId::of(content.as_bytes()));
-        let node = FoundNode::File { content, size };
-        Found { node, permissions: Permissions::from_mode(0o644), mtime, stat, settled: true }
-    }
 
     fn behind(name: &str, sequence: u64) -> Behind {
         let name = Name::new(name.as_bytes()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ark_core::{Dot, RelPath, What};
+use ark_core::{Dot, Put, RelPath, What};
 use ark_folder::base::Record;
 use ark_folder::local::Local;
 use ark_folder::scan::{Found, FoundNode};
@@ -62,14 +62,16 @@ pub(super) fn witness(scanned: &Scanned, local: &Local, dot: Dot, cx: &mut Conte
         {
             cx.oracle.dropped(dot, &change.path, behind);
         }
-        let after = local.records.get(&change.path).cloned().flatten();
-        if let (What::Put { .. }, Some(after)) = (&change.what, after) {
-            // What is published anew, though it was not found to be changed, is what stands there.
-            let place = cx.disk.at(&change.path).filter(|place| place.node == after.node);
+        if let What::Put { put, .. } = &change.what {
+            let node = node_of(put);
+            let is_found = scanned.found.get(&change.path).is_none_or(|found| found.node == node);
+            // What is published anew, though it was not found to be changed, is what stands there,
+            // if anything.
+            let place = cx.disk.at(&change.path).filter(|place| place.node == node);
             let of_place = || place.map(|place| place.tokens.clone());
-            let tokens = scanned.tokens.get(&change.path).cloned().or_else(of_place);
-            let tokens = tokens.unwrap_or_default();
-            cx.oracle.published(dot, &change.path, after.node, &tokens);
+            let tokens = scanned.tokens.get(&change.path).filter(|_| is_found).cloned();
+            let tokens = tokens.or_else(of_place).unwrap_or_default();
+            cx.oracle.published(dot, &change.path, node, &tokens);
         }
     }
     for (path, record) in &local.records {
@@ -86,5 +88,13 @@ pub(super) fn witness(scanned: &Scanned, local: &Local, dot: Dot, cx: &mut Conte
             cx.oracle.kill(&known);
         }
         cx.oracle.same(tokens, &known);
+    }
+}
+
+fn node_of(put: &Put) -> FoundNode {
+    match *put {
+        Put::File { content, size, .. } => FoundNode::File { content, size },
+        Put::Symlink { target, size, .. } => FoundNode::Symlink { target, size },
+        Put::Directory => FoundNode::Directory,
     }
 }
