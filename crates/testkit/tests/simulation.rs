@@ -45,7 +45,7 @@ const ONCE_FAILED: [(u64, &str); 6] = [
     ),
 ];
 /// The same of those that are run as new ones are.
-const LATELY_FAILED: [(u64, &str); 3] = [
+const LATELY_FAILED: [(u64, &str); 4] = [
     (
         1_795_317_297_595_587,
         "a state whose writer had lost it stayed staged though all that it lacked had come since",
@@ -55,6 +55,7 @@ const LATELY_FAILED: [(u64, &str); 3] = [
         1_795_317_967_924_645,
         "what an interrupted batch had put in the place of something disowned was dropped with it",
     ),
+    (1_795_318_611_191_375, "one that had left was at work still while the others were at rest"),
 ];
 /// Fresh seeds that are run besides.
 const FRESH: u64 = 5;

@@ -85,6 +85,13 @@ pub(super) fn is_settled(world: &World) -> Result<(), String> {
             return Err(format!("{a} and {b} are not connected"));
         }
     }
+    // Who has left works on for itself for a while.
+    for (at, device) in world.devices.iter().enumerate().filter(|(_, device)| device.has_left) {
+        let folder = device.running.as_ref().and_then(|running| running.folder.as_ref());
+        if let Some(why) = folder.and_then(Folder::unrest) {
+            return Err(format!("{at}, which has left: {why}"));
+        }
+    }
     let Some(first) = world.heard().next() else { return Ok(()) };
     for at in world.members() {
         let device = &world.devices[at];
