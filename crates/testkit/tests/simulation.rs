@@ -163,7 +163,7 @@ fn built_in_faults_are_found() {
         (Fault::InterruptionForgotten, 1841),
         (Fault::ToldBeforeDurable, 0),
         (Fault::ReaderHeard, 0),
-        (Fault::NeverTakenOver, 561),
+        (Fault::NeverTakenOver, 3917),
         (Fault::LagIgnored, 0),
     ];
     let seeds = number("ARK_SEEDS").unwrap_or(FAULTY);
