@@ -17,6 +17,7 @@ mod blobs;
 mod cache;
 mod closure;
 mod counters;
+mod create;
 mod equivocations;
 mod error;
 mod failpoint;

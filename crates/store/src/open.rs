@@ -14,6 +14,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageErro
 use crate::barrier::Barrier;
 use crate::blobs::Blobs;
 use crate::counters::Counts;
+use crate::create;
 use crate::error::{IndexError, OpenError};
 use crate::failpoint::Failpoints;
 use crate::index::{self, FORMAT_VERSION, ISSUED, Index, STATES, TOPICS, TopicNumber, issued_key};
@@ -177,6 +178,8 @@ async fn try_open_index(
         let (owned, path_of_store) = (path.to_owned(), store.to_owned());
         let failpoints = failpoints.clone();
         let opened = tokio::task::spawn_blocking(move || {
+            create::database(&owned, || failpoints.hit("index-made"))
+                .map_err(|source| Unopened::Error(path_error(&owned, source)))?;
             read_index(&path_of_store, &owned, cache_bytes, failpoints)
         });
         return match opened.await {

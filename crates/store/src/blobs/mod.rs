@@ -7,6 +7,7 @@ mod living;
 mod read;
 
 use std::collections::HashMap;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use iroh_blobs::{Hash, HashAndFormat};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::counters::{Counts, count};
+use crate::create;
 use crate::error::{BlobError, OpenError};
 use crate::failpoint::Failpoints;
 use crate::space::{IMPORT_RESERVE_BYTES, Space};
@@ -90,8 +92,14 @@ impl Blobs {
         counts: Arc<Counts>,
         failpoints: Failpoints,
     ) -> Result<Self, OpenError> {
-        let living = Living::open(root).await;
-        let living = living.map_err(|source| OpenError::Blobs { path: root.to_owned(), source })?;
+        let failed = |source| OpenError::Blobs { path: root.to_owned(), source };
+        let (owned, made) = (root.to_owned(), failpoints.clone());
+        let create = move || {
+            fs::create_dir_all(&owned)?;
+            create::database(&owned.join(DATABASE), || made.hit("blobs-made"))
+        };
+        blocking(create).await.map_err(|error| failed(Arc::new(error)))?;
+        let living = Living::open(root).await.map_err(failed)?;
         let inner = Inner {
             living,
             root: root.to_owned(),

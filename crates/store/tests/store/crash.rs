@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ark_core::SignedState;
-use ark_store::{FailpointHook, Recovery, Store};
+use ark_store::{FailpointHook, NewIncarnation, Recovery, Store};
 use ed25519_dalek::SigningKey;
 
 use crate::support::{self, contents, files, own_head, publish, repo};
@@ -141,6 +141,30 @@ async fn assert_only_tags_of(store: &Store, repo: &ark_store::Repo, state: &Sign
     assert_eq!(store.recovered(), Recovery::Same);
     let dot = repo.publisher().await.dot();
     assert_eq!(dot.sequence, state.state().revision + 1);
+}
+
+/// redb refuses what it had half made: such a store would never open again.
+#[tokio::test]
+async fn a_first_start_that_ends_anywhere_leaves_no_half_made_database() {
+    for (place, database) in [("index-made", "index.redb"), ("blobs-made", "blobs/blobs.db")] {
+        let dir = tempfile::tempdir().unwrap();
+        run_child(dir.path(), "open", place);
+        let path = support::options(dir.path(), &key()).path.join(database);
+        assert!(!path.exists(), "{place}: it has its name before it is whole");
+        // What was killed earlier still.
+        let unfinished = path.with_added_extension("new");
+        assert!(unfinished.exists(), "{place}");
+        std::fs::write(&unfinished, vec![0; 1 << 20]).unwrap();
+
+        let store = open(dir.path()).await;
+        let new = Recovery::NewIncarnation { why: NewIncarnation::NewStore };
+        assert_eq!(store.recovered(), new, "{place}");
+        assert!(!unfinished.exists(), "{place}");
+        publish(&repo(&store).await, &[("x", &[1; 5000])]).await;
+        store.close().await.unwrap();
+        let store = open(dir.path()).await;
+        assert_eq!(files(&repo(&store).await).await, contents(&[("x", &[1; 5000])]), "{place}");
+    }
 }
 
 #[tokio::test]
