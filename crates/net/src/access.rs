@@ -220,6 +220,12 @@ impl Access {
 
     fn refuse(&self, device: DeviceId) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        // A listed device that asks for a repo that does not list it is no news to show as refused:
+        // the peers' repos in the status say it. Asked under the lock: a list that changes takes it,
+        // so that nobody is shown whom it lists.
+        if self.is_listed(device) {
+            return;
+        }
         let known = refused.iter().position(|one| one.device == device);
         if let Some(at) = known {
             refused.remove(at);
@@ -279,12 +285,7 @@ impl EndpointHooks for Gate {
             Admitted::Yes => AfterHandshakeOutcome::Accept,
             Admitted::TooMany => reject(CODE_TOO_MANY, b"too many connections"),
             Admitted::NotListed => {
-                // A listed device that asks for a repo that does not list it is no news to show
-                // as refused: the peers' repos in the status say it.
-                let device = DeviceId::from_bytes(*connection.remote_id().as_bytes());
-                if !self.0.is_listed(device) {
-                    self.0.refuse(device);
-                }
+                self.0.refuse(DeviceId::from_bytes(*connection.remote_id().as_bytes()));
                 reject(CODE_NOT_LISTED, REASON_NOT_LISTED)
             }
         }
@@ -410,5 +411,7 @@ mod tests {
         // Who is listed from now on is refused no more.
         access.list([(TopicId::derive("x", None), vec![device(250)])]);
         assert_eq!(access.refused(), refused[..MAX_REFUSED - 1]);
+        access.refuse(device(250));
+        assert_eq!(access.refused(), refused[..MAX_REFUSED - 1], "it was looked at before");
     }
 }
