@@ -189,6 +189,8 @@ async fn a_device_that_is_not_listed_is_refused() {
         iroh::endpoint::ConnectionError::ApplicationClosed(close) => {
             assert_eq!(close.error_code, VarInt::from_u32(1));
         }
+        // The one packet that says so was lost, and nobody is left there who would know of it.
+        iroh::endpoint::ConnectionError::Reset => {}
         other => panic!("closed otherwise: {other:?}"),
     }
     assert!(refused(&scene.running.net.status()).contains(&support::device_id(&stranger.key)));
