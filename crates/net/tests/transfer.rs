@@ -52,6 +52,10 @@ async fn edits_in_a_row_arrive() {
         last = Some(state);
     }
     assert_eq!(last.unwrap().state().revision, 10);
+    let newest = |status: &NetStatus| status.repos[0].durable.values().eq(&[10, 10]);
+    for running in [&a, &b] {
+        running.until("all of it", newest).await;
+    }
     assert_eq!(a.repo_status("repo").durable, b.repo_status("repo").durable);
     a.stop().await;
     b.stop().await;
@@ -86,8 +90,8 @@ async fn what_a_reader_writes_stays_there_and_both_say_so() {
     let state = publish(a_runs.repo("repo"), &content).await;
     b_runs.until_durable("repo", &state).await;
     let granted = |status: &NetStatus| status.repos[0].remotes[0].granted;
-    assert_eq!(granted(&b_runs.net.status()), Some(Role::Reader));
-    assert_eq!(granted(&a_runs.net.status()), Some(Role::Peer));
+    b_runs.until("what it may", |status| granted(status) == Some(Role::Reader)).await;
+    a_runs.until("what it may", |status| granted(status) == Some(Role::Peer)).await;
 
     publish(b_runs.repo("repo"), &files(2, 10, 5000)).await;
     let shown = |status: &NetStatus| !status.repos[0].problems.is_empty();
