@@ -70,6 +70,15 @@ pub enum ApplyError {
     Sync(#[source] FsError),
 }
 
+/// Adds what a batch failed at to what those of the same plan before it did. As within a batch the
+/// first failure of a path counts: that a directory waits for what is in it is not forgotten where
+/// the file that is wanted in its place cannot be written, then, either.
+pub fn add_failing(failing: &mut BTreeMap<RelPath, Retry>, batch: BTreeMap<RelPath, Retry>) {
+    for (path, retry) in batch {
+        failing.entry(path).or_insert(retry);
+    }
+}
+
 /// How many of `actions` make the next batch; at least one, if there are any.
 pub fn batch_length(actions: &[Action]) -> usize {
     let (mut bytes, mut writes) = (0u64, 0);

@@ -7,6 +7,10 @@
 //! interrupted batch had put something else in its place by then, it drops nothing at all. To claim no
 //! act of the other's that is not here, nothing is published before its state is joined (unless
 //! that takes too long). Deletions are not repeated: that would take knowing what was seen.
+//!
+//! Where a store was put back from a copy its old states still stand, and so does what base has of
+//! them, unless it is dated anew: what was deleted after the copy, as others know, and then written
+//! again, as nobody knows, would otherwise go with what was deleted.
 
 use std::collections::BTreeSet;
 
@@ -70,10 +74,18 @@ pub fn add_disowned<R: Read, B: BaseRead>(
         if wanted.as_ref().is_some_and(says_so) {
             continue;
         }
-        if !disowned.iter().any(|disowned| disowned.reissue) && stands(joined, &path, &before)? {
+        let now = local.records.get(&path).and_then(Option::as_ref);
+        let same = now.filter(|now| is_same(now, &before));
+        let is_written_again = same.is_some_and(|now| is_dated_anew(now, &before));
+        let is_lost = is_written_again || disowned.iter().any(|disowned| disowned.reissue);
+        if !is_lost && stands(joined, &path, &before)? {
+            if same.is_some() {
+                // What is done to it later is done to what stands.
+                let record = local.records.get_mut(&path).and_then(Option::as_mut);
+                record.expect("it was just read").behind = before.behind;
+            }
             continue;
         }
-        let now = local.records.get(&path).and_then(Option::as_ref);
         if now.is_some_and(|now| now.node != before.node) {
             // Others' changes took its place, which were made perhaps of what the other machine
             // wrote: what they put there stays, and so do its dots.
@@ -84,8 +96,9 @@ pub fn add_disowned<R: Read, B: BaseRead>(
             }
             continue;
         }
+        let mtime = same.map_or(before.mtime, |now| now.mtime);
         let what = if content {
-            put(before.node, before.mtime, before.permissions, bits)
+            put(before.node, mtime, before.permissions, bits)
         } else {
             What::Permissions(before.permissions)
         };
@@ -98,6 +111,16 @@ pub fn add_disowned<R: Read, B: BaseRead>(
         local.records.insert(path, Some(Record { behind, ..before }));
     }
     Ok(())
+}
+
+/// Whether what was found, as the record `now` says, is what base says.
+fn is_same(now: &Record, before: &Record) -> bool {
+    now.node == before.node && now.permissions == before.permissions
+}
+
+/// Whether somebody wrote the same again.
+fn is_dated_anew(now: &Record, before: &Record) -> bool {
+    before.node != FoundNode::Directory && now.mtime != before.mtime
 }
 
 /// Whether the joined tree has what the record says under its dots, in place or aside.
@@ -124,6 +147,7 @@ mod tests {
     use super::*;
     use crate::fixtures::{Nothing, dot, found, path};
     use crate::local::{Trees, local, record};
+    use crate::scan::Found;
 
     /// A batch had put what another device wrote in the place of what base still has under a
     /// disowned dot, and was interrupted.
@@ -160,5 +184,40 @@ mod tests {
         let root = put_in(&mut overlay, &joined, anew, &local.changes).unwrap();
         let entry = Lookup::new(&overlay, root).entry(&path, path.names().last().unwrap());
         assert_eq!(entry.unwrap().map(|entry| entry.versions.len()), Some(2));
+    }
+
+    /// A store was put back from a copy, whose states stand: what it has of a file that somebody
+    /// touched stands behind that as before. What was written again, perhaps after a deletion that
+    /// others know of, is an act of its own.
+    #[test]
+    fn what_stands_is_not_published_anew_unless_it_was_written_again() {
+        let (mine, path, anew) = (found("mine"), path("file"), dot(2));
+        let what = put(mine.node, mine.mtime, mine.permissions, true);
+        let written = LocalChange { path: path.clone(), behind: None, what };
+        let mut overlay = Overlay::new(Nothing);
+        let root = put_in(&mut overlay, &Tree::empty(), dot(1), &[written]).unwrap();
+        let before = record(&mine, own(&path, dot(1)));
+        let base = BTreeMap::from([(path.clone(), before.clone())]);
+        let disowned = [Disowned { writer: dot(1).writer, after: 0, reissue: false }];
+        let taken_up = |here: &Found| {
+            let mut trees = Trees { joined: Lookup::new(&overlay, root), interrupted: None };
+            let here = BTreeMap::from([(path.clone(), here.clone())]);
+            let mut local = local(&here, &[], &base, &mut trees, anew, &disowned).unwrap();
+            add_disowned(&mut local, &disowned, &base, &mut trees.joined, anew).unwrap();
+            local
+        };
+        let mut touched = mine.clone();
+        touched.stat.ctime.seconds += 1;
+        let local = taken_up(&touched);
+        assert!(local.changes.is_empty());
+        assert_eq!(local.records[&path], Some(record(&touched, before.behind.clone())));
+        let mut again = mine.clone();
+        again.mtime.seconds += 1;
+        let local = taken_up(&again);
+        let what = put(mine.node, again.mtime, mine.permissions, true);
+        let [change] = &local.changes[..] else { panic!("{local:?}") };
+        assert_eq!((&change.path, &change.what), (&path, &what));
+        assert!(change.behind.iter().all(|behind| behind.dots.is_empty()), "it drops nothing");
+        assert_eq!(local.records[&path], Some(record(&again, own(&path, anew))));
     }
 }

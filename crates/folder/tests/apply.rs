@@ -102,6 +102,31 @@ fn what_is_not_as_base_says_is_left_and_told() {
     assert_eq!(scene.names().len(), 8, "nothing is left over: {:?}", scene.names());
 }
 
+/// What a copy shows came to be in place beside it, and was deleted there before base was told.
+#[test]
+fn a_copy_goes_only_while_what_is_in_place_of_it_is_there() {
+    let mut scene = Scene::new();
+    for of in ["kept", "edited", "deleted", "other"] {
+        scene.known(of, Some(if of == "other" { "another content" } else { of }));
+        let copy = format!("{of}.conflict-0");
+        scene.known(&copy, Some(of));
+        scene.base.get_mut(&path(&copy)).unwrap().behind.name = path(of).names()[0].clone();
+    }
+    std::fs::write(scene.path("edited"), "by the user").unwrap();
+    std::fs::remove_file(scene.path("deleted")).unwrap();
+    let copies = ["kept", "edited", "deleted", "other"].map(|of| path(&format!("{of}.conflict-0")));
+    let applied = scene.apply(&copies.clone().map(|path| Action::Remove { path }));
+    assert_eq!(
+        scene.names(),
+        ["deleted.conflict-0", "edited", "edited.conflict-0", "kept", "other"]
+    );
+    assert_eq!(applied.dirty, BTreeSet::from(["edited", "deleted"].map(path)));
+    let [kept, edited, deleted, other] = copies;
+    assert_eq!(applied.records, [(kept, None), (other, None)].into());
+    let is_blocked = |at| applied.retries[at].hold == Hold::Blocked;
+    assert!([&edited, &deleted].into_iter().all(is_blocked) && applied.retries.len() == 2);
+}
+
 #[test]
 fn an_edit_while_content_is_written_is_kept() {
     let mut scene = Scene::new();

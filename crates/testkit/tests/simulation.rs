@@ -45,7 +45,7 @@ const ONCE_FAILED: [(u64, &str); 6] = [
     ),
 ];
 /// The same of those that are run as new ones are.
-const LATELY_FAILED: [(u64, &str); 4] = [
+const LATELY_FAILED: [(u64, &str); 9] = [
     (
         1_795_317_297_595_587,
         "a state whose writer had lost it stayed staged though all that it lacked had come since",
@@ -56,6 +56,23 @@ const LATELY_FAILED: [(u64, &str); 4] = [
         "what an interrupted batch had put in the place of something disowned was dropped with it",
     ),
     (1_795_318_611_191_375, "one that had left was at work still while the others were at rest"),
+    (
+        1_795_320_230_911_487,
+        "a copy went though the file of the same content beside it was gone by then, and the store \
+         was put back before it came again: its absence was taken for a deletion",
+    ),
+    (
+        1_795_325_743_720_956,
+        "what was written again after a deletion that others knew of was taken for what a store \
+         that was put back had there, and went with that",
+    ),
+    (1_795_325_743_724_008, "the same"),
+    (1_795_325_743_724_254, "the same"),
+    (
+        1_795_328_015_601_823,
+        "that a directory waits to be removed was forgotten when a later batch could not write the \
+         file in its place",
+    ),
 ];
 /// Fresh seeds that are run besides.
 const FRESH: u64 = 5;

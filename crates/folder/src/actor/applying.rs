@@ -13,7 +13,7 @@ use ark_store::{Reader, States};
 
 use super::taking_up::is_rules_file;
 use super::{Actor, Due, Home, MAX_FUTILE_ROUNDS, Setback, Tries, blocking};
-use crate::apply::{Applied as Batch, Control, Heed, apply, batch_length};
+use crate::apply::{Applied as Batch, Control, Heed, add_failing, apply, batch_length};
 use crate::base::{
     APPLIED_META, APPLYING_META, Applied, Applying, BaseError, BaseRead as _, BaseView, Changes,
     Hold, Retry, UNFINISHED_META, encode_applied, encode_applying, encode_unfinished,
@@ -205,7 +205,7 @@ impl Actor {
         });
         let batch = applied.await??;
         under_way.next += batch.attempted;
-        under_way.failing.extend(batch.retries.clone());
+        add_failing(&mut under_way.failing, batch.retries.clone());
         if batch.attempted == 0 && !under_way.control.stop.load(Ordering::Relaxed) {
             return Err(Setback::Failed(format!("{what}: a batch did nothing")));
         }

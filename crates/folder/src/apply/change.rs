@@ -179,9 +179,27 @@ impl<B: BaseRead> Batch<'_, B> {
             Err(Stopped::Fs(error)) if error.is_absent() => return gone(),
             other => other?,
         }
+        self.stands_beside(path)?;
         discard(&dir, name, &expected, path)?;
         self.touch(path, &dir);
         gone()
+    }
+
+    /// What a copy shows is at the name of its entry, too, if base says so: a copy goes only while
+    /// that is there. Whoever took that away just now sees the copy still, and if all that base
+    /// knows of both were lost now its absence would be taken for a deletion.
+    fn stands_beside(&mut self, path: &RelPath) -> Result<(), Stopped> {
+        let Some(copy) = self.disk.get(path)? else { return Ok(()) };
+        let Some((directory, name)) = path.split_last() else { return Ok(()) };
+        let plain = directory.join(copy.behind.name.clone());
+        let is_copied = |record: Record| record.node == copy.node;
+        if copy.behind.name == *name || !self.disk.get(&plain)?.is_some_and(is_copied) {
+            return Ok(());
+        }
+        match self.as_base_says(&plain) {
+            Err(Stopped::Fs(error)) if error.is_absent() => Err(Stopped::Dirty(vec![plain])),
+            other => other.map(drop),
+        }
     }
 
     fn remove_directory(&mut self, path: &RelPath) -> Result<Outcome, Stopped> {

@@ -253,9 +253,25 @@ impl Batch {
             return gone();
         }
         unchanged(path, &expected, on)?;
+        self.stands_beside(path, on)?;
         on.disk.remove(path);
         self.touch(path, on);
         gone()
+    }
+
+    /// A copy goes only while what base says to have its content in place is there.
+    fn stands_beside(&self, path: &RelPath, on: &Ground<'_>) -> Result<(), Stopped> {
+        let Some(copy) = self.record(path, on) else { return Ok(()) };
+        let (directory, name) = path.split_last().expect("no action is about the root");
+        let plain = directory.join(copy.behind.name.clone());
+        let is_copied = self.record(&plain, on).is_some_and(|record| record.node == copy.node);
+        if copy.behind.name == *name || !is_copied {
+            return Ok(());
+        }
+        match self.as_base_says(&plain, on) {
+            Err(Stopped::Absent) => Err(Stopped::Dirty(vec![plain])),
+            other => other.map(drop),
+        }
     }
 
     fn remove_directory(&mut self, path: &RelPath, on: &mut Ground<'_>) -> Done {

@@ -1,6 +1,7 @@
 //! How others' changes come onto the disk: planned, carried out batch by batch, recorded.
 
 use ark_core::{Link, Overlay, RelPath, empty_directory};
+use ark_folder::apply::add_failing;
 use ark_folder::base::{Hold, Retry};
 use ark_folder::plan::{Action, Dirty, Held, Plan, plan};
 use ark_folder::wants::{Lookup, WantsError, complete, empty_root, wants};
@@ -110,7 +111,7 @@ impl Folder {
         cx: &mut Context<'_>,
     ) -> u64 {
         let mut under_way = self.under_way.take().expect("a batch is of a plan");
-        under_way.failing.extend(batch.retries);
+        add_failing(&mut under_way.failing, batch.retries);
         let base = cx.store.base();
         let did_something = !batch.records.is_empty();
         let is_carried_out = under_way.next == under_way.actions.len();
