@@ -18,8 +18,9 @@ use crate::tree::{Tree, await_condition, try_condition};
 pub use config::{Listed, REPO, Setup};
 pub use process::Daemon;
 
-/// The longest that a daemon may take to answer `ark status` after its start.
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// The longest that a daemon may take to answer `ark status` after its start, on a machine that is
+/// busy with much else, too.
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A machine: a temporary directory with a config, a store and perhaps a folder.
 #[derive(Debug)]
@@ -288,8 +289,9 @@ pub fn assert_in_step(a: &Machine, b: &Machine, limit: Duration) {
     assert!(differences.is_empty(), "{differences:#?}\n{}\n{}", a.log(), b.log());
 }
 
-/// Waits until all show byte for byte the same, with the same heads. They may be so already before
-/// what a test is about has begun: it awaits that first.
+/// Waits until all show byte for byte the same, with the same heads, and are in step: what was put
+/// into a folder is recorded there, so that what a user does to it next is known to be done to that.
+/// They may be so already before what a test is about has begun: it awaits that first.
 ///
 /// # Panics
 /// When they are not within `limit`: with the differences and the logs.
@@ -297,22 +299,32 @@ pub fn assert_in_step(a: &Machine, b: &Machine, limit: Duration) {
 pub fn assert_all_same(machines: &[&Machine], limit: Duration) {
     let (first, others) = machines.split_first().expect("machines");
     let differences = || -> Vec<String> {
-        let (tree, heads) = (first.tree(), first.heads());
+        let tree = first.tree();
         let from = |other: &&Machine| -> Vec<String> {
-            let mut lines = tree.differences(&other.tree());
-            if lines.is_empty() && other.heads() != heads {
-                lines.push(format!("heads: {heads} / {}", other.heads()));
-            }
             let named = |line: String| format!("{}, {}: {line}", first.name, other.name);
-            lines.into_iter().map(named).collect()
+            tree.differences(&other.tree()).into_iter().map(named).collect()
         };
-        others.iter().flat_map(from).collect()
+        let lines: Vec<String> = others.iter().flat_map(from).collect();
+        if lines.is_empty() { not_in_step(machines) } else { lines }
     };
     if try_condition(limit, || differences().is_empty().then_some(())).is_none() {
         let logs: Vec<String> =
             machines.iter().map(|it| format!("{}:\n{}", it.name, it.log())).collect();
         panic!("not the same within {limit:?}: {:#?}\n{}", differences(), logs.join("\n"));
     }
+}
+
+/// What keeps these from being in step with the same heads, a line each.
+fn not_in_step(machines: &[&Machine]) -> Vec<String> {
+    let mut heads = None;
+    let look = |machine: &&Machine| {
+        let repo = machine.status()["repos"][0].clone();
+        let its = repo["heads"].clone();
+        let expected = heads.get_or_insert_with(|| its.clone());
+        let is_so = repo["state"] == "in-step" && its == *expected;
+        (!is_so).then(|| format!("{}: {}, heads: {its}", machine.name, repo["state"]))
+    };
+    machines.iter().filter_map(look).collect()
 }
 
 /// A UDP port on 127.0.0.1 that nobody has at the moment.
