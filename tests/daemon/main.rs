@@ -55,7 +55,14 @@ fn a_folder_goes_both_ways_and_status_tells_it() {
     assert_eq!(b.read("from a/file").as_deref(), Some(&b"one"[..]));
     assert_eq!(a.read("from b").as_deref(), Some(&b"two"[..]));
 
-    let status = a.status();
+    // Both dial: the connection that stays may be made when the other has served already, and what
+    // was applied comes back as events.
+    let status = await_condition("a is in step, and connected directly", LIMIT, || {
+        let status = a.status();
+        let (repo, peer) = (&status["repos"][0], &status["peers"][0]);
+        let is_so = repo["state"] == "in-step" && repo["files"] == 2 && peer["path"] == "direct";
+        is_so.then_some(status)
+    });
     has_keys(&status, &["device", "version", "repos", "peers", "refused"]);
     assert_eq!(status["device"], a.id());
     let repo = &status["repos"][0];
@@ -108,9 +115,11 @@ fn a_folder_goes_both_ways_and_status_tells_it() {
             .then_some(())
     });
 
-    let (text, _) = ended(&a.run(&["status"]), 0);
-    assert!(text.contains(&format!("{REPO}: in step")), "{text}");
-    assert!(text.contains("b: connected (direct"), "{text}");
+    await_condition("people are told the same", LIMIT, || {
+        let (text, _) = ended(&a.run(&["status"]), 0);
+        let is_told = |line: &str| text.contains(line);
+        (is_told(&format!("{REPO}: in step")) && is_told("b: connected (direct")).then_some(())
+    });
     for daemon in [on_a, on_b] {
         assert_eq!(daemon.stop().code(), Some(0));
     }
@@ -205,7 +214,8 @@ fn a_missing_folder_stops_its_repo_only() {
     let problems = machine.status()["repos"][1]["problems"].to_string();
     assert!(problems.contains("no/such/folder"), "{problems}");
     assert!(!machine.directory().join("no").exists());
-    let (_, stderr) = ended(&machine.run(&["wait", "--repo", "lost", "--timeout", "0.1"]), 1);
+    // It is told at once.
+    let (_, stderr) = ended(&machine.run(&["wait", "--repo", "lost", "--timeout", "90"]), 1);
     assert!(stderr.contains("lost: "), "{stderr}");
     assert_eq!(daemon.stop().code(), Some(0));
 }
@@ -233,8 +243,11 @@ fn wait_names_what_is_missing() {
     let setup = Setup::default();
     let (a, b) = pair(BINARY, &setup);
     let daemon = a.start();
-    let (_, stderr) = ended(&a.run(&["wait", "--timeout", "0.5"]), 1);
-    assert!(stderr.contains("no remote is connected (b)"), "{stderr}");
+    // Until the folder was scanned that is missing, too.
+    await_condition("the remote is named", LIMIT, || {
+        let (_, stderr) = ended(&a.run(&["wait", "--timeout", "0.5"]), 1);
+        stderr.contains("no remote is connected (b)").then_some(())
+    });
     let (_, stderr) = ended(&a.run(&["wait", "--repo", "none"]), 2);
     assert!(stderr.contains("there is no repo"), "{stderr}");
     assert_eq!(daemon.stop().code(), Some(0));

@@ -89,6 +89,15 @@ fn killed_daemons_go_on_where_they_were() {
     assert!(again < 100_000, "{again} bytes sent again");
 }
 
+/// Waits until `ark wait`, which never succeeds, gives this reason.
+fn await_reason(machine: &Machine, reason: &str) {
+    await_condition(reason, LIMIT, || {
+        let waited = machine.run(&["wait", "--timeout", "1"]);
+        assert_eq!(waited.status.code(), Some(1));
+        String::from_utf8(waited.stderr).unwrap().contains(reason).then_some(())
+    });
+}
+
 /// Scenario 58: an unlisted device is refused and shown with the line that would admit it.
 #[test]
 fn an_unlisted_device_is_refused_and_shown() {
@@ -105,10 +114,7 @@ fn an_unlisted_device_is_refused_and_shown() {
         refused.iter().any(|device| device["node_id"] == stranger.id()).then_some(())
     });
     assert_eq!(stranger.tree().paths(), Vec::<String>::new());
-    let waited = stranger.run(&["wait", "--timeout", "1"]);
-    assert_eq!(waited.status.code(), Some(1));
-    let reason = String::from_utf8(waited.stderr).unwrap();
-    assert!(reason.contains("a: it does not list this device"), "{reason}");
+    await_reason(&stranger, "a: it does not list this device");
     assert_eq!(stranger.status()["peers"][0]["problem"], "it does not list this device");
     let status = a.status();
     let refused = status["refused"].as_array().unwrap();
@@ -137,11 +143,7 @@ fn another_secret_is_another_repo() {
             let text = String::from_utf8(machine.run(&["status"]).stdout).unwrap();
             text.contains("it does not list this device for it").then_some(())
         });
-        let waited = machine.run(&["wait", "--timeout", "1"]);
-        assert_eq!(waited.status.code(), Some(1));
-        let reason = String::from_utf8(waited.stderr).unwrap();
-        let refusal = format!("{other} does not list this device for this repo");
-        assert!(reason.contains(&refusal), "{reason}");
+        await_reason(machine, &format!("{other} does not list this device for this repo"));
     }
     assert!(b.tree().0.is_empty());
     let (received, sent) = a.traffic();
