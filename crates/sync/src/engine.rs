@@ -254,7 +254,10 @@ impl Engine {
             Input::Stored { request, received, next, rejected } => {
                 self.stored(request, &received, &next, rejected);
             }
-            Input::Found { links } => self.fetcher.found(&links),
+            Input::Found { links } => {
+                self.fetcher.found(&links);
+                self.came(|id| links.iter().any(|link| link.id == id));
+            }
             Input::RequestEnded { request, missing } => self.fetcher.ended(request, &missing),
             Input::RequestFailed { request, failure } => self.request_failed(request, failure),
             Input::Abandoned { writer } => self.abandoned(writer),
@@ -293,8 +296,13 @@ impl Engine {
         let objects = new.len() as u64;
         self.grew(writer, state.state().revision, Amount { objects, bytes: 0 });
         self.decided(state.state().kind);
-        // Where too many are new to be named, any may be.
-        self.came(|id| new.is_empty() || new.iter().any(|link| link.id == id));
+        if new.is_empty() {
+            // Where too many are new to be named, any may be.
+            self.something_came();
+        } else {
+            self.fetcher.found(new);
+            self.came(|id| new.iter().any(|link| link.id == id));
+        }
         self.effects.push(Effect::Announce(Announcement::fitting(&state, new)));
         self.joined.insert(writer, state);
         self.ask_haves();

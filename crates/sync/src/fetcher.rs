@@ -274,6 +274,11 @@ impl Fetcher {
         }
     }
 
+    /// Whether an object came after `asked`, or may have.
+    pub(crate) fn may_have_come(&self, link: Link, asked: Moment) -> bool {
+        self.stored.may_have_come(&link, asked.0)
+    }
+
     /// What the objects of a request link is wanted, unless the same answer brings it.
     fn unfold(&mut self, id: RequestId, lane: LaneId, next: &[Link]) {
         self.want(lane, next, Need::Linked);

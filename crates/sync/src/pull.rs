@@ -82,9 +82,9 @@ pub(crate) struct Pull {
     /// An object that was missing when the store was last asked, where one is known: until it comes,
     /// whatever for, there is no use in asking again.
     pub(crate) lacking: Option<ObjectId>,
-    /// Something was joined, since the store was last asked, that makes heads of it needless: what
-    /// is missing is asked anew.
-    pub(crate) uncovered: bool,
+    /// Since the store was last asked what is missing, something was joined that makes heads of it
+    /// needless, or something came that it may have lacked: it is asked anew, if nobody else is.
+    pub(crate) outdated: bool,
     /// The newest state that came since.
     pub(crate) next: Option<Arrived>,
     /// A newer state that could not be finished, and in the place of which this one was taken: it
@@ -107,7 +107,7 @@ impl Pull {
             asked: Moment::default(),
             vain: None,
             lacking: None,
-            uncovered: false,
+            outdated: false,
             next: None,
             shelved: None,
             received: Amount::default(),
@@ -164,12 +164,17 @@ impl Pull {
         self.phase = Phase::Waiting(Some(missing));
     }
 
-    /// Whether it waits for somebody who has the rest of it, while what it lacks may be among what
-    /// came for another: objects that `came` says yes to.
+    /// Whether it waits, while what it lacks may be among what came for another: objects that
+    /// `came` says yes to.
     pub(crate) fn may_have_got(&self, came: impl FnOnce(ObjectId) -> bool) -> bool {
         self.lane.is_none()
             && matches!(self.phase, Phase::Waiting(_))
             && self.lacking.is_none_or(came)
+    }
+
+    /// Whether its store, or somebody, is being asked for what is missing.
+    pub(crate) fn is_asking(&self) -> bool {
+        matches!(self.phase, Phase::Staging { .. } | Phase::Joining | Phase::Pulling)
     }
 
     /// Whether nothing comes for it: by its lane, or because somebody was asked in vain. What waits

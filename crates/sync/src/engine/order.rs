@@ -30,7 +30,9 @@ impl Engine {
         }
         self.check();
         self.request(&providers);
-        self.park(&providers);
+        if self.park(&providers) {
+            self.check();
+        }
     }
 
     /// Gives the store's failed steps another chance.
@@ -92,12 +94,22 @@ impl Engine {
             if !matches!(pull.phase, Phase::Waiting(_)) {
                 continue;
             }
+            let here = &providers[&writer];
             if may_go_on(&writer, pull) {
                 waiting.push((std::cmp::Reverse(pull.extent()), writer));
-            } else {
-                // It is asked for anew when its time has come: by then it may be less.
-                pull.phase = Phase::Waiting(None);
+                continue;
             }
+            let missing = match &pull.phase {
+                Phase::Waiting(Some(missing)) => missing.first().copied(),
+                _ => None,
+            };
+            // What came while the store worked that out is not missing any more.
+            pull.outdated |=
+                missing.is_some_and(|link| self.fetcher.may_have_come(link, pull.asked));
+            let is_alone = here.is_empty() || pull.is_vain(here);
+            // Else it is asked for anew when its time has come: by then it may be less.
+            let is_to_be_asked = is_alone && pull.outdated;
+            pull.phase = if is_to_be_asked { Phase::Unchecked } else { Phase::Waiting(None) };
         }
         waiting.sort_unstable();
         let mut ahead = self.under_way(providers);
@@ -172,7 +184,7 @@ impl Engine {
             if is_low || pull.phase == Phase::Unchecked {
                 pull.phase = Phase::Joining;
                 pull.asked = self.fetcher.moment();
-                pull.uncovered = false;
+                pull.outdated = false;
                 self.effects.push(Effect::Join { writer });
             }
         }
@@ -197,8 +209,10 @@ impl Engine {
         }
     }
 
-    /// Takes the lanes from pulls that nobody can go on with.
-    fn park(&mut self, providers: &BTreeMap<Writer, Vec<DeviceId>>) {
+    /// Takes the lanes from pulls that nobody can go on with. Whether the store is to be asked about
+    /// one of them, because something came that is not known.
+    fn park(&mut self, providers: &BTreeMap<Writer, Vec<DeviceId>>) -> bool {
+        let mut is_any_unchecked = false;
         for (writer, pull) in &mut self.pulls {
             let (Some(lane), Some(here)) = (pull.lane, providers.get(writer)) else { continue };
             if pull.phase != Phase::Pulling || self.fetcher.is_flying(lane) {
@@ -221,7 +235,9 @@ impl Engine {
             }
             self.fetcher.close(lane);
             pull.lane = None;
-            pull.phase = Phase::Waiting(None);
+            pull.phase = if pull.outdated { Phase::Unchecked } else { Phase::Waiting(None) };
+            is_any_unchecked |= pull.outdated;
         }
+        is_any_unchecked
     }
 }

@@ -139,7 +139,7 @@ impl Engine {
         }
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
         match outcome {
-            StageOutcome::Staged { .. } if std::mem::take(&mut pull.uncovered) => {
+            StageOutcome::Staged { .. } if std::mem::take(&mut pull.outdated) => {
                 pull.phase = Phase::Unchecked;
             }
             StageOutcome::Staged { missing } => {
@@ -227,11 +227,20 @@ impl Engine {
         }
     }
 
-    /// Objects are here that were not, `came` says which. A state that nobody can be asked for may
-    /// lack no more now: its writer lost it with a store, perhaps, and wrote the same anew.
+    /// Objects are here that were not, `came` says which; the fetcher was told. A state that nobody
+    /// can be asked for may lack no more now: its writer lost it with a store, perhaps, and wrote
+    /// the same anew. One that others can be asked for is asked about when its time comes.
     pub(super) fn came(&mut self, came: impl Fn(ObjectId) -> bool) {
         for pull in self.pulls.values_mut().filter(|pull| pull.may_have_got(&came)) {
-            pull.phase = Phase::Unchecked;
+            pull.outdated = true;
+        }
+    }
+
+    /// The same of objects that nobody knows the names of: what is being asked for may be here.
+    pub(super) fn something_came(&mut self) {
+        self.came(|_| true);
+        for pull in self.pulls.values_mut().filter(|pull| pull.is_asking()) {
+            pull.outdated = true;
         }
     }
 
@@ -320,7 +329,7 @@ impl Engine {
         for pull in self.pulls.values_mut().filter(|pull| joined.covers_some(pull)) {
             match pull.phase {
                 Phase::Waiting(_) | Phase::Pulling => pull.phase = Phase::Unchecked,
-                Phase::Staging { .. } | Phase::Joining => pull.uncovered = true,
+                Phase::Staging { .. } | Phase::Joining => pull.outdated = true,
                 Phase::Unchecked | Phase::Failed(_) | Phase::Broken => {}
             }
         }
@@ -328,7 +337,7 @@ impl Engine {
 
     fn still_missing(&mut self, writer: Writer, links: Vec<Link>) {
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
-        if std::mem::take(&mut pull.uncovered) {
+        if std::mem::take(&mut pull.outdated) {
             pull.phase = Phase::Unchecked;
             return;
         }

@@ -307,9 +307,123 @@ fn join(alone: &mut Alone, state: &ark_core::SignedState) -> Vec<Effect> {
     alone.feed(Input::JoinResult { writer, outcome: JoinOutcome::Joined(state.clone()) })
 }
 
+fn raw(what: &str) -> Link {
+    Link::raw(ark_core::ObjectId::of(what.as_bytes()))
+}
+
+/// How objects come to be here though nobody was asked for them for the sake of a state.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Coming {
+    Published,
+    /// So many that they are not named.
+    Unnamed,
+    Found,
+}
+
+impl Coming {
+    const ALL: [Self; 3] = [Self::Published, Self::Unnamed, Self::Found];
+
+    /// One of them comes.
+    fn come(self, alone: &mut Alone, link: Link) -> Vec<Effect> {
+        let state = alone.state(2, alone.now_ms);
+        alone.feed(match self {
+            Self::Published => Input::Published { state, new: vec![link] },
+            Self::Unnamed => Input::Published { state, new: vec![] },
+            Self::Found => Input::Found { links: vec![link] },
+        })
+    }
+}
+
+/// A state whose only sender is gone, while the store stages it, or joins it.
+fn deserted(is_joining: bool) -> (Alone, ark_core::Writer) {
+    let mut alone = Alone::warm();
+    let lost = alone.state(1, 1);
+    let writer = lost.state().writer;
+    alone.send(&lost);
+    if is_joining {
+        let outcome = StageOutcome::Complete;
+        let effects = alone.feed(Input::Staged { writer, outcome });
+        assert_eq!(effects, [Effect::Join { writer }]);
+    }
+    alone.feed(Input::PeerDisconnected { peer: writer.device });
+    (alone, writer)
+}
+
+#[test]
+fn what_comes_while_the_store_is_asked_is_not_waited_for() {
+    let missing = || vec![raw("lost")];
+    for (is_joining, coming) in
+        [false, true].into_iter().flat_map(|it| Coming::ALL.map(|c| (it, c)))
+    {
+        let (mut alone, writer) = deserted(is_joining);
+        coming.come(&mut alone, raw("lost"));
+        let effects = alone.feed(if is_joining {
+            Input::JoinResult { writer, outcome: JoinOutcome::Missing(missing()) }
+        } else {
+            Input::Staged { writer, outcome: StageOutcome::Staged { missing: missing() } }
+        });
+        assert_eq!(effects, [Effect::Join { writer }], "{coming:?}, {is_joining}");
+        // Once: what the store was asked about since is missing.
+        let outcome = JoinOutcome::Missing(missing());
+        assert_eq!(alone.feed(Input::JoinResult { writer, outcome }), []);
+        assert_eq!(coming.come(&mut alone, raw("lost")).last(), Some(&Effect::Join { writer }));
+    }
+}
+
+#[test]
+fn something_else_that_comes_meanwhile_is_no_reason_to_ask_again() {
+    for coming in [Coming::Published, Coming::Found] {
+        let (mut alone, writer) = deserted(true);
+        coming.come(&mut alone, raw("something"));
+        let outcome = JoinOutcome::Missing(vec![raw("lost")]);
+        assert_eq!(alone.feed(Input::JoinResult { writer, outcome }), [], "{coming:?}");
+    }
+}
+
+#[test]
+fn what_comes_while_somebody_is_asked_for_it_is_not_waited_for() {
+    for coming in Coming::ALL {
+        let mut alone = Alone::warm();
+        let lost = alone.state(1, 1);
+        let writer = lost.state().writer;
+        alone.send(&lost);
+        let outcome = StageOutcome::Staged { missing: vec![raw("lost")] };
+        alone.feed(Input::Staged { writer, outcome });
+        let (request, links) = alone.asked.pop().expect("it is asked for");
+        assert_eq!(links, [raw("lost")]);
+        let mut effects = coming.come(&mut alone, raw("lost"));
+        effects.extend(alone.feed(Input::RequestEnded { request, missing: links }));
+        let joins = effects.iter().filter(|it| **it == Effect::Join { writer }).count();
+        assert_eq!(joins, 1, "{coming:?}: {effects:?}");
+        let outcome = JoinOutcome::Missing(vec![raw("lost")]);
+        let effects = alone.feed(Input::JoinResult { writer, outcome });
+        assert!(!effects.contains(&Effect::Join { writer }), "{effects:?}");
+    }
+}
+
+#[test]
+fn what_comes_for_a_state_that_waits_for_another_is_asked_about_when_nobody_is_there() {
+    let mut alone = Alone::new();
+    let (theirs, covering) = covering(&alone);
+    let (writer, by) = (theirs.state().writer, covering.state().writer);
+    // The one that makes it needless is pulled first.
+    alone.send(&covering);
+    let outcome = StageOutcome::Staged { missing: vec![raw("of both"), raw("of the other")] };
+    alone.feed(Input::Staged { writer: by, outcome });
+    let (request, _) = alone.asked[0];
+    alone.send(&theirs);
+    let outcome = StageOutcome::Staged { missing: vec![raw("of both")] };
+    alone.feed(Input::Staged { writer, outcome });
+    let (next, rejected) = (Vec::new(), Vec::new());
+    let received = vec![(raw("of both"), 1)];
+    let effects = alone.feed(Input::Stored { request, received, next, rejected });
+    assert!(!effects.contains(&Effect::Join { writer }), "its time has not come: {effects:?}");
+    let effects = alone.feed(Input::PeerDisconnected { peer: writer.device });
+    assert!(effects.contains(&Effect::Join { writer }), "{effects:?}");
+}
+
 #[test]
 fn a_state_that_nobody_has_is_joined_once_what_it_lacks_came_for_another() {
-    let raw = |what: &str| Link::raw(ark_core::ObjectId::of(what.as_bytes()));
     for is_published in [false, true] {
         let mut alone = Alone::new();
         let lost = alone.state(1, 1);
