@@ -422,6 +422,29 @@ fn what_comes_for_a_state_that_waits_for_another_is_asked_about_when_nobody_is_t
     assert!(effects.contains(&Effect::Join { writer }), "{effects:?}");
 }
 
+/// More states than are pulled at once: one that waits until there is room.
+#[test]
+fn what_comes_for_a_state_that_waits_for_room_is_no_reason_to_ask() {
+    const STATES: u64 = 40;
+    let mut alone = Alone::warm();
+    let writers: Vec<_> = (1..=STATES)
+        .map(|incarnation| {
+            let state = alone.state(incarnation, 1);
+            let writer = state.state().writer;
+            alone.send(&state);
+            let missing = vec![raw(&incarnation.to_string())];
+            alone.feed(Input::Staged { writer, outcome: StageOutcome::Staged { missing } });
+            writer
+        })
+        .collect();
+    let last = Effect::Join { writer: writers[writers.len() - 1] };
+    let links = vec![raw(&STATES.to_string())];
+    let effects = alone.feed(Input::Found { links });
+    assert!(!effects.contains(&last), "its time has not come: {effects:?}");
+    let effects = alone.feed(Input::PeerDisconnected { peer: writers[0].device });
+    assert!(effects.contains(&last), "{effects:?}");
+}
+
 #[test]
 fn a_state_that_nobody_has_is_joined_once_what_it_lacks_came_for_another() {
     for is_published in [false, true] {
