@@ -82,8 +82,11 @@ pub(crate) struct Pull {
     /// An object that was missing when the store was last asked, where one is known: until it comes,
     /// whatever for, there is no use in asking again.
     pub(crate) lacking: Option<ObjectId>,
-    /// Since the store was last asked what is missing, something was joined that makes heads of it
-    /// needless, or something came that it may have lacked: it is asked anew, if nobody else is.
+    /// Something was joined, since the store was last asked, that makes heads of it needless: what
+    /// is missing is asked anew.
+    pub(crate) uncovered: bool,
+    /// Something came, since the store was last asked, that it may have lacked: what is missing is
+    /// asked anew where nobody can be asked for it.
     pub(crate) outdated: bool,
     /// The newest state that came since.
     pub(crate) next: Option<Arrived>,
@@ -107,6 +110,7 @@ impl Pull {
             asked: Moment::default(),
             vain: None,
             lacking: None,
+            uncovered: false,
             outdated: false,
             next: None,
             shelved: None,

@@ -94,11 +94,6 @@ impl Engine {
             if !matches!(pull.phase, Phase::Waiting(_)) {
                 continue;
             }
-            let here = &providers[&writer];
-            if may_go_on(&writer, pull) {
-                waiting.push((std::cmp::Reverse(pull.extent()), writer));
-                continue;
-            }
             let missing = match &pull.phase {
                 Phase::Waiting(Some(missing)) => missing.first().copied(),
                 _ => None,
@@ -106,6 +101,11 @@ impl Engine {
             // What came while the store worked that out is not missing any more.
             pull.outdated |=
                 missing.is_some_and(|link| self.fetcher.may_have_come(link, pull.asked));
+            if may_go_on(&writer, pull) {
+                waiting.push((std::cmp::Reverse(pull.extent()), writer));
+                continue;
+            }
+            let here = &providers[&writer];
             let is_alone = here.is_empty() || pull.is_vain(here);
             // Else it is asked for anew when its time has come: by then it may be less.
             let is_to_be_asked = is_alone && pull.outdated;
@@ -184,7 +184,7 @@ impl Engine {
             if is_low || pull.phase == Phase::Unchecked {
                 pull.phase = Phase::Joining;
                 pull.asked = self.fetcher.moment();
-                pull.outdated = false;
+                (pull.uncovered, pull.outdated) = (false, false);
                 self.effects.push(Effect::Join { writer });
             }
         }

@@ -139,7 +139,7 @@ impl Engine {
         }
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
         match outcome {
-            StageOutcome::Staged { .. } if std::mem::take(&mut pull.outdated) => {
+            StageOutcome::Staged { .. } if std::mem::take(&mut pull.uncovered) => {
                 pull.phase = Phase::Unchecked;
             }
             StageOutcome::Staged { missing } => {
@@ -329,7 +329,7 @@ impl Engine {
         for pull in self.pulls.values_mut().filter(|pull| joined.covers_some(pull)) {
             match pull.phase {
                 Phase::Waiting(_) | Phase::Pulling => pull.phase = Phase::Unchecked,
-                Phase::Staging { .. } | Phase::Joining => pull.outdated = true,
+                Phase::Staging { .. } | Phase::Joining => pull.uncovered = true,
                 Phase::Unchecked | Phase::Failed(_) | Phase::Broken => {}
             }
         }
@@ -337,7 +337,7 @@ impl Engine {
 
     fn still_missing(&mut self, writer: Writer, links: Vec<Link>) {
         let Some(pull) = self.pulls.get_mut(&writer) else { return };
-        if std::mem::take(&mut pull.outdated) {
+        if std::mem::take(&mut pull.uncovered) {
             pull.phase = Phase::Unchecked;
             return;
         }

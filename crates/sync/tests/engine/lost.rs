@@ -403,23 +403,53 @@ fn what_comes_while_somebody_is_asked_for_it_is_not_waited_for() {
 
 #[test]
 fn what_comes_for_a_state_that_waits_for_another_is_asked_about_when_nobody_is_there() {
-    let mut alone = Alone::new();
-    let (theirs, covering) = covering(&alone);
-    let (writer, by) = (theirs.state().writer, covering.state().writer);
-    // The one that makes it needless is pulled first.
-    alone.send(&covering);
-    let outcome = StageOutcome::Staged { missing: vec![raw("of both"), raw("of the other")] };
-    alone.feed(Input::Staged { writer: by, outcome });
-    let (request, _) = alone.asked[0];
-    alone.send(&theirs);
-    let outcome = StageOutcome::Staged { missing: vec![raw("of both")] };
-    alone.feed(Input::Staged { writer, outcome });
-    let (next, rejected) = (Vec::new(), Vec::new());
-    let received = vec![(raw("of both"), 1)];
-    let effects = alone.feed(Input::Stored { request, received, next, rejected });
-    assert!(!effects.contains(&Effect::Join { writer }), "its time has not come: {effects:?}");
-    let effects = alone.feed(Input::PeerDisconnected { peer: writer.device });
-    assert!(effects.contains(&Effect::Join { writer }), "{effects:?}");
+    // Before the store said that this is missing, or after that.
+    for is_late in [false, true] {
+        let mut alone = Alone::new();
+        let (theirs, covering) = covering(&alone);
+        let (writer, by) = (theirs.state().writer, covering.state().writer);
+        // The one that makes it needless is pulled first.
+        alone.send(&covering);
+        let outcome = StageOutcome::Staged { missing: vec![raw("of both"), raw("of the other")] };
+        alone.feed(Input::Staged { writer: by, outcome });
+        let (request, _) = alone.asked[0];
+        alone.send(&theirs);
+        let outcome = StageOutcome::Staged { missing: vec![raw("of both")] };
+        let (next, rejected) = (Vec::new(), Vec::new());
+        let stored = Input::Stored { request, received: vec![(raw("of both"), 1)], next, rejected };
+        let mut inputs = [Input::Staged { writer, outcome }, stored];
+        if is_late {
+            inputs.reverse();
+        }
+        let effects: Vec<_> = inputs.into_iter().flat_map(|input| alone.feed(input)).collect();
+        assert!(!effects.contains(&Effect::Join { writer }), "its time has not come: {effects:?}");
+        let effects = alone.feed(Input::PeerDisconnected { peer: writer.device });
+        assert!(effects.contains(&Effect::Join { writer }), "{is_late}: {effects:?}");
+    }
+}
+
+/// Whoever writes much all the while lets others' states come nevertheless.
+#[test]
+fn what_the_store_says_is_of_use_whatever_is_published_meanwhile() {
+    for is_joining in [false, true] {
+        let mut alone = Alone::warm();
+        let state = alone.state(1, 1);
+        let writer = state.state().writer;
+        alone.send(&state);
+        if is_joining {
+            alone.feed(Input::Staged { writer, outcome: StageOutcome::Complete });
+        }
+        Coming::Unnamed.come(&mut alone, raw("one of many"));
+        let missing = vec![raw("missing")];
+        let effects = alone.feed(if is_joining {
+            Input::JoinResult { writer, outcome: JoinOutcome::Missing(missing) }
+        } else {
+            Input::Staged { writer, outcome: StageOutcome::Staged { missing } }
+        });
+        let is_request = |effect: &Effect| matches!(effect, Effect::Request { .. });
+        assert!(effects.iter().any(is_request), "{is_joining}: {effects:?}");
+        assert!(!effects.contains(&Effect::Join { writer }));
+    }
 }
 
 /// More states than are pulled at once: one that waits until there is room.
