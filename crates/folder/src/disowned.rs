@@ -10,7 +10,8 @@
 //!
 //! Where a store was put back from a copy its old states still stand, and so does what base has of
 //! them, unless it is dated anew: what was deleted after the copy, as others know, and then written
-//! again, as nobody knows, would otherwise go with what was deleted.
+//! again, as nobody knows, would otherwise go with what was deleted. That is seen only of what this
+//! device wrote between the copy and its last start before that: the rest is not looked at here.
 
 use std::collections::BTreeSet;
 
