@@ -14,6 +14,7 @@ mod content;
 mod finish;
 mod place;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -70,12 +71,26 @@ pub enum ApplyError {
     Sync(#[source] FsError),
 }
 
-/// Adds what a batch failed at to what those of the same plan before it did. As within a batch the
-/// first failure of a path counts: that a directory waits for what is in it is not forgotten where
-/// the file that is wanted in its place cannot be written, then, either.
+/// Adds what a batch failed at to what those of the same plan before it did. Of two failures of a
+/// path the one that is tried again the soonest counts: that a directory waits for what is in it is
+/// not forgotten where the file that is wanted in its place cannot be written, then, either. If it
+/// has no reason to show, that of the other is shown.
 pub fn add_failing(failing: &mut BTreeMap<RelPath, Retry>, batch: BTreeMap<RelPath, Retry>) {
-    for (path, retry) in batch {
-        failing.entry(path).or_insert(retry);
+    for (path, mut retry) in batch {
+        match failing.entry(path) {
+            Entry::Vacant(entry) => {
+                entry.insert(retry);
+            }
+            Entry::Occupied(entry) => {
+                let counts = entry.into_mut();
+                if retry.hold < counts.hold {
+                    std::mem::swap(counts, &mut retry);
+                }
+                if counts.reason.is_empty() {
+                    counts.reason = retry.reason;
+                }
+            }
+        }
     }
 }
 

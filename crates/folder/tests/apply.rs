@@ -2,14 +2,14 @@
 
 mod scene;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use ark_core::{Content, Dot, ObjectId, RelPath};
-use ark_folder::apply::{Control, Heed, MAX_BATCH_WRITES, apply, batch_length};
-use ark_folder::base::Hold;
+use ark_folder::apply::{Control, Heed, MAX_BATCH_WRITES, add_failing, apply, batch_length};
+use ark_folder::base::{Hold, Retry};
 use ark_folder::plan::Action;
 use ark_folder::scan::FoundNode;
 use rustix::io::Errno;
@@ -106,25 +106,44 @@ fn what_is_not_as_base_says_is_left_and_told() {
 #[test]
 fn a_copy_goes_only_while_what_is_in_place_of_it_is_there() {
     let mut scene = Scene::new();
-    for of in ["kept", "edited", "deleted", "other"] {
+    for of in ["kept", "edited", "ignored", "deleted", "other"] {
         scene.known(of, Some(if of == "other" { "another content" } else { of }));
         let copy = format!("{of}.conflict-0");
         scene.known(&copy, Some(of));
         scene.base.get_mut(&path(&copy)).unwrap().behind.name = path(of).names()[0].clone();
     }
-    std::fs::write(scene.path("edited"), "by the user").unwrap();
+    for of in ["edited", "ignored"] {
+        std::fs::write(scene.path(of), "by the user").unwrap();
+    }
     std::fs::remove_file(scene.path("deleted")).unwrap();
-    let copies = ["kept", "edited", "deleted", "other"].map(|of| path(&format!("{of}.conflict-0")));
+    let copies = ["kept", "edited", "ignored", "deleted", "other"];
+    let copies = copies.map(|of| path(&format!("{of}.conflict-0")));
     let applied = scene.apply(&copies.clone().map(|path| Action::Remove { path }));
     assert_eq!(
         scene.names(),
-        ["deleted.conflict-0", "edited", "edited.conflict-0", "kept", "other"]
+        ["deleted.conflict-0", "edited", "edited.conflict-0", "ignored", "kept", "other"]
     );
     assert_eq!(applied.dirty, BTreeSet::from(["edited", "deleted"].map(path)));
-    let [kept, edited, deleted, other] = copies;
-    assert_eq!(applied.records, [(kept, None), (other, None)].into());
+    let [kept, edited, ignored, deleted, other] = copies;
+    // No scan would ever say what became of the ignored one.
+    assert_eq!(applied.records, [(kept, None), (ignored, None), (other, None)].into());
     let is_blocked = |at| applied.retries[at].hold == Hold::Blocked;
     assert!([&edited, &deleted].into_iter().all(is_blocked) && applied.retries.len() == 2);
+}
+
+#[test]
+fn of_the_failures_of_a_path_the_one_tried_again_soonest_counts() {
+    let retry = |hold, reason: &str| Retry { hold, reason: reason.to_owned() };
+    let both = |before: &Retry, after: &Retry| {
+        let mut failing = BTreeMap::from([(path("it"), before.clone())]);
+        add_failing(&mut failing, BTreeMap::from([(path("it"), after.clone())]));
+        failing.remove(&path("it")).unwrap()
+    };
+    let (blocked, silent) = (retry(Hold::Blocked, "a scan"), retry(Hold::Blocked, ""));
+    let (failed, skipped) = (retry(Hold::Failed, "no space"), retry(Hold::Skipped, "its bits"));
+    assert_eq!(both(&blocked, &failed), blocked);
+    assert_eq!(both(&silent, &failed), retry(Hold::Blocked, "no space"));
+    assert_eq!(both(&skipped, &failed), failed);
 }
 
 #[test]
