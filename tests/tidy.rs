@@ -225,6 +225,13 @@ fn pure_crates_pull_in_only_what_is_listed() {
     assert_none("dependencies that are not listed", &wrong.into_iter().collect::<Vec<_>>());
 }
 
+/// ark gives the blob store its empty database, which iroh-blobs opens with its own redb.
+#[test]
+fn one_redb_makes_and_opens_every_database() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("the lock file");
+    assert_eq!(lock.lines().filter(|line| *line == "name = \"redb\"").count(), 1);
+}
+
 #[test]
 fn pure_crates_do_nothing_impure() {
     let mut wrong = Vec::new();

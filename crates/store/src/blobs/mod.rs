@@ -7,7 +7,7 @@ mod living;
 mod read;
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -96,6 +96,10 @@ impl Blobs {
         let (owned, made) = (root.to_owned(), failpoints.clone());
         let create = move || {
             fs::create_dir_all(&owned)?;
+            // The index must not outlive a power cut without it.
+            if let Some(store) = owned.parent() {
+                File::open(store)?.sync_all()?;
+            }
             create::database(&owned.join(DATABASE), || made.hit("blobs-made"))
         };
         blocking(create).await.map_err(|error| failed(Arc::new(error)))?;

@@ -56,15 +56,15 @@ impl Alarm {
     }
 }
 
-/// Opens or creates the database file; whatever fails in it raises the alarm.
+/// Opens the database file, which was [made](crate::create::database) before; whatever fails in it
+/// raises the alarm.
 pub(crate) fn open_file(
     path: &Path,
     cache_bytes: usize,
     alarm: Alarm,
     failpoints: Failpoints,
 ) -> Result<Database, DatabaseError> {
-    let mut options = File::options();
-    let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+    let file = File::options().read(true).write(true).open(path)?;
     let disk = Disk { file: FileBackend::new(file)?, alarm, failpoints };
     redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(disk)
 }
