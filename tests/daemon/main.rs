@@ -214,9 +214,9 @@ fn a_missing_folder_stops_its_repo_only() {
     let problems = machine.status()["repos"][1]["problems"].to_string();
     assert!(problems.contains("no/such/folder"), "{problems}");
     assert!(!machine.directory().join("no").exists());
-    // It is told at once.
+    // Nobody is listed who could be in step with it.
     let (_, stderr) = ended(&machine.run(&["wait", "--repo", "lost", "--timeout", "90"]), 1);
-    assert!(stderr.contains("lost: "), "{stderr}");
+    assert!(stderr.contains("lost: has no remotes"), "{stderr}");
     assert_eq!(daemon.stop().code(), Some(0));
 }
 
