@@ -24,8 +24,9 @@
 //!
 //! What only the histories on real folders hold (`folder/tests/histories.rs`): edits between the
 //! look at a file and its replacement, the walk of a scan over a tree that changes, stats that
-//! look alike, ignore rules, what a file system cannot hold; and of the store: transactions that
-//! fail, damaged blobs, rebuilding.
+//! look alike; and of the store: transactions that fail, damaged blobs, rebuilding. In no random
+//! history there are ignore rules, nor what a file system cannot hold: that is held by tests of
+//! their own (`folder/tests/ignoring.rs`, `unsyncable.rs`).
 
 mod batch;
 mod course;
