@@ -78,8 +78,11 @@ pub(crate) fn open(
             return Err(OpenFailed::Vanished { path: shown() });
         }
         Err(error) if error.kind() == FsErrorKind::NotFound => {
-            std::fs::create_dir(path)
-                .map_err(|source| OpenFailed::Make { path: shown(), source })?;
+            match std::fs::create_dir(path) {
+                // Its user was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(|source| OpenFailed::Make { path: shown(), source })?,
+            }
             open_root()
         }
         other => other,

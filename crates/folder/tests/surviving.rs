@@ -41,6 +41,9 @@ async fn a_folder_is_made_once_and_never_again() {
     let mut a = Device::new(1);
     std::fs::remove_dir(a.root()).unwrap();
     a.start().await;
+    // Writing makes the directories on the way: ark is to have made this one before.
+    a.rest().await;
+    assert!(a.root().is_dir());
     a.write("f", "1");
     a.rest().await;
     a.stop().await;
