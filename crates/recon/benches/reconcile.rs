@@ -1,4 +1,5 @@
-//! Reconciliation beside negentropy's: bytes, round trips and processor time by the difference.
+//! Reconciliation beside negentropy's: bytes, round trips and processor time by the difference,
+//! without sketches and with one on either side.
 //!
 //! `cargo bench -p ark-recon` prints one line per case; a number as argument is the size of the
 //! sets (default: a million ids).
@@ -10,9 +11,9 @@ mod support;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use ark_recon::{Links, Prefix};
+use ark_recon::{Digest, Links, Prefix, Sketch};
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
-use support::{FRAME_HEADER_BYTES, Set, assert_found, link, reconcile};
+use support::{FRAME_HEADER_BYTES, Set, assert_found, link, reconcile, topic};
 
 const DIFFERENCES: [u64; 7] = [0, 1, 10, 100, 1_000, 10_000, 100_000];
 
@@ -32,9 +33,21 @@ fn main() {
     };
     let (_, pass) = timed(pass);
     println!("reading all links of both sides once: {:.1}ms\n", 2e3 * pass.as_secs_f64());
+    sketches(&whole);
     println!(
-        "{:>8}  {:34}  {:>10} {:>7} {:>9}   {:>11} {:>7} {:>9}   {:>6}",
-        "d", "who lacks", "bytes", "rounds", "CPU", "negentropy", "rounds", "CPU", "ratio"
+        "{:>8}  {:12}  {:>10} {:>6} {:>10}  {:>10} {:>6} {:>10}  {:>11} {:>6} {:>10}  {:>6}",
+        "d",
+        "who lacks",
+        "bytes",
+        "rounds",
+        "CPU",
+        "sketched",
+        "rounds",
+        "CPU",
+        "negentropy",
+        "rounds",
+        "CPU",
+        "ratio"
     );
     for d in DIFFERENCES.into_iter().filter(|d| *d <= size / 2) {
         let lacking = Set::of((d..size).map(|n| link(0, n)));
@@ -49,23 +62,44 @@ fn main() {
     }
 }
 
-/// Prints a case.
+/// Prints what a sketch costs.
+fn sketches(whole: &Set) {
+    let (_, making) = timed(|| Sketch::of(whole, topic()).unwrap_or_else(|never| match never {}));
+    let sketch = Sketch::of(whole, topic()).unwrap_or_else(|never| match never {});
+    let change: Vec<_> = (0..1_000).map(|n| link(1, n)).collect();
+    let (_, copying) = timed(|| sketch.clone());
+    let (_, changing) = timed(|| {
+        let mut sketch = sketch.clone();
+        sketch.change(&change, &[], Digest::EMPTY);
+        sketch
+    });
+    println!(
+        "making a sketch: {:.1}ms; bringing it after an insert or removal: {:.2}us\n",
+        1e3 * making.as_secs_f64(),
+        1e3 * changing.saturating_sub(copying).as_secs_f64(),
+    );
+}
+
+/// Prints a case; the ratio is of the bytes with sketches to negentropy's.
 fn line(d: u64, who: &str, a: &Set, b: &Set) {
-    let (ours, time) = timed(|| reconcile(a, b, d));
-    assert_found(a, b, &ours);
-    let (a, b) = (stored(a), stored(b));
+    let (plain, plain_time) = timed(|| reconcile(a, b, d));
+    assert_found(a, b, &plain);
+    let (a, b) = (a.clone().sketched(), b.clone().sketched());
+    let (ours, time) = timed(|| reconcile(&a, &b, d));
+    assert_found(&a, &b, &ours);
+    let (a, b) = (stored(&a), stored(&b));
     let (theirs, their_time) = timed(|| negentropy(&a, &b));
     assert_eq!(ours.opener.len() + ours.answerer.len(), theirs.found);
-    let bytes = ours.bytes();
     #[expect(clippy::cast_precision_loss, reason = "a ratio to three digits")]
-    let ratio = bytes as f64 / theirs.bytes as f64;
+    let ratio = ours.bytes() as f64 / theirs.bytes as f64;
+    let part = |bytes: usize, rounds: u32, time: Duration| {
+        format!("{bytes:>10} {rounds:>6} {:>8.2}ms", 1e3 * time.as_secs_f64())
+    };
     println!(
-        "{d:>8}  {who:34}  {bytes:>10} {:>7} {:>7.2}ms   {:>11} {:>7} {:>7.2}ms   {ratio:>6.3}",
-        ours.rounds,
-        time.as_secs_f64() * 1e3,
-        theirs.bytes,
-        theirs.rounds,
-        their_time.as_secs_f64() * 1e3,
+        "{d:>8}  {who:12}  {}  {}   {}  {ratio:>6.3}",
+        part(plain.bytes(), plain.rounds, plain_time),
+        part(ours.bytes(), ours.rounds, time),
+        part(theirs.bytes, theirs.rounds, their_time),
     );
 }
 

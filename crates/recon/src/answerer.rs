@@ -2,12 +2,14 @@
 
 mod plan;
 
+use std::sync::Arc;
+
 use ark_core::Link;
 
-use self::plan::{Bucket, Plan};
+use self::plan::{Bucket, KeptPlan, Named, Plan};
 use crate::cells::{CELL_BYTES, Cell, Row, cells_for};
 use crate::estimate::{differences, expected};
-use crate::key::{SHORT_COUNT_BITS, SessionKey, ShortId, ShortTag, Tag};
+use crate::key::{NameKey, SHORT_COUNT_BITS, SessionKey, ShortId, ShortTag, Tag};
 use crate::message::{
     Answer, Cells, Compared, MAX_FRAME_BYTES, MAX_FRAME_LINKS, MAX_PART_CELLS, MAX_SHORT_IDS,
     Message, More, OneLess, OneMore, Opening, Part,
@@ -16,9 +18,10 @@ use crate::meter::{Halt, Meter};
 use crate::prefix::Prefix;
 use crate::session::{
     End, MAX_ANSWER_LINKS, MAX_FRUITLESS, SessionError, Source, Step, Violation, each_short_id,
-    fatal, find, link_from, sum_of,
+    fatal, find, link_from, sketch_of, sum_of,
 };
-use crate::trie::{Digest, count_of, digest, digests, link_bytes};
+use crate::sketch::Sketch;
+use crate::trie::{Digest, LINK_BYTES, count_of, digest, digests, link_bytes};
 
 /// The most links in a bucket that is answered at once: what one tag may make both sides read.
 pub(crate) const MAX_BUCKET_LINKS: u64 = 1 << 16;
@@ -30,6 +33,10 @@ const PART_OVERHEAD: usize = 16;
 pub struct Answerer {
     key: SessionKey,
     enumerate_threshold: u64,
+    /// Of the set.
+    root: Digest,
+    /// What the opening was answered from, and how many of its cells were given.
+    kept: Option<(Arc<Sketch>, usize)>,
     meter: Meter,
     /// Expected differences per link here, as the last comparison of many buckets showed.
     density: f64,
@@ -49,11 +56,13 @@ impl Answerer {
         key: SessionKey,
         enumerate_threshold: usize,
     ) -> Result<Self, SessionError<S::Failure>> {
-        let count = digest(source, source, Prefix::ROOT).map_err(SessionError::Source)?.count;
+        let root = digest(source, source, Prefix::ROOT).map_err(SessionError::Source)?;
         Ok(Self {
             key,
             enumerate_threshold: enumerate_threshold.min(MAX_SHORT_IDS) as u64,
-            meter: Meter::new(count),
+            root,
+            kept: None,
+            meter: Meter::new(root.count),
             density: 0.0,
             began: false,
             fruitless: 0,
@@ -104,7 +113,9 @@ impl Answerer {
                 let More { prefixes, from, to } = *more;
                 self.cells(source, 0, &prefixes, from.into(), to.into())?
             }
-            Message::Want(ids) => self.links(source, ids)?,
+            Message::Want(ids) => self.links(source, &self.key.names, ids)?,
+            Message::MoreKept(to) => self.kept_cells(to.into())?,
+            Message::WantKept(ids) => self.links(source, &self.key.kept, ids)?,
             Message::Offer(links) => {
                 step.lacking = links.iter().map(link_from).collect();
                 return Ok(step);
@@ -150,7 +161,8 @@ impl Answerer {
             digests(&source, &source, Prefix::ROOT, bits)?
         };
         let buckets = || each_under(Prefix::ROOT, bits, &own);
-        if self.key.tag_over(buckets()) == opening.whole {
+        let whole = self.key.tag_over(buckets());
+        if whole == opening.whole {
             return Ok(Vec::new());
         }
         let tags: Vec<ShortTag> = opening.tags.iter().map(|tag| ShortTag(*tag)).collect();
@@ -161,8 +173,14 @@ impl Answerer {
         let differs: Vec<bool> = buckets().zip(&tags).map(is_other).collect();
         let theirs: Vec<u16> = tags.iter().map(|tag| tag.count()).collect();
         let counts = Counts { theirs, bits: SHORT_COUNT_BITS, total: surplus(&own, opening.count) };
+        let differing: Vec<Bucket> = self.differing(buckets(), &counts, &differs).collect();
+        if let Some(parts) = self.kept(source, whole, &differing)? {
+            return Ok(parts);
+        }
         let mut plan = Plan::new(self.enumerate_threshold, true);
-        self.differing(buckets(), &counts, &differs).for_each(|bucket| plan.take(&bucket));
+        for bucket in &differing {
+            plan.take(bucket);
+        }
         let equal = || (0..).zip(buckets()).zip(&differs).filter(|(_, differs)| !**differs);
         // Where most differ, some of the others do, too, and are equal by chance.
         if equal().count() <= own.len() / 4 {
@@ -171,28 +189,44 @@ impl Answerer {
         let is_said = |at: &u16| plan.verdicts.binary_search_by_key(at, |it| it.at).is_ok();
         let rest = (0..).zip(buckets()).filter(|(at, _)| !is_said(at)).map(|(_, bucket)| bucket);
         let mut parts = vec![Part::Rest(self.key.tag_over(rest))];
-        parts.extend(self.named(source, &plan)?);
+        let sum = |prefix| sum_of(&self.meter.over(source), prefix);
+        parts.extend(told_by_sums(&plan.named, sum)?);
         parts.extend(self.told(source, plan)?);
         Ok(parts)
     }
 
-    /// What is said of buckets that have one link more or less.
-    fn named<S: Source>(&self, source: &S, plan: &Plan) -> Result<Vec<Part>, Halt<S::Failure>> {
-        let source = self.meter.over(source);
-        let mut more = Vec::with_capacity(plan.more.len());
-        for &(at, prefix) in &plan.more {
-            more.push(OneMore { at, sum: sum_of(&source, prefix)? });
+    /// What is said of an opening that differs, if it can be from what is kept. `whole` is the tag
+    /// over all buckets.
+    fn kept<S: Source>(
+        &mut self,
+        source: &S,
+        whole: [u8; 8],
+        differing: &[Bucket],
+    ) -> Result<Option<Vec<Part>>, Halt<S::Failure>> {
+        let Some(KeptPlan { named, expected, links }) = KeptPlan::new(differing) else {
+            return Ok(None);
+        };
+        let Some(sketch) = sketch_of(source, self.root, links)? else { return Ok(None) };
+        let mut parts = vec![Part::Rest(whole)];
+        parts.extend(told_by_sums(&named, |prefix| Ok::<_, Halt<_>>(sketch.sum(prefix)))?);
+        self.kept = Some((sketch, 0));
+        // Where buckets seem to differ in one link each, or in none, the tag says whether they do.
+        if expected > 0.0 {
+            parts.extend(self.kept_cells(cells_for(expected))?);
         }
-        let mut parts = Vec::new();
-        if !more.is_empty() {
-            parts.push(Part::OneMore(more));
+        Ok(Some(parts))
+    }
+
+    /// The kept cells that come after what was given, up to so many in all.
+    fn kept_cells(&mut self, to: usize) -> Result<Vec<Part>, Violation> {
+        let (sketch, given) = self.kept.as_mut().ok_or(Violation::NotKept)?;
+        let cells = sketch.cells(*given, to);
+        if cells.is_empty() {
+            return Err(Violation::NotKept);
         }
-        for &(at, prefix) in &plan.less {
-            let mut sum = [0; 7];
-            sum.copy_from_slice(&sum_of(&source, prefix)?[..7]);
-            parts.push(Part::OneLess(OneLess { at, sum }));
-        }
-        Ok(parts)
+        *given += cells.len();
+        let part = |cells: &[Cell]| Part::Kept(cells.iter().map(|cell| cell.to_bytes()).collect());
+        Ok(cells.chunks(MAX_PART_CELLS).map(part).collect())
     }
 
     /// Which buckets differ, and what can be said about them at once. Empty if none does.
@@ -260,7 +294,7 @@ impl Answerer {
         for prefix in plan.listed {
             let mut ids = Vec::new();
             let source = self.meter.over(source);
-            each_short_id(&source, &self.key, &[prefix], |id, _| ids.push(id.0))?;
+            each_short_id(&source, &self.key.names, &[prefix], |id, _| ids.push(id.0))?;
             ids.sort_unstable();
             ids.dedup();
             if ids.len() > MAX_SHORT_IDS {
@@ -292,20 +326,46 @@ impl Answerer {
         if links > MAX_ANSWER_LINKS {
             return Err(Violation::TooMuch.into());
         }
-        let mut row = Row::new(&self.key, from, to);
-        each_short_id(&source, &self.key, prefixes, |id, _| row.insert(id))?;
+        let mut row = Row::new(&self.key.names, from, to);
+        each_short_id(&source, &self.key.names, prefixes, |id, _| row.insert(id))?;
         let cells: Vec<_> = row.into_cells().into_iter().map(Cell::to_bytes).collect();
         let part = |cells: &[_]| Part::Cells(Cells { group, cells: cells.to_vec() });
         Ok(cells.chunks(MAX_PART_CELLS).map(part).collect())
     }
 
     /// The links with these short ids.
-    fn links<S: Source>(&self, source: &S, ids: Vec<u64>) -> Result<Vec<Part>, Halt<S::Failure>> {
+    fn links<S: Source>(
+        &self,
+        source: &S,
+        key: &NameKey,
+        ids: Vec<u64>,
+    ) -> Result<Vec<Part>, Halt<S::Failure>> {
         let ids: Vec<ShortId> = ids.into_iter().map(ShortId).collect();
-        let links: Vec<Link> = find(&self.meter.over(source), &self.key, &ids)?;
+        let links: Vec<Link> = find(&self.meter.over(source), key, &ids)?;
         let links: Vec<_> = links.into_iter().map(link_bytes).collect();
         Ok(links.chunks(MAX_FRAME_LINKS).map(|links| Part::Links(links.to_vec())).collect())
     }
+}
+
+/// What is said of buckets that have one link more or less, by the sums of their links.
+fn told_by_sums<E>(
+    named: &Named,
+    sum: impl Fn(Prefix) -> Result<[u8; LINK_BYTES], E>,
+) -> Result<Vec<Part>, E> {
+    let mut more = Vec::with_capacity(named.more.len());
+    for &(at, prefix) in &named.more {
+        more.push(OneMore { at, sum: sum(prefix)? });
+    }
+    let mut parts = Vec::new();
+    if !more.is_empty() {
+        parts.push(Part::OneMore(more));
+    }
+    for &(at, prefix) in &named.less {
+        let mut first = [0; 7];
+        first.copy_from_slice(&sum(prefix)?[..7]);
+        parts.push(Part::OneLess(OneLess { at, sum: first }));
+    }
+    Ok(parts)
 }
 
 /// What the other side says of its counts in some buckets.
@@ -354,7 +414,7 @@ fn packed(parts: Vec<Part>) -> Vec<Message> {
                 Part::OneMore(buckets) => 35 * buckets.len(),
                 Part::Verdicts(verdicts) => 4 * verdicts.len(),
                 Part::Listed(ids) => 8 * ids.len(),
-                Part::Cells(Cells { cells, .. }) => CELL_BYTES * cells.len(),
+                Part::Cells(Cells { cells, .. }) | Part::Kept(cells) => CELL_BYTES * cells.len(),
                 Part::Links(links) => 33 * links.len(),
             };
         if length + more > MAX_FRAME_BYTES {

@@ -7,7 +7,7 @@
 //! `1 / (1 + i / 2)`; the distance to its next cell is drawn by the inverse of the distribution
 //! (section 4.2 there). Own code, because no implementation on crates.io is maintained.
 
-use crate::key::{SessionKey, ShortId};
+use crate::key::{NameKey, ShortId};
 
 /// Length of an encoded cell.
 pub(crate) const CELL_BYTES: usize = 8 + CHECK_BYTES + 1;
@@ -56,7 +56,7 @@ impl Cell {
 }
 
 /// Cells `from ..` of the row over a set.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Row {
     mix: [u64; 2],
     from: usize,
@@ -65,19 +65,39 @@ pub(crate) struct Row {
 
 impl Row {
     /// Cells `from .. to` over the empty set.
-    pub(crate) fn new(key: &SessionKey, from: usize, to: usize) -> Self {
+    pub(crate) fn new(key: &NameKey, from: usize, to: usize) -> Self {
         Self { mix: key.mix, from, cells: vec![Cell::EMPTY; to.saturating_sub(from)] }
     }
 
     /// Puts `id` in.
     pub(crate) fn insert(&mut self, id: ShortId) {
+        self.toggle(id, 1);
+    }
+
+    /// Takes `id` out.
+    pub(crate) fn remove(&mut self, id: ShortId) {
+        self.toggle(id, 1_u8.wrapping_neg());
+    }
+
+    fn toggle(&mut self, id: ShortId, count: u8) {
         let check = check(self.mix, id);
         let end = self.from + self.cells.len();
         for at in places(self.mix, id).take_while(|at| *at < end) {
             if at >= self.from {
-                self.cells[at - self.from].toggle(id, check, 1);
+                self.cells[at - self.from].toggle(id, check, count);
             }
         }
+    }
+
+    /// The cells up to `to`, as a row that is cut there.
+    pub(crate) fn first(&self, to: usize) -> Self {
+        let cells = self.cells[..to.min(self.cells.len())].to_vec();
+        Self { mix: self.mix, from: self.from, cells }
+    }
+
+    /// The cells.
+    pub(crate) fn cells(&self) -> &[Cell] {
+        &self.cells
     }
 
     /// The cells.
@@ -97,7 +117,7 @@ pub(crate) struct Difference {
 
 /// The difference of two sets from the first cells of their rows, as many of `ours` as of
 /// `theirs`. `None` where they are too few, or no such cells at all.
-pub(crate) fn decode(key: &SessionKey, theirs: &[Cell], ours: &[Cell]) -> Option<Difference> {
+pub(crate) fn decode(key: &NameKey, theirs: &[Cell], ours: &[Cell]) -> Option<Difference> {
     let mut cells: Vec<Cell> = theirs.iter().zip(ours).map(|(a, b)| a.without(*b)).collect();
     let end = cells.len();
     let mut found = Difference::default();

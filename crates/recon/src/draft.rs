@@ -17,16 +17,22 @@ pub(crate) fn digests_with<E, S: Links<Error = E> + Nodes<Error = E>>(
     comes: &[Link],
     goes: &[Link],
 ) -> Result<Vec<Digest>, E> {
-    let links = DraftLinks { source, comes, goes };
+    let sorted = |links: &[Link]| {
+        let mut links = links.to_vec();
+        links.sort_unstable_by_key(|link| link_bytes(*link));
+        links
+    };
+    let links = DraftLinks { source, comes: sorted(comes), goes: sorted(goes) };
     let mut nodes = DraftNodes { source, changed: BTreeMap::new() };
     update(&links, &mut nodes, comes.iter().chain(goes).map(|link| link.id))?;
     digests(&links, &nodes, Prefix::ROOT, bits)
 }
 
+/// In order, what comes and goes.
 struct DraftLinks<'a, S> {
     source: &'a S,
-    comes: &'a [Link],
-    goes: &'a [Link],
+    comes: Vec<Link>,
+    goes: Vec<Link>,
 }
 
 impl<S: Links> Links for DraftLinks<'_, S> {
@@ -34,20 +40,25 @@ impl<S: Links> Links for DraftLinks<'_, S> {
 
     /// Only what has no node is asked for: a leaf's worth, which is held.
     fn links(&self, prefix: Prefix) -> Result<LinksUnder<'_, S::Error>, S::Error> {
-        let is_here = |link: &&Link| prefix.contains(link.id);
         let links = self.source.links(prefix)?;
-        let mut comes = self.comes.iter().filter(is_here).peekable();
-        let mut goes = self.goes.iter().filter(is_here).peekable();
-        if comes.peek().is_none() && goes.peek().is_none() {
+        let (comes, goes) = (under(&self.comes, prefix), under(&self.goes, prefix));
+        if comes.is_empty() && goes.is_empty() {
             return Ok(links);
         }
         let mut links = links.collect::<Result<Vec<Link>, _>>()?;
-        let goes: Vec<&Link> = goes.collect();
-        links.retain(|link| !goes.contains(&link));
+        links.retain(|link| !goes.contains(link));
         links.extend(comes);
-        links.sort_unstable_by_key(|link| link_bytes(*link));
+        // Two parts in order: what a stable sort takes little longer for than for one.
+        links.sort_by_key(|link| link_bytes(*link));
         Ok(Box::new(links.into_iter().map(Ok)))
     }
+}
+
+/// Those of `links`, which are in order, that are under `prefix`.
+fn under(links: &[Link], prefix: Prefix) -> &[Link] {
+    let from = links.partition_point(|link| link.id < prefix.first());
+    let to = links.partition_point(|link| link.id <= prefix.last());
+    &links[from..to]
 }
 
 struct DraftNodes<'a, S> {

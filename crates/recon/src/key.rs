@@ -3,6 +3,9 @@
 //! Both mean something in one session only. Who makes objects cannot look for two that share a
 //! tag or a short id, since the key is not known before; and should two collide by chance, the
 //! next session's key parts them.
+//!
+//! The short ids in a [`Sketch`](crate::Sketch) are of a key that all sessions of a repo share:
+//! nothing is believed that is only said by those.
 
 use ark_core::{Link, TopicId};
 
@@ -14,14 +17,56 @@ const SESSION_CONTEXT: &str = "ark recon session v1";
 const TAG_CONTEXT: &str = "ark recon tag v1";
 const SHORT_CONTEXT: &str = "ark recon short id v1";
 const MIX_CONTEXT: &str = "ark recon cells v1";
+const KEPT_CONTEXT: &str = "ark recon kept cells v1";
 
 /// The key of one session, the same on both sides.
 #[derive(Clone)]
 pub struct SessionKey {
     tag: [u8; 32],
+    /// For what only this session says.
+    pub(crate) names: NameKey,
+    /// For what is kept.
+    pub(crate) kept: NameKey,
+}
+
+/// The key of short ids, and of cells over them.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct NameKey {
     short: [u8; 32],
     /// For the places and checks of cells.
     pub(crate) mix: [u64; 2],
+}
+
+impl NameKey {
+    /// The one of all sessions of a repo.
+    pub(crate) fn kept(topic: TopicId) -> Self {
+        Self::of(&blake3::derive_key(KEPT_CONTEXT, topic.as_bytes()))
+    }
+
+    fn of(key: &[u8; 32]) -> Self {
+        let mix = blake3::derive_key(MIX_CONTEXT, key);
+        let (words, _) = mix.as_chunks();
+        Self {
+            short: blake3::derive_key(SHORT_CONTEXT, key),
+            mix: [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])],
+        }
+    }
+
+    /// The short id of `link`: the first 16 bits of its id, by which it is found again, then 48
+    /// bits of the keyed hash of the whole.
+    pub(crate) fn short_id(&self, link: Link) -> ShortId {
+        let hash = blake3::keyed_hash(&self.short, &link_bytes(link));
+        let mut short = [0; 8];
+        short[..2].copy_from_slice(&link.id.as_bytes()[..2]);
+        short[2..].copy_from_slice(&hash.as_bytes()[..6]);
+        ShortId(u64::from_be_bytes(short))
+    }
+}
+
+impl std::fmt::Debug for NameKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NameKey(..)")
+    }
 }
 
 impl SessionKey {
@@ -32,12 +77,10 @@ impl SessionKey {
         let mut hasher = blake3::Hasher::new_derive_key(SESSION_CONTEXT);
         hasher.update(keying_material).update(topic.as_bytes()).update(&epoch.to_le_bytes());
         let session = *hasher.finalize().as_bytes();
-        let mix = blake3::derive_key(MIX_CONTEXT, &session);
-        let (words, _) = mix.as_chunks();
         Self {
             tag: blake3::derive_key(TAG_CONTEXT, &session),
-            short: blake3::derive_key(SHORT_CONTEXT, &session),
-            mix: [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])],
+            names: NameKey::of(&session),
+            kept: NameKey::kept(topic),
         }
     }
 
@@ -76,16 +119,6 @@ impl SessionKey {
             hasher.update(&digest.hash);
         }
         *hasher.finalize().as_bytes()
-    }
-
-    /// The short id of `link`: the first 16 bits of its id, by which it is found again, then 48
-    /// bits of the keyed hash of the whole.
-    pub(crate) fn short_id(&self, link: Link) -> ShortId {
-        let hash = blake3::keyed_hash(&self.short, &link_bytes(link));
-        let mut short = [0; 8];
-        short[..2].copy_from_slice(&link.id.as_bytes()[..2]);
-        short[2..].copy_from_slice(&hash.as_bytes()[..6]);
-        ShortId(u64::from_be_bytes(short))
     }
 }
 

@@ -15,6 +15,7 @@ mod meter;
 mod opener;
 mod prefix;
 mod session;
+mod sketch;
 mod trie;
 
 pub use answerer::Answerer;
@@ -23,6 +24,7 @@ pub use message::{MAX_FRAME_BYTES, Message, WireError};
 pub use opener::Opener;
 pub use prefix::{MAX_PREFIX_BITS, Prefix};
 pub use session::{End, MAX_ROUNDS, SessionError, Source, Step, Violation};
+pub use sketch::Sketch;
 pub use trie::{
     Digest, LEAF_LINKS, Links, LinksUnder, NODE_BYTES, Node, Nodes, NodesMut, digest, rebuild,
     update,

@@ -4,7 +4,8 @@
 //!
 //! The opener's first frame is an [`Opening`], all others are [`Message`]s. It asks with that, with
 //! [`Message::Compare`], [`Message::More`] and [`Message::Want`]; each is answered by one or more
-//! [`Message::Answer`]s, in the order of the questions.
+//! [`Message::Answer`]s, in the order of the questions. So are [`Message::MoreKept`] and
+//! [`Message::WantKept`], which follow on [`Part::Kept`].
 
 use rkyv::rancor::Error as ArchiveError;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -23,6 +24,11 @@ pub const MAX_FRAME_LINKS: usize = 1900;
 pub const MAX_PART_CELLS: usize = 4096;
 /// The most cells that are given of one group. One that needs more is divided instead.
 pub const MAX_GROUP_CELLS: u16 = 1 << 14;
+/// The cells that are kept of a whole set: enough for [`MAX_KEPT_DIFFERENCES`].
+pub const KEPT_CELLS: u16 = 23_000;
+/// The most differences to expect of two sets, for kept cells to be enough: more than the ten
+/// thousand that are to cost what they are, not what the sets are.
+pub(crate) const MAX_KEPT_DIFFERENCES: f64 = 16_384.0;
 /// The most groups at a time: what both sides hold of cells is bounded by it.
 pub const MAX_GROUPS: u8 = 4;
 
@@ -59,6 +65,11 @@ pub enum Message {
     Incomplete,
     /// To the oldest question that is not answered.
     Answer(Answer),
+    /// Where the answer to the opening had kept cells, asks for those that come after what was
+    /// given: up to so many in all, at most [`KEPT_CELLS`].
+    MoreKept(u16),
+    /// As [`Message::Want`], by the short ids of kept cells.
+    WantKept(Vec<u64>),
 }
 
 /// Asks for some cells over what is under all of the prefixes.
@@ -113,8 +124,15 @@ pub enum Part {
     /// Then, for each group in order, its first cells; to [`Message::More`], the cells asked for.
     /// Long rows come in several parts.
     Cells(Cells),
-    /// To [`Message::Want`]: links, as in [`Message::Offer`].
+    /// To [`Message::Want`] and [`Message::WantKept`]: links, as in [`Message::Offer`].
     Links(Vec<[u8; 33]>),
+    /// In answers to an [`Opening`] instead of verdicts: the first cells of the row over all that
+    /// the answerer has, by the key that is the same in all sessions of a repo; the links that
+    /// buckets are said to differ in are in it. As that key can be known to who makes objects,
+    /// what these cells say is true only if [`Part::Rest`], which is then about all buckets, fits
+    /// the set that they give. To [`Message::MoreKept`], the cells asked for. Each and in parts as
+    /// in [`Part::Cells`].
+    Kept(Vec<[u8; 14]>),
 }
 
 /// A bucket in which the answerer has one link more.
@@ -281,11 +299,12 @@ impl Message {
                 }
                 disjoint(prefixes.iter().copied())
             }
-            Self::Want(ids) if ids.is_empty() => Err("a wish for nothing"),
-            Self::Want(ids) => ascending(ids, MAX_SHORT_IDS),
+            Self::Want(ids) | Self::WantKept(ids) if ids.is_empty() => Err("a wish for nothing"),
+            Self::Want(ids) | Self::WantKept(ids) => ascending(ids, MAX_SHORT_IDS),
+            Self::MoreKept(to) if *to > KEPT_CELLS => Err("more cells than are kept"),
             Self::Offer(links) => are_links(links),
             Self::End(links) if !links.is_empty() => are_links(links),
-            Self::End(_) | Self::Incomplete => Ok(()),
+            Self::End(_) | Self::Incomplete | Self::MoreKept(_) => Ok(()),
             Self::Answer(answer) => answer.parts.iter().try_for_each(Part::validate),
         }
     }
@@ -308,7 +327,6 @@ impl Compared {
 impl Part {
     fn validate(&self) -> Result<(), &'static str> {
         match self {
-            Self::Rest(_) | Self::OneLess(_) => Ok(()),
             Self::OneMore(buckets) => {
                 if buckets.is_empty() || buckets.len() > MAX_TAGS {
                     return Err("no buckets with one link more, or too many");
@@ -339,6 +357,10 @@ impl Part {
                 Ok(())
             }
             Self::Links(links) => are_links(links),
+            Self::Kept(cells) if cells.is_empty() || cells.len() > MAX_PART_CELLS => {
+                Err("no kept cells, or too many")
+            }
+            Self::Rest(_) | Self::OneLess(_) | Self::Kept(_) => Ok(()),
         }
     }
 }

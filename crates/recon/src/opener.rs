@@ -2,12 +2,15 @@
 //! are answered.
 
 mod answers;
+mod kept;
 mod opened;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use ark_core::Link;
 
+use self::kept::Kept;
 use crate::answerer::MAX_BUCKET_LINKS;
 use crate::cells::Cell;
 use crate::key::{SessionKey, ShortId};
@@ -16,17 +19,17 @@ use crate::message::{
     Opening, Part,
 };
 use crate::meter::{Halt, Meter};
-use crate::prefix::Prefix;
+use crate::prefix::{MAX_OPENING_BITS, Prefix};
 use crate::session::{
-    End, MAX_FRUITLESS, MAX_ROUNDS, SessionError, Source, Step, Violation, fatal,
+    End, MAX_FRUITLESS, MAX_ROUNDS, SessionError, Source, Step, Violation, fatal, sketch_of,
 };
+use crate::sketch::Sketch;
 use crate::trie::{Digest, LINK_BYTES, count_of, digest, digests, link_bytes};
 
 /// Bits of the buckets of an opening: 64 short tags, which a set that is the same costs.
+/// More of them, up to [`MAX_OPENING_BITS`], where they would have more links than are answered
+/// at once.
 const OPENING_BITS: u8 = 6;
-/// At most so many more, where buckets would have more links than are answered at once: 1,024
-/// tags.
-const MAX_OPENING_BITS: u8 = 10;
 /// A set of at most so many links is compared as a whole.
 const MAX_WHOLE: u64 = 64;
 /// The most bytes of an answer: what is held of one until it is whole.
@@ -40,6 +43,10 @@ const GROWTH: usize = 4;
 #[derive(Debug)]
 pub struct Opener {
     key: SessionKey,
+    /// Of the set.
+    root: Digest,
+    /// What there is of one before anything is known to differ.
+    sketch: Option<Arc<Sketch>>,
     meter: Meter,
     /// Prefixes that may differ, each with the bits by which to divide it. The last is asked
     /// first, so that there are never more than a round's for each level.
@@ -49,6 +56,8 @@ pub struct Opener {
     parts: Vec<Part>,
     parts_bytes: usize,
     next: Round,
+    /// What the answer to the opening had, until it is settled. There is nothing else to ask then.
+    kept: Option<Kept>,
     rounds: u32,
     fruitless: u8,
     /// The other side has said that the sets are the same, and knows that this ends it.
@@ -66,13 +75,15 @@ enum Question {
     Compare(Vec<(Prefix, u64)>),
     More(Group),
     Want(Vec<ShortId>),
+    MoreKept,
+    WantKept(Vec<ShortId>),
 }
 
 impl Question {
     fn group(&self) -> Option<&Group> {
         match self {
             Self::More(group) => Some(group),
-            Self::Open(_) | Self::Compare(_) | Self::Want(_) => None,
+            _ => None,
         }
     }
 
@@ -82,7 +93,8 @@ impl Question {
             Self::Open(buckets) => buckets.len(),
             Self::Compare(buckets) => buckets.len(),
             Self::More(group) => group.prefixes.len(),
-            Self::Want(ids) => ids.len(),
+            Self::Want(ids) | Self::WantKept(ids) => ids.len(),
+            Self::MoreKept => 0,
         }
     }
 }
@@ -116,15 +128,18 @@ impl Opener {
         source: &S,
         key: SessionKey,
     ) -> Result<(Self, Step), SessionError<S::Failure>> {
-        let count = digest(source, source, Prefix::ROOT).map_err(SessionError::Source)?.count;
+        let root = digest(source, source, Prefix::ROOT).map_err(SessionError::Source)?;
         let mut opener = Self {
             key,
-            meter: Meter::new(count),
+            root,
+            sketch: None,
+            meter: Meter::new(root.count),
             open: Vec::new(),
             asked: VecDeque::new(),
             parts: Vec::new(),
             parts_bytes: 0,
             next: Round::default(),
+            kept: None,
             rounds: 1,
             fruitless: 0,
             is_same: false,
@@ -132,7 +147,7 @@ impl Opener {
             ended: false,
         };
         let mut step = Step::default();
-        let outcome = opener.say_first(source, opening_bits(count), &mut step);
+        let outcome = opener.say_first(source, opening_bits(root.count), &mut step);
         let step = opener.ended_by(outcome, step)?;
         Ok((opener, step))
     }
@@ -166,6 +181,7 @@ impl Opener {
             + buckets * size_of::<(Prefix, u64)>()
             + self.next.wants.len() * size_of::<ShortId>()
             + self.next.offers.len() * size_of::<Link>()
+            + self.kept.as_ref().map_or(0, Kept::held_bytes)
             + self.parts_bytes
     }
 
@@ -217,6 +233,8 @@ impl Opener {
             Some(Question::Compare(buckets)) => self.compared(source, &buckets, parts)?,
             Some(Question::More(group)) => self.widened(source, group, parts)?,
             Some(Question::Want(ids)) => self.given(&ids, parts, step)?,
+            Some(Question::MoreKept) => self.kept_widened(source, parts, step)?,
+            Some(Question::WantKept(ids)) => self.kept_given(source, &ids, parts, step)?,
             None => false,
         };
         self.fruitless = if progressed { 0 } else { self.fruitless + 1 };
@@ -237,6 +255,8 @@ impl Opener {
             let source = self.meter.over(source);
             digests(&source, &source, Prefix::ROOT, bits)?
         };
+        // Taken now, since what is kept may go on to later moments until there is an answer.
+        self.sketch = sketch_of(source, self.root, 0)?;
         let prefix = |at| Prefix::ROOT.narrowed(bits, at);
         let buckets: Vec<_> =
             digests.iter().enumerate().map(|(at, digest)| (prefix(at), *digest)).collect();
@@ -257,10 +277,12 @@ impl Opener {
         let mut offers: Vec<_> = offers.into_iter().map(link_bytes).collect();
         offers.sort_unstable();
         offers.dedup();
-        if wants.is_empty() && groups.is_empty() && self.open.is_empty() {
+        let is_settled = groups.is_empty() && self.open.is_empty() && self.kept.is_none();
+        if wants.is_empty() && is_settled {
             return self.end(offers, step);
         }
         self.offer(&offers, step)?;
+        self.ask_kept(step)?;
         wants.sort_unstable();
         wants.dedup();
         for ids in wants.chunks(MAX_SHORT_IDS) {

@@ -11,6 +11,9 @@ pub(crate) const LEVEL_BITS: u8 = 4;
 /// found, so what lies deeper is one leaf.
 pub const MAX_PREFIX_BITS: u8 = 60;
 
+/// The most bits of the buckets of an opening: 1,024 tags.
+pub(crate) const MAX_OPENING_BITS: u8 = 10;
+
 /// The ids that begin with certain bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize)]
 pub struct Prefix {
@@ -28,6 +31,12 @@ impl Prefix {
     pub fn new(start: u64, bits: u8) -> Option<Self> {
         let prefix = Self { start, bits };
         (bits <= MAX_PREFIX_BITS && start & prefix.rest() == 0).then_some(prefix)
+    }
+
+    /// The first `bits` bits of `id`, at most [`MAX_PREFIX_BITS`].
+    pub(crate) fn of(id: ObjectId, bits: u8) -> Self {
+        let prefix = Self { start: 0, bits };
+        Self { start: start_of(id) & !prefix.rest(), bits }
     }
 
     /// Whether it is what [`Prefix::new`] makes: one that was decoded need not be.

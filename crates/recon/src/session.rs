@@ -6,13 +6,16 @@
 //! says nothing: whoever carries the frames ends the stream, which the opener's driver takes as
 //! [`End::Incomplete`].
 
+use std::sync::Arc;
+
 use ark_core::{Link, ObjectId, ObjectKind};
 
-use crate::key::{SessionKey, ShortId};
+use crate::key::{NameKey, ShortId};
 use crate::message::WireError;
 use crate::meter::Halt;
 use crate::prefix::Prefix;
-use crate::trie::{LINK_BYTES, Links, Nodes, link_bytes};
+use crate::sketch::Sketch;
+use crate::trie::{Digest, LINK_BYTES, Links, Nodes, link_bytes};
 
 /// The most rounds of questions in a session. One may settle 16,000 differences, so that an honest
 /// session reaches its ceiling of bytes first.
@@ -26,10 +29,16 @@ pub(crate) const MAX_ANSWER_LINKS: u64 = 1 << 21;
 pub trait Source: Links<Error = Self::Failure> + Nodes<Error = Self::Failure> {
     /// Why it cannot be read.
     type Failure;
-}
 
-impl<E, S: Links<Error = E> + Nodes<Error = E>> Source for S {
-    type Failure = E;
+    /// A sketch of the set. One that has another digest than the set is not used. Where there is
+    /// none, the session will read up to `otherwise` links for want of it.
+    ///
+    /// # Errors
+    /// What the store's reading fails with.
+    fn sketch(&self, otherwise: u64) -> Result<Option<Arc<Sketch>>, Self::Failure> {
+        let _ = otherwise;
+        Ok(None)
+    }
 }
 
 /// What a side is to do after a message.
@@ -93,6 +102,9 @@ pub enum Violation {
     /// A question whose answer would have to read too much.
     #[error("a question about more links than one may be about")]
     TooMuch,
+    /// A question for more kept cells, where none were given, or all that it asks for.
+    #[error("a question for more kept cells that asks for none")]
+    NotKept,
     /// Cells that name what this side does not have.
     #[error("cells that no two sets give")]
     Cells,
@@ -110,7 +122,7 @@ pub(crate) fn fatal<E>(halt: Halt<E>) -> Result<(), SessionError<E>> {
 /// The links with these short ids, sorted; of those that there are.
 pub(crate) fn find<L: Links>(
     source: &L,
-    key: &SessionKey,
+    key: &NameKey,
     ids: &[ShortId],
 ) -> Result<Vec<Link>, L::Error> {
     let mut found = Vec::new();
@@ -128,7 +140,7 @@ pub(crate) fn find<L: Links>(
 /// Hands every link under the prefixes to `each`, with its short id.
 pub(crate) fn each_short_id<L: Links>(
     source: &L,
-    key: &SessionKey,
+    key: &NameKey,
     prefixes: &[Prefix],
     mut each: impl FnMut(ShortId, Link),
 ) -> Result<(), L::Error> {
@@ -145,11 +157,26 @@ pub(crate) fn each_short_id<L: Links>(
 pub(crate) fn sum_of<L: Links>(source: &L, prefix: Prefix) -> Result<[u8; LINK_BYTES], L::Error> {
     let mut sum = [0; LINK_BYTES];
     for link in source.links(prefix)? {
-        for (sum, byte) in sum.iter_mut().zip(link_bytes(link?)) {
-            *sum ^= byte;
-        }
+        add_to_sum(&mut sum, link?);
     }
     Ok(sum)
+}
+
+/// Puts a link into an XOR of links, or takes it out.
+pub(crate) fn add_to_sum(sum: &mut [u8; LINK_BYTES], link: Link) {
+    for (sum, byte) in sum.iter_mut().zip(link_bytes(link)) {
+        *sum ^= byte;
+    }
+}
+
+/// The sketch of a source, if it is of the set with this digest.
+pub(crate) fn sketch_of<S: Source>(
+    source: &S,
+    digest: Digest,
+    otherwise: u64,
+) -> Result<Option<Arc<Sketch>>, Halt<S::Failure>> {
+    let sketch = source.sketch(otherwise).map_err(Halt::Source)?;
+    Ok(sketch.filter(|sketch| sketch.digest() == digest))
 }
 
 /// The link of these bytes, whose kind is known to be one.

@@ -27,7 +27,7 @@ use crate::reader::Reader;
 use crate::receive::Received;
 use crate::states::{Change, Equivocation, Staged, StateRow, States, heads_in, heads_of};
 use crate::store::Inner;
-use crate::trie::{self, Followed, Trie, catch_up};
+use crate::trie::{self, Followed, Kept, Trie, catch_up};
 
 /// Changes that a subscriber may lag behind before it must re-read the states.
 const CHANGES: usize = 256;
@@ -57,6 +57,8 @@ pub(crate) struct RepoInner {
     pub(crate) publishing: Arc<tokio::sync::Mutex<()>>,
     /// How far it is with bringing the trie after the heads.
     pub(crate) course: Mutex<catch_up::Course>,
+    /// What sessions of reconciliation leave for those after them.
+    pub(crate) kept: Arc<Kept>,
 }
 
 /// The highest revision and sequence issued or burnt.
@@ -216,7 +218,8 @@ impl Repo {
     /// # Errors
     /// The index failed.
     pub fn trie(&self) -> Result<Option<Trie>, IndexError> {
-        Trie::read(&self.inner.store.index.begin_read()?, self.inner.number)
+        let inner = &self.inner;
+        Trie::read(&inner.store.index.begin_read()?, inner.number, &inner.kept)
     }
 
     /// The states of now.
@@ -277,6 +280,7 @@ impl RepoInner {
             deciding: tokio::sync::Mutex::default(),
             publishing: Arc::default(),
             course: Mutex::default(),
+            kept: Arc::new(Kept::new(topic)),
         });
         if is_behind {
             let following = Arc::clone(&repo);
@@ -374,7 +378,7 @@ impl RepoInner {
     ) -> Result<(), IndexError> {
         let heads = heads_in(transaction, self.number, &self.states())?;
         let read = |link| self.read_reached(link);
-        if trie::follow(transaction, self.number, heads, read)? == Followed::Later {
+        if trie::follow(transaction, self.number, &self.kept, heads, read)? == Followed::Later {
             catch_up::start(self);
         }
         Ok(())

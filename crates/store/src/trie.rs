@@ -11,19 +11,23 @@
 
 pub(crate) mod catch_up;
 mod count;
+mod kept;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ark_core::{Link, ObjectId, ObjectKind};
-use ark_recon::{LinksUnder, NODE_BYTES, Node, Prefix};
+use ark_recon::{LinksUnder, NODE_BYTES, Node, Prefix, Sketch};
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use crate::error::{IndexError, ReadError};
 use crate::index::{LINKS, NODES, NodeKey, ObjectKey, ROOTS, TopicNumber, node_key, object_keys};
-use count::{CountError, Counting, Window};
+use count::{CountError, Counting, Row, Window};
+use kept::Change;
+pub(crate) use kept::Kept;
 
 /// Links that are counted in the transaction of a joined state: some 20 ms of it.
 const MAX_COUNTED: usize = if cfg!(test) { 500 } else { 4096 };
@@ -34,6 +38,7 @@ pub struct Trie {
     topic: TopicNumber,
     links: ReadOnlyTable<&'static ObjectKey, u32>,
     nodes: ReadOnlyTable<&'static NodeKey, &'static [u8]>,
+    kept: Arc<Kept>,
 }
 
 impl Trie {
@@ -42,12 +47,13 @@ impl Trie {
     pub(crate) fn read(
         transaction: &ReadTransaction,
         topic: TopicNumber,
+        kept: &Arc<Kept>,
     ) -> Result<Option<Self>, IndexError> {
         if roots_in(&transaction.open_table(ROOTS)?, topic)?.is_none() {
             return Ok(None);
         }
         let (links, nodes) = (transaction.open_table(LINKS)?, transaction.open_table(NODES)?);
-        Ok(Some(Self { topic, links, nodes }))
+        Ok(Some(Self { topic, links, nodes, kept: Arc::clone(kept) }))
     }
 }
 
@@ -70,6 +76,14 @@ impl ark_recon::Nodes for Trie {
 
     fn node(&self, prefix: Prefix) -> Result<Option<Node>, IndexError> {
         node_at(&self.nodes, self.topic, prefix)
+    }
+}
+
+impl ark_recon::Source for Trie {
+    type Failure = IndexError;
+
+    fn sketch(&self, otherwise: u64) -> Result<Option<Arc<Sketch>>, IndexError> {
+        self.kept.sketch(self, otherwise)
     }
 }
 
@@ -192,6 +206,7 @@ pub(crate) enum Followed {
 pub(crate) fn follow(
     transaction: &WriteTransaction,
     topic: TopicNumber,
+    kept: &Kept,
     heads: impl IntoIterator<Item = Link>,
     read: impl FnMut(Link) -> Result<Bytes, ReadError>,
 ) -> Result<Followed, IndexError> {
@@ -201,7 +216,7 @@ pub(crate) fn follow(
     if old == new {
         return Ok(Followed::Done);
     }
-    match count(transaction, topic, &old, &new, read) {
+    match count(transaction, (topic, kept), &old, &new, read) {
         Ok(()) => drop(table.insert(topic, new.to_bytes().as_slice())?),
         Err(CountError::TooMany) => return Ok(Followed::Later),
         Err(error) if error.lasts() => {
@@ -240,7 +255,7 @@ fn clear_nodes(
 /// Brings the tables from one set of heads to another.
 fn count(
     transaction: &WriteTransaction,
-    topic: TopicNumber,
+    (topic, kept): (TopicNumber, &Kept),
     old: &Roots,
     new: &Roots,
     read: impl FnMut(Link) -> Result<Bytes, ReadError>,
@@ -249,12 +264,22 @@ fn count(
     let mut counting = Counting::new(topic, Some(&links), read, Window::All { most: MAX_COUNTED });
     counting.turn(old, new)?;
     let rows = counting.into_rows();
-    let changed: Vec<ObjectId> =
-        rows.iter().filter(|row| row.came_or_went()).map(|row| row.link.id).collect();
+    let mut nodes = WritingNodes { topic, nodes: transaction.open_table(NODES)? };
+    let before = match kept.is_noted() {
+        true => Some(ark_recon::digest(&LinksOf { topic, links: &links }, &nodes, Prefix::ROOT)?),
+        false => None,
+    };
+    let links_of = |is: fn(&Row) -> bool| -> Vec<Link> {
+        rows.iter().filter(|row| is(row)).map(|row| row.link).collect()
+    };
+    let (comes, goes) = (links_of(Row::came), links_of(Row::went));
     for row in &rows {
         row.write(&mut links, topic)?;
     }
-    let mut nodes = WritingNodes { topic, nodes: transaction.open_table(NODES)? };
-    ark_recon::update(&LinksOf { topic, links: &links }, &mut nodes, changed)?;
+    let changed = comes.iter().chain(&goes).map(|link| link.id);
+    let digest = ark_recon::update(&LinksOf { topic, links: &links }, &mut nodes, changed)?;
+    if let Some(before) = before {
+        kept.note(before, Change { comes, goes, digest });
+    }
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::wire::{self, Body, RepoKindWire, WireError};
 
 /// The version of what is said on the stream. It rises where a message changes its meaning; the
 /// ALPN rises where an older side could not even read it.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The most bytes of a frame. Several of the largest states fit, and a peer's claim costs at
 /// most this much memory.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use ark_core::{DeviceId, Link, RepoKind, TopicId};
 use ark_net::NetStatus;
-use ark_recon::{End, Links, LinksUnder, Nodes, Opener, Prefix, SessionKey};
+use ark_recon::{End, Links, LinksUnder, Nodes, Opener, Prefix, SessionKey, Source};
 use ark_sync::{Hello, Message, PROTOCOL, Role};
 use iroh::SecretKey;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
@@ -28,6 +28,10 @@ impl Links for Empty {
     fn links(&self, _: Prefix) -> Result<LinksUnder<'_, Infallible>, Infallible> {
         Ok(Box::new(std::iter::empty()))
     }
+}
+
+impl Source for Empty {
+    type Failure = Infallible;
 }
 
 impl Nodes for Empty {

@@ -1,7 +1,7 @@
 //! What is to be said of the buckets that differ: as much as one answer holds.
 
 use crate::answerer::MAX_BUCKET_LINKS;
-use crate::message::{MAX_GROUPS, MAX_SHORT_IDS, Verdict, What};
+use crate::message::{MAX_GROUPS, MAX_KEPT_DIFFERENCES, MAX_SHORT_IDS, Verdict, What};
 use crate::prefix::{LEVEL_BITS, MAX_PREFIX_BITS, Prefix};
 use crate::session::MAX_ANSWER_LINKS;
 
@@ -31,13 +31,58 @@ pub(super) struct Bucket {
     pub(super) expected: f64,
 }
 
+impl Bucket {
+    /// Whether it may be taken to differ in one link alone.
+    fn is_one(&self) -> bool {
+        (0.5..1.5).contains(&self.difference.abs()) && self.expected <= MAX_NAMED
+    }
+}
+
+/// Buckets that have one link more, and one less.
+#[derive(Default)]
+pub(super) struct Named {
+    pub(super) more: Vec<(u16, Prefix)>,
+    pub(super) less: Vec<(u16, Prefix)>,
+}
+
+impl Named {
+    fn take(&mut self, bucket: &Bucket) {
+        let named = if bucket.difference > 0.0 { &mut self.more } else { &mut self.less };
+        named.push((bucket.at, bucket.prefix));
+    }
+}
+
+/// What is to be answered to an opening from what is kept, which reads no links.
+pub(super) struct KeptPlan {
+    pub(super) named: Named,
+    /// Differences to expect besides.
+    pub(super) expected: f64,
+    /// How many links there are in buckets that differ.
+    pub(super) links: u64,
+}
+
+impl KeptPlan {
+    /// `None` where what is kept cannot tell so many differences.
+    pub(super) fn new(buckets: &[Bucket]) -> Option<Self> {
+        let mut plan = Self { named: Named::default(), expected: 0.0, links: 0 };
+        for bucket in buckets {
+            plan.links = plan.links.saturating_add(bucket.count);
+            if bucket.is_one() {
+                plan.named.take(bucket);
+            } else {
+                plan.expected += bucket.expected;
+            }
+        }
+        (plan.expected <= MAX_KEPT_DIFFERENCES).then_some(plan)
+    }
+}
+
 /// What is to be answered to a comparison.
 pub(super) struct Plan {
     enumerate_threshold: u64,
     /// Whether buckets may be named that have one link more or less.
     may_name: bool,
-    pub(super) more: Vec<(u16, Prefix)>,
-    pub(super) less: Vec<(u16, Prefix)>,
+    pub(super) named: Named,
     /// In order.
     pub(super) verdicts: Vec<Verdict>,
     pub(super) listed: Vec<Prefix>,
@@ -54,8 +99,7 @@ impl Plan {
         Self {
             enumerate_threshold,
             may_name,
-            more: Vec::new(),
-            less: Vec::new(),
+            named: Named::default(),
             verdicts: Vec::new(),
             listed: Vec::new(),
             groups: Vec::new(),
@@ -66,12 +110,10 @@ impl Plan {
 
     /// Plans what is to be said of a bucket that differs, after those before it.
     pub(super) fn take(&mut self, bucket: &Bucket) {
-        let &Bucket { at, prefix, count, difference, expected } = bucket;
-        let is_one = (0.5..1.5).contains(&difference.abs()) && expected <= MAX_NAMED;
-        if self.may_name && is_one && count <= MAX_BUCKET_LINKS && !self.is_full(NAMED_BYTES, count)
-        {
-            let named = if difference > 0.0 { &mut self.more } else { &mut self.less };
-            named.push((at, prefix));
+        let &Bucket { at, count, .. } = bucket;
+        let may_name = self.may_name && count <= MAX_BUCKET_LINKS;
+        if may_name && bucket.is_one() && !self.is_full(NAMED_BYTES, count) {
+            self.named.take(bucket);
             self.bytes += NAMED_BYTES;
             self.links = self.links.saturating_add(count);
             return;
@@ -97,7 +139,8 @@ impl Plan {
     fn is_full(&self, bytes: f64, count: u64) -> bool {
         let is_much = self.bytes + bytes > MAX_ANSWER_BYTES
             || self.links.saturating_add(count) > MAX_ANSWER_LINKS;
-        is_much && !(self.verdicts.is_empty() && self.more.is_empty() && self.less.is_empty())
+        let Named { more, less } = &self.named;
+        is_much && !(self.verdicts.is_empty() && more.is_empty() && less.is_empty())
     }
 
     /// What is to be said of a bucket that differs; what that takes is noted.

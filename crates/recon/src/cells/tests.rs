@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn key() -> SessionKey {
-    SessionKey::derive(&[3; 32], TopicId::derive("x", None), 0)
+fn key() -> NameKey {
+    NameKey::kept(TopicId::derive("x", None))
 }
 
 fn row(ids: impl IntoIterator<Item = u64>, from: usize, to: usize) -> Vec<Cell> {

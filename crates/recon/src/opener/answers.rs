@@ -130,7 +130,7 @@ impl Opener {
     ) -> Result<(), Halt<S::Failure>> {
         let mut ours = Vec::new();
         let (source, next) = (self.meter.over(source), &mut self.next);
-        each_short_id(&source, &self.key, &[prefix], |id, link| {
+        each_short_id(&source, &self.key.names, &[prefix], |id, link| {
             ours.push(id);
             if theirs.binary_search(&id).is_err() {
                 next.offers.push(link);
@@ -170,14 +170,14 @@ impl Opener {
         source: &S,
         mut group: Group,
     ) -> Result<(), Halt<S::Failure>> {
-        let mut row = Row::new(&self.key, group.ours.len(), group.theirs.len());
+        let mut row = Row::new(&self.key.names, group.ours.len(), group.theirs.len());
         let source = self.meter.over(source);
-        each_short_id(&source, &self.key, &group.prefixes, |id, _| row.insert(id))?;
+        each_short_id(&source, &self.key.names, &group.prefixes, |id, _| row.insert(id))?;
         group.ours.extend(row.into_cells());
-        match decode(&self.key, &group.theirs, &group.ours) {
+        match decode(&self.key.names, &group.theirs, &group.ours) {
             Some(Difference { theirs, mut ours }) => {
                 ours.sort_unstable();
-                let links = find(&source, &self.key, &ours)?;
+                let links = find(&source, &self.key.names, &ours)?;
                 let is_known = theirs.iter().all(|id| covers(&group.prefixes, *id));
                 if links.len() < ours.len() || !is_known {
                     return Err(Violation::Cells.into());
@@ -206,7 +206,7 @@ impl Opener {
             step.lacking.extend(links.iter().map(link_from));
         }
         let given = &step.lacking[before..];
-        let is_wanted = |link| ids.binary_search(&self.key.short_id(link)).is_ok();
+        let is_wanted = |link| ids.binary_search(&self.key.names.short_id(link)).is_ok();
         if given.len() > ids.len() || !given.iter().all(|link| is_wanted(*link)) {
             return Err(Violation::Unfitting("links that were not asked for"));
         }

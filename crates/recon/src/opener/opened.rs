@@ -5,7 +5,7 @@ use ark_core::{Link, ObjectKind};
 
 use crate::draft::digests_with;
 use crate::message::{OneLess, OneMore, Part};
-use crate::meter::{Halt, Metered};
+use crate::meter::Halt;
 use crate::prefix::Prefix;
 use crate::session::{Source, Step, Violation, link_from, sum_of};
 use crate::trie::{Digest, LINK_BYTES, Links};
@@ -74,8 +74,12 @@ impl Opener {
             self.is_same = true;
             return Ok(true);
         };
+        let links = self.find_named(source, buckets, &named)?;
+        if let Some(Part::Kept(_)) = parts.first() {
+            let (bits, named) = (buckets[0].0.bits(), (named.rest, links.unwrap_or_default()));
+            return self.kept_opened(source, bits, named, parts, step);
+        }
         let untold = || (0..).zip(buckets).filter(|(at, _)| !named.is_told(*at));
-        let links = find_named(&self.meter.over(source), buckets, &named)?;
         let after = match &links {
             Some((more, less)) if !more.is_empty() || !less.is_empty() => {
                 let bits = buckets[0].0.bits();
@@ -106,40 +110,49 @@ impl Opener {
         }
         Ok(progressed)
     }
+
+    /// The links that buckets are said to differ in. `None` where they do not differ so.
+    fn find_named<S: Source>(
+        &mut self,
+        source: &S,
+        buckets: &[(Prefix, Digest)],
+        named: &Named,
+    ) -> Result<Option<Found>, Halt<S::Failure>> {
+        let (mut more, mut less) = (Vec::new(), Vec::new());
+        let at = named.more.iter().map(|it| it.at).chain(named.less.iter().map(|it| it.at));
+        self.need_sketch(source, at.map(|at| buckets[usize::from(at)].1.count).sum())?;
+        let sketch = self.sketch.clone();
+        let source = self.meter.over(source);
+        let sum = |prefix| match &sketch {
+            Some(sketch) => Ok(sketch.sum(prefix)),
+            None => sum_of(&source, prefix),
+        };
+        for OneMore { at, sum: theirs } in &named.more {
+            let (prefix, _) = buckets[usize::from(*at)];
+            let link = link_of(xor(sum(prefix)?, theirs));
+            let Some(link) = link.filter(|link| prefix.contains(link.id)) else { return Ok(None) };
+            more.push(link);
+        }
+        for OneLess { at, sum: theirs } in &named.less {
+            let (prefix, _) = buckets[usize::from(*at)];
+            let first = xor(sum(prefix)?, theirs);
+            let mut start = [0; 8];
+            start[..theirs.len()].copy_from_slice(&first[..theirs.len()]);
+            let found_by = Prefix::new(u64::from_be_bytes(start), FOUND_BY_BITS);
+            let found_by = found_by.filter(|it| prefix.contains_start(it.start()));
+            let Some(found_by) = found_by else { return Ok(None) };
+            let mut found = source.links(found_by)?;
+            match (found.next().transpose()?, found.next().transpose()?) {
+                (Some(link), None) => less.push(link),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some((more, less)))
+    }
 }
 
 /// What the other side has more, and less.
-type Found = (Vec<Link>, Vec<Link>);
-
-/// The links that buckets are said to differ in. `None` where they do not differ so.
-fn find_named<S: Source>(
-    source: &Metered<'_, S>,
-    buckets: &[(Prefix, Digest)],
-    named: &Named,
-) -> Result<Option<Found>, Halt<S::Failure>> {
-    let (mut more, mut less) = (Vec::new(), Vec::new());
-    for OneMore { at, sum } in &named.more {
-        let (prefix, _) = buckets[usize::from(*at)];
-        let link = link_of(xor(sum_of(source, prefix)?, sum));
-        let Some(link) = link.filter(|link| prefix.contains(link.id)) else { return Ok(None) };
-        more.push(link);
-    }
-    for OneLess { at, sum } in &named.less {
-        let (prefix, _) = buckets[usize::from(*at)];
-        let first = xor(sum_of(source, prefix)?, sum);
-        let mut start = [0; 8];
-        start[..sum.len()].copy_from_slice(&first[..sum.len()]);
-        let found_by = Prefix::new(u64::from_be_bytes(start), FOUND_BY_BITS);
-        let found_by = found_by.filter(|it| prefix.contains_start(it.start()));
-        let Some(found_by) = found_by else { return Ok(None) };
-        let mut found = source.links(found_by)?;
-        match (found.next().transpose()?, found.next().transpose()?) {
-            (Some(link), None) => less.push(link),
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some((more, less)))
-}
+pub(super) type Found = (Vec<Link>, Vec<Link>);
 
 /// The link of these bytes, if they are one.
 fn link_of(bytes: [u8; LINK_BYTES]) -> Option<Link> {

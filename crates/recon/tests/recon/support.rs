@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use ark_core::{Link, ObjectId, ObjectKind, TopicId};
 use ark_recon::message::{Answer, Part};
 use ark_recon::{
     Answerer, Digest, End, Links, LinksUnder, MAX_FRAME_BYTES, Message, Node, Nodes, NodesMut,
-    Opener, Prefix, SessionKey, Step,
+    Opener, Prefix, SessionKey, Sketch, Source, Step,
 };
 
 /// What a frame costs besides its bytes: its length in front.
@@ -63,6 +64,8 @@ impl Links for Members {
 pub struct Set {
     pub members: Members,
     pub rows: Rows,
+    /// Brought after by what changes the set.
+    pub sketch: Option<Arc<Sketch>>,
 }
 
 impl Links for Set {
@@ -81,6 +84,14 @@ impl Nodes for Set {
     }
 }
 
+impl Source for Set {
+    type Failure = Infallible;
+
+    fn sketch(&self, _: u64) -> Result<Option<Arc<Sketch>>, Infallible> {
+        Ok(self.sketch.clone())
+    }
+}
+
 impl Set {
     /// The set of these links.
     pub fn of(links: impl IntoIterator<Item = Link>) -> Self {
@@ -89,14 +100,40 @@ impl Set {
         set
     }
 
+    /// The same, with its sketch.
+    #[must_use]
+    pub fn sketched(mut self) -> Self {
+        let Ok(sketch) = Sketch::of(&self, topic());
+        self.sketch = Some(Arc::new(sketch));
+        self
+    }
+
+    /// The same without one.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        Self { sketch: None, ..self }
+    }
+
     /// Puts links in.
     pub fn insert(&mut self, links: impl IntoIterator<Item = Link>) -> Digest {
-        let mut changed = Vec::new();
-        for Link { kind, id } in links {
-            self.members.0.insert((id, kind));
-            changed.push(id);
+        let is_new = |link: &Link| self.members.0.insert((link.id, link.kind));
+        let comes: Vec<Link> = links.into_iter().filter(is_new).collect();
+        self.changed(&comes, &[])
+    }
+
+    /// Takes links out.
+    pub fn remove(&mut self, links: impl IntoIterator<Item = Link>) -> Digest {
+        let was_there = |link: &Link| self.members.0.remove(&(link.id, link.kind));
+        let goes: Vec<Link> = links.into_iter().filter(was_there).collect();
+        self.changed(&[], &goes)
+    }
+
+    fn changed(&mut self, comes: &[Link], goes: &[Link]) -> Digest {
+        let ids = comes.iter().chain(goes).map(|link| link.id);
+        let Ok(root) = ark_recon::update(&self.members, &mut self.rows, ids);
+        if let Some(sketch) = &mut self.sketch {
+            Arc::make_mut(sketch).change(comes, goes, root);
         }
-        let Ok(root) = ark_recon::update(&self.members, &mut self.rows, changed);
         root
     }
 
@@ -140,8 +177,12 @@ pub fn answer(parts: Vec<Part>) -> Message {
     Message::Answer(Answer { parts, last: true })
 }
 
+pub fn topic() -> TopicId {
+    TopicId::derive("my-project", None)
+}
+
 pub fn key(epoch: u64) -> SessionKey {
-    SessionKey::derive(&[7; 32], TopicId::derive("my-project", None), epoch)
+    SessionKey::derive(&[7; 32], topic(), epoch)
 }
 
 /// What a session came to.
@@ -164,9 +205,14 @@ impl Outcome {
     }
 }
 
+/// What is read without fail.
+pub trait Memory: Source<Failure = Infallible> {}
+
+impl<S: Source<Failure = Infallible>> Memory for S {}
+
 /// Runs a session until it ends, or until `cut` frames were delivered. Panics where a side finds
 /// fault with the other.
-pub fn reconcile_cut(a: &Set, b: &Set, epoch: u64, cut: usize) -> Outcome {
+pub fn reconcile_cut<A: Memory, B: Memory>(a: &A, b: &B, epoch: u64, cut: usize) -> Outcome {
     let mut outcome = Outcome::default();
     let (mut opener, step) = Opener::open(a, key(epoch)).unwrap();
     let mut answerer = Answerer::new(b, key(epoch), 8).unwrap();
@@ -205,7 +251,7 @@ pub fn reconcile_cut(a: &Set, b: &Set, epoch: u64, cut: usize) -> Outcome {
 }
 
 /// Runs a session between honest sides.
-pub fn reconcile(a: &Set, b: &Set, epoch: u64) -> Outcome {
+pub fn reconcile<A: Memory, B: Memory>(a: &A, b: &B, epoch: u64) -> Outcome {
     reconcile_cut(a, b, epoch, usize::MAX)
 }
 

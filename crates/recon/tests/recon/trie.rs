@@ -16,7 +16,7 @@ fn rebuilt(set: &Members) -> (Digest, BTreeMap<Prefix, Node>) {
 }
 
 /// Applies a batch: each link changes its presence.
-fn toggle(Set { members: set, rows }: &mut Set, batch: &[Link]) -> Digest {
+fn toggle(Set { members: set, rows, .. }: &mut Set, batch: &[Link]) -> Digest {
     for &Link { kind, id } in batch {
         if !set.0.remove(&(id, kind)) {
             set.0.insert((id, kind));

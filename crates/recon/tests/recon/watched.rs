@@ -3,11 +3,12 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use ark_recon::message::{Answer, Compared, Opening, Part};
 use ark_recon::{
     Answerer, End, Links, LinksUnder, MAX_FRAME_BYTES, MAX_ROUNDS, Message, Node, Nodes, Opener,
-    Prefix, SessionError, Step, Violation,
+    Prefix, SessionError, Sketch, Source, Step, Violation,
 };
 
 use crate::support::{Set, answer, key, link};
@@ -27,9 +28,24 @@ pub struct Counted {
     reads: Cell<u64>,
 }
 
+impl From<Set> for Counted {
+    fn from(set: Set) -> Self {
+        Self { set, reads: Cell::new(0) }
+    }
+}
+
 impl Counted {
     pub fn of(count: u64) -> Self {
-        Self { set: Set::of((0..count).map(|n| link(0, n))), reads: Cell::new(0) }
+        Set::of((0..count).map(|n| link(0, n))).into()
+    }
+
+    pub fn set(&self) -> &Set {
+        &self.set
+    }
+
+    /// How many links were read so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.get()
     }
 
     /// That no more was read than 16 times all, and some.
@@ -53,6 +69,14 @@ impl Nodes for Counted {
 
     fn node(&self, prefix: Prefix) -> Result<Option<Node>, Infallible> {
         self.set.node(prefix)
+    }
+}
+
+impl Source for Counted {
+    type Failure = Infallible;
+
+    fn sketch(&self, otherwise: u64) -> Result<Option<Arc<Sketch>>, Infallible> {
+        self.set.sketch(otherwise)
     }
 }
 
@@ -138,13 +162,17 @@ pub fn against(count: u64, mut other: impl FnMut(Message) -> Vec<Message>) -> En
 
 /// Has an answerer over `count` links answer `questions` until it ends.
 pub fn asked(count: u64, questions: impl Iterator<Item = Message>) -> Ended {
-    let own = Counted::of(count);
-    let mut answerer = Answerer::new(&own, key(0), 8).unwrap();
+    asked_of(&Counted::of(count), questions)
+}
+
+/// The same over these links.
+pub fn asked_of(own: &Counted, questions: impl Iterator<Item = Message>) -> Ended {
+    let mut answerer = Answerer::new(own, key(0), 8).unwrap();
     let (mut sent, mut received) = (0, 0);
     let opening = Opening { count: u32::MAX, whole: [0; 8], tags: vec![[0; 2]; 64] };
     for frame in std::iter::once(opening.encode()).chain(questions.map(|it| it.encode())) {
         received += frame.len();
-        let step = match answerer.handle(&own, &frame) {
+        let step = match answerer.handle(own, &frame) {
             Ok(step) => step,
             Err(error) => return ended(error),
         };
@@ -154,7 +182,7 @@ pub fn asked(count: u64, questions: impl Iterator<Item = Message>) -> Ended {
         assert!(sent <= SESSION_BYTES && received <= SESSION_BYTES);
         own.assert_little_read();
         if let Some(end) = step.end {
-            let more = answerer.handle(&own, &frame);
+            let more = answerer.handle(own, &frame);
             assert!(matches!(more, Err(SessionError::Violation(Violation::AfterEnd))));
             return Ended::InOrder(end);
         }

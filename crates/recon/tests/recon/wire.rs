@@ -1,10 +1,10 @@
 //! The bytes of every message: pinned by fixtures, and decoded strictly.
 //!
-//! A fixture is `fixtures/recon-v2-<what>.hex`: lower hex, 32 bytes a line.
+//! A fixture is `fixtures/recon-v3-<what>.hex`: lower hex, 32 bytes a line.
 
 use ark_recon::message::{
-    Cells, Compared, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_PART_CELLS, MAX_SHORT_IDS, MAX_TAGS,
-    More, OneLess, OneMore, Opening, Part, Verdict, What,
+    Cells, Compared, KEPT_CELLS, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_PART_CELLS, MAX_SHORT_IDS,
+    MAX_TAGS, More, OneLess, OneMore, Opening, Part, Verdict, What,
 };
 use ark_recon::{MAX_FRAME_BYTES, Message, Opener, Prefix, WireError};
 use proptest::collection::vec;
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use crate::support::{Set, answer, key, link, links};
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/fixtures/recon-v2-{name}.hex", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/fixtures/recon-v3-{name}.hex", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     data_encoding::HEXLOWER.decode(text.replace('\n', "").as_bytes()).unwrap()
 }
@@ -35,6 +35,10 @@ fn compare(spans: &[(Prefix, usize)]) -> Message {
 
 fn more(prefixes: &[Prefix], from: u16, to: u16) -> Message {
     Message::More(Box::new(More { prefixes: prefixes.to_vec(), from, to }))
+}
+
+fn kept(count: usize) -> Part {
+    Part::Kept(vec![[3; 14]; count])
 }
 
 fn verdicts(verdicts: &[(u16, What)]) -> Part {
@@ -71,6 +75,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("answer-to-want", answer(vec![Part::Links(links(0..1))])),
         ("answer-nothing", answer(Vec::new())),
+        ("more-kept", Message::MoreKept(KEPT_CELLS)),
+        ("want-kept", Message::WantKept(vec![1, 0x0102_0304_0506_0708])),
+        ("answer-kept", answer(vec![Part::Rest([8; 8]), one_more([4]), kept(2)])),
     ]
 }
 
@@ -127,6 +134,10 @@ fn what_no_message_may_say_is_refused() {
         Message::Want(vec![2, 1]),
         Message::Want(vec![1, 1]),
         Message::Want((0..=MAX_SHORT_IDS as u64).collect()),
+        Message::MoreKept(KEPT_CELLS + 1),
+        Message::WantKept(Vec::new()),
+        Message::WantKept(vec![1, 1]),
+        Message::WantKept((0..=MAX_SHORT_IDS as u64).collect()),
         Message::Offer(Vec::new()),
         Message::Offer(links(0..=MAX_FRAME_LINKS as u64)),
         Message::Offer(links(0..2).into_iter().rev().collect()),
@@ -144,6 +155,8 @@ fn what_no_message_may_say_is_refused() {
         answer(vec![cells(0, 0)]),
         answer(vec![cells(0, MAX_PART_CELLS + 1)]),
         answer(vec![Part::Links(Vec::new())]),
+        answer(vec![kept(0)]),
+        answer(vec![kept(MAX_PART_CELLS + 1)]),
     ];
     for message in refused {
         let decoded = Message::decode(&message.encode());
@@ -162,6 +175,7 @@ fn the_largest_messages_fit_a_frame() {
         Message::Want((0..MAX_SHORT_IDS as u64).collect()),
         Message::Offer(links(0..MAX_FRAME_LINKS as u64)),
         answer(vec![cells(3, MAX_PART_CELLS)]),
+        answer(vec![kept(MAX_PART_CELLS)]),
         answer(vec![one_more(0..1024)]),
     ];
     for message in largest {
@@ -176,7 +190,7 @@ fn the_largest_messages_fit_a_frame() {
 proptest! {
     #[test]
     fn whatever_decodes_encodes_to_the_same_bytes(
-        at in 0usize..10,
+        at in 0usize..13,
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in any::<prop::sample::Index>(),
         is_cut: bool,

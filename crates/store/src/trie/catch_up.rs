@@ -108,6 +108,7 @@ fn begin(repo: &RepoInner, transaction: &WriteTransaction) -> Result<Option<Task
         return Ok(None);
     }
     table.insert(repo.number, UNKNOWN)?;
+    repo.kept.forget();
     Ok(Some(Task { old, new }))
 }
 

@@ -77,9 +77,14 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Whether the link is there and was not, or the other way round.
-    pub(super) fn came_or_went(&self) -> bool {
-        self.count.before == 0 || self.count.now == 0
+    /// Whether the link is there and was not.
+    pub(super) fn came(&self) -> bool {
+        self.count.before == 0
+    }
+
+    /// Whether the link was there and is not.
+    pub(super) fn went(&self) -> bool {
+        self.count.now == 0
     }
 
     pub(super) fn write(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ark_core::{
     Content, DeviceId, Dot, Entry, Incarnation, Mtime, Name, Object, Overlay, Permissions,
-    Snapshot, Vector, Version, Writer,
+    Snapshot, TopicId, Vector, Version, Writer,
 };
 use redb::{Database, ReadableDatabase};
 
@@ -13,6 +13,14 @@ use super::*;
 use crate::index::{create_tables, object_key};
 
 const TOPIC: TopicNumber = 7;
+
+fn topic() -> TopicId {
+    TopicId::derive("my-project", None)
+}
+
+fn kept() -> Arc<Kept> {
+    Arc::new(Kept::new(topic()))
+}
 
 fn database() -> Database {
     let memory = redb::backends::InMemoryBackend::new();
@@ -192,7 +200,8 @@ fn counts_and_nodes_are_those_of_the_heads_however_many_change() {
         let transaction = database.begin_write().unwrap();
         let before = rows(&database);
         let followed =
-            follow(&transaction, TOPIC, heads.iter().copied(), |link| world.read(link)).unwrap();
+            follow(&transaction, TOPIC, &kept(), heads.iter().copied(), |link| world.read(link))
+                .unwrap();
         transaction.commit().unwrap();
         if followed == Followed::Later {
             assert_eq!(rows(&database), before, "nothing is done by half");
@@ -226,16 +235,16 @@ fn repos_do_not_see_each_other() {
     let database = database();
     let transaction = database.begin_write().unwrap();
     for topic in [TOPIC - 1, TOPIC, TOPIC + 1] {
-        follow(&transaction, topic, [head], |link| world.read(link)).unwrap();
+        follow(&transaction, topic, &kept(), [head], |link| world.read(link)).unwrap();
     }
     // One is emptied, another is given up, and the third is as it was.
-    follow(&transaction, TOPIC, [], |link| world.read(link)).unwrap();
+    follow(&transaction, TOPIC, &kept(), [], |link| world.read(link)).unwrap();
     let nothing = |link| Err(ReadError::Absent { link });
-    follow(&transaction, TOPIC + 1, [world.snapshot(&[1])], nothing).unwrap();
+    follow(&transaction, TOPIC + 1, &kept(), [world.snapshot(&[1])], nothing).unwrap();
     transaction.commit().unwrap();
     let read = database.begin_read().unwrap();
-    assert!(Trie::read(&read, TOPIC + 1).unwrap().is_none());
-    let trie = Trie::read(&read, TOPIC - 1).unwrap().unwrap();
+    assert!(Trie::read(&read, TOPIC + 1, &kept()).unwrap().is_none());
+    let trie = Trie::read(&read, TOPIC - 1, &kept()).unwrap().unwrap();
     let links = ark_recon::Links::links(&trie, Prefix::ROOT).unwrap().count();
     assert_eq!(links, world.counts(&[head]).len());
     let (links, nodes) = rows(&database);
@@ -251,7 +260,7 @@ fn damaged_rows_stop_comparisons_and_nothing_else() {
     for damage in ["links", "nodes", "kind"] {
         let database = database();
         let transaction = database.begin_write().unwrap();
-        follow(&transaction, TOPIC, [head], |link| world.read(link)).unwrap();
+        follow(&transaction, TOPIC, &kept(), [head], |link| world.read(link)).unwrap();
         {
             let mut links = transaction.open_table(LINKS).unwrap();
             let mut nodes = transaction.open_table(NODES).unwrap();
@@ -267,9 +276,120 @@ fn damaged_rows_stop_comparisons_and_nothing_else() {
                 }
             }
         }
-        follow(&transaction, TOPIC, [next], |link| world.read(link)).unwrap();
+        follow(&transaction, TOPIC, &kept(), [next], |link| world.read(link)).unwrap();
         transaction.commit().unwrap();
         let read = database.begin_read().unwrap();
-        assert!(Trie::read(&read, TOPIC).unwrap().is_none(), "{damage}");
+        assert!(Trie::read(&read, TOPIC, &kept()).unwrap().is_none(), "{damage}");
     }
+}
+
+/// A trie as of now, with what is kept beside it.
+fn trie(database: &Database, kept: &Arc<Kept>) -> Trie {
+    Trie::read(&database.begin_read().unwrap(), TOPIC, kept).unwrap().unwrap()
+}
+
+/// Whether `sketch` is what would be made of `trie` now.
+fn is_of(sketch: &Sketch, trie: &Trie) -> bool {
+    let anew = Sketch::of(trie, topic()).unwrap();
+    let same = anew == *sketch;
+    assert_eq!(same, anew.digest() == sketch.digest(), "the digest says of which set it is");
+    same
+}
+
+#[test]
+fn a_sketch_goes_on_with_what_transactions_change() {
+    let mut world = World::default();
+    let mut contents: Vec<u64> = (0..450).collect();
+    let (database, kept) = (database(), kept());
+    let mut heads = vec![world.snapshot(&contents)];
+    let follow_to = |world: &World, heads: &[Link], commits: bool| {
+        let transaction = database.begin_write().unwrap();
+        let heads = heads.iter().copied();
+        let followed = follow(&transaction, TOPIC, &kept, heads, |link| world.read(link)).unwrap();
+        assert_eq!(followed, Followed::Done);
+        if commits {
+            transaction.commit().unwrap();
+        }
+    };
+    follow_to(&world, &heads, true);
+    // Sessions that would read little do without, until all of them would have read all.
+    let first = trie(&database, &kept);
+    assert!(kept.sketch(&first, 0).unwrap().is_none());
+    for _ in 0..3 {
+        assert!(kept.sketch(&first, 110).unwrap().is_none());
+    }
+    let made = kept.sketch(&first, 200).unwrap().unwrap();
+    assert!(is_of(&made, &first));
+    let mut most_noted = 0;
+    for step in 0..40_u64 {
+        for change in 0..=step % 9 {
+            contents[usize::try_from((7 * step + change) % 400).unwrap()] =
+                1_000 + step * step % 90;
+        }
+        let next = world.snapshot(&contents);
+        let next = if step % 5 == 0 { vec![heads[0], next] } else { vec![next] };
+        if step % 4 == 1 {
+            // What is not committed is left behind.
+            follow_to(&world, &next[..1], false);
+            let mut other = contents.clone();
+            other[430] = 70_000 + step;
+            let other = world.snapshot(&other);
+            follow_to(&world, &[other], false);
+        }
+        let before = trie(&database, &kept);
+        follow_to(&world, &next, true);
+        heads = next;
+        let now = trie(&database, &kept);
+        if step % 3 == 0 {
+            // As of before the last change, then of after it.
+            let old = kept.sketch(&before, 0).unwrap().expect("all since is noted");
+            assert!(is_of(&old, &before) && !is_of(&old, &now));
+            let sketch = kept.sketch(&now, 0).unwrap().unwrap();
+            assert!(is_of(&sketch, &now));
+            // What went by is not to be had, and nothing else instead.
+            assert!(kept.sketch(&before, u64::MAX).unwrap().is_none());
+        }
+        most_noted = most_noted.max(kept.kept().unwrap().1);
+    }
+    assert!((2..=kept::MAX_NOTED).contains(&most_noted), "{most_noted}");
+    let now = trie(&database, &kept);
+    assert!(is_of(&kept.sketch(&now, 0).unwrap().unwrap(), &now));
+    assert!(is_of(&made, &first), "what a session has stays as it is");
+}
+
+/// What changes without being noted, by more than is counted at once or by another way.
+#[test]
+fn a_sketch_that_nothing_leads_to_is_dropped() {
+    let mut world = World::default();
+    let contents: Vec<u64> = (0..450).collect();
+    let edited = |n| contents.iter().map(move |content| content + u64::from(*content < n) * 9_000);
+    let heads = [0, 1, 2].map(|n| world.snapshot(&edited(n).collect::<Vec<_>>()));
+    let few = world.snapshot(&[1, 2]);
+    let (database, kept, elsewhere) = (database(), kept(), kept());
+    let follow_to = |kept: &Kept, head: Link| {
+        let transaction = database.begin_write().unwrap();
+        let followed = follow(&transaction, TOPIC, kept, [head], |link| world.read(link)).unwrap();
+        assert_eq!(followed, Followed::Done);
+        transaction.commit().unwrap();
+    };
+    follow_to(&kept, heads[0]);
+    let first = trie(&database, &kept);
+    assert!(kept.sketch(&first, u64::MAX).unwrap().is_some());
+    follow_to(&elsewhere, heads[1]);
+    let second = trie(&database, &kept);
+    assert!(kept.sketch(&second, u64::MAX).unwrap().is_none(), "it is of another set");
+    assert!(kept.sketch(&first, 0).unwrap().is_some());
+    follow_to(&kept, heads[2]);
+    assert!(kept.kept().is_none());
+    // It is made again when it is worth it.
+    let third = trie(&database, &kept);
+    let sketch = kept.sketch(&third, u64::MAX).unwrap().unwrap();
+    assert!(is_of(&sketch, &third));
+    kept.forget();
+    assert!(kept.kept().is_none() && kept.sketch(&third, 0).unwrap().is_none());
+    assert!(kept.sketch(&third, u64::MAX).unwrap().is_some());
+    // Of a set that has become small none is kept.
+    follow_to(&kept, few);
+    assert!(kept.kept().is_none());
+    assert!(kept.sketch(&trie(&database, &kept), u64::MAX).unwrap().is_none());
 }
