@@ -1,4 +1,5 @@
-//! The side that is asked. Between questions it remembers only what it has spent.
+//! The side that is asked. Between questions it remembers only what it has spent, and what it
+//! answered the opening from.
 
 mod plan;
 
@@ -47,7 +48,7 @@ pub struct Answerer {
 
 impl Answerer {
     /// Begins to wait for questions. A bucket of at most `enumerate_threshold` links is always
-    /// answered by listing them.
+    /// answered by listing them, where there is no sketch to answer from.
     ///
     /// # Errors
     /// [`SessionError::Source`].

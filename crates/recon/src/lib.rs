@@ -1,8 +1,9 @@
 //! Range-based set reconciliation over hash prefixes: trie, messages in, messages out.
 //!
 //! Two stores of a repo find out which links each has that the other lacks, at a cost that follows
-//! the difference. Pure: no clock, no randomness, no IO; what is read comes through [`Links`] and
-//! [`Nodes`].
+//! the difference: in bytes always, in links read where a [`Sketch`] of a large set is kept from one
+//! session to the next. Pure: no clock, no randomness, no IO; what is read comes through [`Links`],
+//! [`Nodes`] and [`Source`].
 
 pub mod message;
 

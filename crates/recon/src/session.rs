@@ -1,8 +1,8 @@
 //! A session: two sides that find out which links each has that the other lacks.
 //!
 //! The [`Opener`](crate::Opener) asks, the [`Answerer`](crate::Answerer) answers each question
-//! from its set alone, and both say what they learn they lack. Nothing is kept between sessions:
-//! what is the same by then is not looked at again. An answerer that ends without being asked to
+//! from its set alone, and both say what they learn they lack. Nothing is kept of a session: what is
+//! the same by the next is not looked at again. An answerer that ends without being asked to
 //! says nothing: whoever carries the frames ends the stream, which the opener's driver takes as
 //! [`End::Incomplete`].
 

@@ -6,6 +6,8 @@
 //! head adds and an old one leaves is found from the difference of the two alone, and what is
 //! equal in both is not looked at.
 //!
+//! Of a large repo that was compared in this run there is a sketch in memory, too: [`Kept`].
+//!
 //! What changes much, as a first copy does, would keep the one thread that writes the index for
 //! seconds: it is [caught up with](catch_up) beside it, and until then there is no trie.
 

@@ -9,8 +9,8 @@ use ark_recon::{Answerer, End, Message, Opener, Prefix, SessionError, Step, Viol
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
-use crate::support::{answer, key, link, links};
-use crate::watched::{Counted, Ended, against, asked, ended};
+use crate::support::{Set, answer, key, link, links};
+use crate::watched::{Counted, Ended, against, asked, asked_of, ended};
 
 /// An answer in frames of one part each, as large ones come.
 fn framed(parts: Vec<Part>) -> Vec<Message> {
@@ -384,6 +384,7 @@ fn parts() -> impl Strategy<Value = Part> {
         (0u16..70).prop_map(less),
         (0u8..4, vec(any::<[u8; 14]>(), 1..50))
             .prop_map(|(group, cells)| Part::Cells(Cells { group, cells })),
+        vec(any::<[u8; 14]>(), 1..50).prop_map(Part::Kept),
         btree_set(0u64..500, 1..10).prop_map(|numbers| Part::Links(links(numbers))),
     ]
 }
@@ -400,7 +401,11 @@ fn messages() -> impl Strategy<Value = Message> {
         2 => (prefixes(), 0u16..100, 1u16..1_000).prop_map(|(prefix, from, more)| {
             Message::More(Box::new(More { prefixes: vec![prefix], from, to: from + more }))
         }),
-        2 => btree_set(any::<u64>(), 1..10).prop_map(|ids| Message::Want(ids.into_iter().collect())),
+        2 => (btree_set(any::<u64>(), 1..10), any::<bool>()).prop_map(|(ids, is_kept)| {
+            let ids = ids.into_iter().collect();
+            if is_kept { Message::WantKept(ids) } else { Message::Want(ids) }
+        }),
+        1 => (0u16..200).prop_map(Message::MoreKept),
         1 => prop_oneof![Just(Message::Incomplete), Just(Message::End(Vec::new()))],
         6 => (vec(parts(), 0..4), any::<bool>())
             .prop_map(|(parts, last)| Message::Answer(Answer { parts, last })),
@@ -411,8 +416,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn whatever_is_asked_costs_little(messages in vec(messages(), 1..40)) {
-        asked(3_000, messages.into_iter());
+    fn whatever_is_asked_costs_little(messages in vec(messages(), 1..40), is_sketched: bool) {
+        let own = Set::of((0..3_000).map(|n| link(0, n)));
+        let own = if is_sketched { own.sketched() } else { own };
+        asked_of(&own.into(), messages.into_iter());
     }
 
     #[test]
