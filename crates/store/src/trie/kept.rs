@@ -1,10 +1,11 @@
 //! The sketch of a large repo's trie, in memory, from one session of reconciliation to the next.
 //!
-//! It is made by a session that would read as much for want of it, beside the thread that writes
-//! the index. That thread only notes what each of its transactions changes, as a chain from one
-//! root's digest to the next: a session goes along it as far as the digest that it sees. So what
-//! was noted by a transaction that failed is left behind, and nothing is ever used with a set that
-//! it is not of.
+//! It is made by a session, once those before it have read half as much for want of it as making it
+//! takes: of a million links in about a second, once in a run. The thread that writes the index has
+//! no part in that: it only notes what each of its transactions changes, as a chain from one root's
+//! digest to the next, and a session goes along that as far as the digest that it sees. So what was
+//! noted by a transaction that failed is left behind, and nothing is ever used with a set that it is
+//! not of.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,7 +66,7 @@ impl Kept {
     }
 
     /// The sketch of `trie`. Where there is none, `otherwise` links are read for want of it: once
-    /// that sums up to all that there are, it is made.
+    /// that sums up to half of all that there are, it is made.
     pub(super) fn sketch(
         &self,
         trie: &Trie,
@@ -81,7 +82,7 @@ impl Kept {
                 return Ok(chain.at(root));
             }
             state.missed = state.missed.saturating_add(otherwise);
-            if state.missed < root.count {
+            if state.missed < root.count / 2 {
                 return Ok(None);
             }
             *state = State {
