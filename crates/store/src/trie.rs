@@ -267,10 +267,8 @@ fn count(
     counting.turn(old, new)?;
     let rows = counting.into_rows();
     let mut nodes = WritingNodes { topic, nodes: transaction.open_table(NODES)? };
-    let before = match kept.is_noted() {
-        true => Some(ark_recon::digest(&LinksOf { topic, links: &links }, &nodes, Prefix::ROOT)?),
-        false => None,
-    };
+    let root = || ark_recon::digest(&LinksOf { topic, links: &links }, &nodes, Prefix::ROOT);
+    let before = kept.is_noted().then(root).transpose()?;
     let links_of = |is: fn(&Row) -> bool| -> Vec<Link> {
         rows.iter().filter(|row| is(row)).map(|row| row.link).collect()
     };
