@@ -57,7 +57,7 @@ pub struct Opener {
     parts_bytes: usize,
     next: Round,
     /// What the answer to the opening had, until it is settled. There is nothing else to ask then.
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
     rounds: u32,
     fruitless: u8,
     /// The other side has said that the sets are the same, and knows that this ends it.
@@ -181,7 +181,7 @@ impl Opener {
             + buckets * size_of::<(Prefix, u64)>()
             + self.next.wants.len() * size_of::<ShortId>()
             + self.next.offers.len() * size_of::<Link>()
-            + self.kept.as_ref().map_or(0, Kept::held_bytes)
+            + self.kept.as_ref().map_or(0, |kept| kept.held_bytes())
             + self.parts_bytes
     }
 

@@ -87,7 +87,7 @@ impl Opener {
                 return Ok(true);
             }
         };
-        let mut kept = Kept {
+        let mut kept = Box::new(Kept {
             sketch,
             bits,
             whole,
@@ -97,7 +97,7 @@ impl Opener {
             widened: 0,
             wants: Vec::new(),
             is_wrong: false,
-        };
+        });
         take_cells(&mut kept.theirs, parts)?;
         self.look_into_kept(source, kept, step)?;
         Ok(true)
@@ -124,7 +124,7 @@ impl Opener {
     fn look_into_kept<S: Source>(
         &mut self,
         source: &S,
-        mut kept: Kept,
+        mut kept: Box<Kept>,
         step: &mut Step,
     ) -> Result<(), Halt<S::Failure>> {
         let key = &self.key.kept;
@@ -147,7 +147,7 @@ impl Opener {
         theirs.dedup();
         kept.wants = theirs;
         if kept.is_wrong || kept.wants.is_empty() {
-            return self.settle(source, kept, step).map(drop);
+            return self.settle(source, *kept, step).map(drop);
         }
         self.kept = Some(kept);
         Ok(())
@@ -192,7 +192,7 @@ impl Opener {
             kept.is_wrong = true;
         }
         if self.asked.is_empty() {
-            self.settle(source, kept, step)?;
+            self.settle(source, *kept, step)?;
         } else {
             self.kept = Some(kept);
         }
