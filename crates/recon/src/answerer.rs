@@ -38,6 +38,8 @@ pub struct Answerer {
     root: Digest,
     /// What the opening was answered from, and how many of its cells were given.
     kept: Option<(Arc<Sketch>, usize)>,
+    /// What the source gave at the beginning.
+    sketch: Option<Arc<Sketch>>,
     meter: Meter,
     /// Expected differences per link here, as the last comparison of many buckets showed.
     density: f64,
@@ -58,10 +60,13 @@ impl Answerer {
         enumerate_threshold: usize,
     ) -> Result<Self, SessionError<S::Failure>> {
         let root = digest(source, source, Prefix::ROOT).map_err(SessionError::Source)?;
+        // Asked now, since what is kept may go on to later moments until there is a question.
+        let sketch = source.sketch(0).map_err(SessionError::Source)?;
         Ok(Self {
             key,
             enumerate_threshold: enumerate_threshold.min(MAX_SHORT_IDS) as u64,
             root,
+            sketch: sketch.filter(|sketch| sketch.digest() == root),
             kept: None,
             meter: Meter::new(root.count),
             density: 0.0,
@@ -116,6 +121,7 @@ impl Answerer {
             }
             Message::Want(ids) => self.links(source, &self.key.names, ids)?,
             Message::MoreKept(to) => self.kept_cells(to.into())?,
+            Message::WantKept(_) if self.kept.is_none() => return Err(Violation::NotKept.into()),
             Message::WantKept(ids) => self.links(source, &self.key.kept, ids)?,
             Message::Offer(links) => {
                 step.lacking = links.iter().map(link_from).collect();
@@ -207,7 +213,11 @@ impl Answerer {
         let Some(KeptPlan { named, expected, links }) = KeptPlan::new(differing) else {
             return Ok(None);
         };
-        let Some(sketch) = sketch_of(source, self.root, links)? else { return Ok(None) };
+        let sketch = match self.sketch.take() {
+            Some(sketch) => Some(sketch),
+            None => sketch_of(source, self.root, links)?,
+        };
+        let Some(sketch) = sketch else { return Ok(None) };
         let mut parts = vec![Part::Rest(whole)];
         parts.extend(told_by_sums(&named, |prefix| Ok::<_, Halt<_>>(sketch.sum(prefix)))?);
         self.kept = Some((sketch, 0));

@@ -1,6 +1,6 @@
 //! The key of a session, and what is derived with it: tags of prefixes and short ids of links.
 //!
-//! Both mean something in one session only. Who makes objects cannot look for two that share a
+//! They mean something in one session only, but for the short ids of a sketch. Who makes objects cannot look for two that share a
 //! tag or a short id, since the key is not known before; and should two collide by chance, the
 //! next session's key parts them.
 //!

@@ -7,7 +7,8 @@ use crate::session::Violation;
 use crate::trie::{Links, LinksUnder, Node, Nodes};
 
 /// How often a session may read its whole set: an honest one reads it once, once more for each
-/// time that cells were too few (six times at most), and once a level where it goes down.
+/// time that cells were too few (six times at most), and once a level where it goes down; three
+/// times before that, where what kept cells say is not true.
 const MAX_PASSES: u64 = 16;
 /// Links that a session may read besides, however small its set is.
 const MIN_READS: u64 = 1 << 18;

@@ -15,8 +15,8 @@ use crate::answerer::MAX_BUCKET_LINKS;
 use crate::cells::Cell;
 use crate::key::{SessionKey, ShortId};
 use crate::message::{
-    Answer, Compared, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_SHORT_IDS, MAX_TAGS, Message, More,
-    Opening, Part,
+    Answer, Compared, KEPT_CELLS, MAX_FRAME_LINKS, MAX_GROUP_CELLS, MAX_SHORT_IDS, MAX_TAGS,
+    Message, More, Opening, Part,
 };
 use crate::meter::{Halt, Meter};
 use crate::prefix::{MAX_OPENING_BITS, Prefix};
@@ -182,6 +182,7 @@ impl Opener {
             + self.next.wants.len() * size_of::<ShortId>()
             + self.next.offers.len() * size_of::<Link>()
             + self.kept.as_ref().map_or(0, |kept| kept.held_bytes())
+            + self.sketch.as_ref().map_or(0, |_| usize::from(KEPT_CELLS) * size_of::<Cell>())
             + self.parts_bytes
     }
 

@@ -31,7 +31,8 @@ pub trait Source: Links<Error = Self::Failure> + Nodes<Error = Self::Failure> {
     type Failure;
 
     /// A sketch of the set. One that has another digest than the set is not used. Where there is
-    /// none, the session will read up to `otherwise` links for want of it.
+    /// none, the session will read up to `otherwise` links for want of it. Each side asks once when
+    /// it begins, with 0: whoever keeps one can follow the set from then on.
     ///
     /// # Errors
     /// What the store's reading fails with.
@@ -102,8 +103,8 @@ pub enum Violation {
     /// A question whose answer would have to read too much.
     #[error("a question about more links than one may be about")]
     TooMuch,
-    /// A question for more kept cells, where none were given, or all that it asks for.
-    #[error("a question for more kept cells that asks for none")]
+    /// A question about kept cells where none were given, or for more where all were.
+    #[error("a question about kept cells that were not given, or for none")]
     NotKept,
     /// Cells that name what this side does not have.
     #[error("cells that no two sets give")]

@@ -26,6 +26,7 @@ const MAX_WIDENED: u8 = 2;
 /// What kept cells say, until it is settled.
 #[derive(Debug)]
 pub(super) struct Kept {
+    /// The source's, or one that is made for this session.
     sketch: Arc<Sketch>,
     /// Of the buckets of the opening.
     bits: u8,

@@ -120,7 +120,8 @@ impl Opener {
     ) -> Result<Option<Found>, Halt<S::Failure>> {
         let (mut more, mut less) = (Vec::new(), Vec::new());
         let at = named.more.iter().map(|it| it.at).chain(named.less.iter().map(|it| it.at));
-        self.need_sketch(source, at.map(|at| buckets[usize::from(at)].1.count).sum())?;
+        let counts = at.map(|at| buckets[usize::from(at)].1.count);
+        self.need_sketch(source, counts.fold(0, u64::saturating_add))?;
         let sketch = self.sketch.clone();
         let source = self.meter.over(source);
         let sum = |prefix| match &sketch {

@@ -192,7 +192,10 @@ fn finish(repo: &RepoInner, roots: &Roots) -> Result<(), IndexError> {
     write(repo, move |transaction| {
         transaction.open_table(ROOTS)?.insert(number, roots.as_slice())?;
         Ok(())
-    })
+    })?;
+    // Of what was before, which a session may have gone on with meanwhile.
+    repo.kept.forget();
+    Ok(())
 }
 
 /// Nodes in memory: a megabyte for each million links.

@@ -1,11 +1,12 @@
 //! The sketch of a large repo's trie, in memory, from one session of reconciliation to the next.
 //!
-//! It is made by a session, once those before it have read half as much for want of it as making it
-//! takes: of a million links in about a second, once in a run. The thread that writes the index has
-//! no part in that: it only notes what each of its transactions changes, as a chain from one root's
-//! digest to the next, and a session goes along that as far as the digest that it sees. So what was
-//! noted by a transaction that failed is left behind, and nothing is ever used with a set that it is
-//! not of.
+//! It is made by a session, once it and those before it would read half as much for want of it as
+//! making it takes: of a million links in about a second. The thread that writes the index has no
+//! part in that: from the first session on it only notes what each of its transactions changes, as
+//! a chain from one root's digest to the next, and a session goes along that as far as the digest
+//! that it sees. So what was noted by a transaction that failed is left behind, and nothing is ever
+//! used with a set that it is not of. Where the chain does not lead to what sessions see, as after
+//! more changed than is noted, another is begun.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,12 +18,17 @@ use crate::error::IndexError;
 
 /// See [`Sketch::LEAST_LINKS`].
 const LEAST_LINKS: u64 = if cfg!(test) { 300 } else { Sketch::LEAST_LINKS };
-/// Changed links that are noted: 270 kB of them. From then on a transaction brings the sketch after
-/// those before it, which takes some milliseconds.
+/// Of a set of more links none is made: a session would keep others waiting for seconds, and would
+/// read no more for want of it.
+const MOST_LINKS: u64 = 1 << 22;
+/// Changed links that are noted, some 300 kB. The transaction that passes this brings the sketch
+/// after those before it, which takes some milliseconds, or ends the chain if there is none.
 pub(super) const MAX_NOTED: usize = if cfg!(test) { 100 } else { 8192 };
+/// What a change takes besides its links, in links.
+const CHANGE_LINKS: usize = 4;
 
-/// What is kept for a repo: up to a megabyte, where it has [`LEAST_LINKS`] or more and was compared
-/// in this run.
+/// What is kept for a repo that has [`LEAST_LINKS`] or more and was compared in this run: about a
+/// megabyte, and 0.6 more while a session holds what was before.
 #[derive(Debug)]
 pub(crate) struct Kept {
     topic: TopicId,
@@ -32,19 +38,27 @@ pub(crate) struct Kept {
 #[derive(Debug, Default)]
 struct State {
     chain: Option<Chain>,
-    /// Links that sessions read for want of a sketch.
+    /// Links that sessions would read for want of a sketch.
     missed: u64,
 }
 
-/// A sketch, and what changed since.
+/// A sketch, or where one may begin, and what changed since.
 #[derive(Debug)]
 struct Chain {
-    /// `None`: it is being made.
-    sketch: Option<Arc<Sketch>>,
-    /// Of what the sketch is, or is being made.
+    sketch: Making,
+    /// Of what the sketch is, or is being made, or might be.
     digest: Digest,
     /// One after the other.
     after: Vec<Change>,
+}
+
+#[derive(Debug)]
+enum Making {
+    /// Not begun.
+    None,
+    /// By a session.
+    Begun,
+    Made(Arc<Sketch>),
 }
 
 /// What a transaction changes.
@@ -65,41 +79,65 @@ impl Kept {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sketch of `trie`. Where there is none, `otherwise` links are read for want of it: once
-    /// that sums up to half of all that there are, it is made.
+    /// The sketch of `trie`. Where there is none, up to `otherwise` links are read for want of it:
+    /// once that sums up to half of all that there are, it is made.
     pub(super) fn sketch(
         &self,
         trie: &Trie,
         otherwise: u64,
     ) -> Result<Option<Arc<Sketch>>, IndexError> {
         let root = digest(trie, trie, Prefix::ROOT)?;
-        if root.count < LEAST_LINKS {
-            return Ok(None);
+        match self.look(root, otherwise) {
+            Look::Found(sketch) => Ok(Some(sketch)),
+            Look::Without => Ok(None),
+            Look::Make => {
+                let made = Sketch::of(trie, self.topic).map(Arc::new);
+                self.made(root, made.as_ref().ok());
+                made.map(Some)
+            }
         }
-        {
-            let mut state = self.state();
-            if let Some(chain) = &mut state.chain {
-                return Ok(chain.at(root));
-            }
-            state.missed = state.missed.saturating_add(otherwise);
-            if state.missed < root.count / 2 {
-                return Ok(None);
-            }
-            *state = State {
-                chain: Some(Chain { sketch: None, digest: root, after: Vec::new() }),
-                missed: 0,
+    }
+
+    /// What there is for a set with this digest. If it is to be made, [`Kept::made`] is to follow.
+    pub(super) fn look(&self, root: Digest, otherwise: u64) -> Look {
+        if !(LEAST_LINKS..=MOST_LINKS).contains(&root.count) {
+            return Look::Without;
+        }
+        let state = &mut *self.state();
+        if let Some(found) = state.chain.as_mut().and_then(|chain| chain.at(root)) {
+            return Look::Found(found);
+        }
+        state.missed = state.missed.saturating_add(otherwise.min(root.count));
+        let is_worth_it = state.missed >= root.count / 2;
+        match &mut state.chain {
+            // Somebody is at it, and what is made leads here.
+            Some(chain) if chain.is_being_made() && chain.leads_to(root) => return Look::Without,
+            Some(chain) if !chain.is_begun() && chain.leads_to(root) => {}
+            // It is of another moment, and may serve others yet.
+            Some(chain) if chain.is_begun() && !is_worth_it => return Look::Without,
+            // From here on all changes are noted.
+            other => *other = Some(Chain::new(root)),
+        }
+        if !is_worth_it {
+            return Look::Without;
+        }
+        state.missed = 0;
+        if let Some(chain) = &mut state.chain {
+            chain.begin(root);
+        }
+        Look::Make
+    }
+
+    /// A sketch of the set with this digest was made, or could not be.
+    pub(super) fn made(&self, root: Digest, sketch: Option<&Arc<Sketch>>) {
+        let mut state = self.state();
+        let is_it = |chain: &&mut Chain| chain.is_being_made() && chain.digest == root;
+        if let Some(chain) = state.chain.as_mut().filter(is_it) {
+            chain.sketch = match sketch {
+                Some(sketch) => Making::Made(Arc::clone(sketch)),
+                None => Making::None,
             };
         }
-        let made = Sketch::of(trie, self.topic).map(Arc::new);
-        let mut state = self.state();
-        let is_it = |chain: &&mut Chain| chain.sketch.is_none() && chain.digest == root;
-        if let Some(chain) = state.chain.as_mut().filter(is_it) {
-            match &made {
-                Ok(sketch) => chain.sketch = Some(Arc::clone(sketch)),
-                Err(_) => state.chain = None,
-            }
-        }
-        made.map(Some)
     }
 
     /// Whether changes are to be noted.
@@ -123,17 +161,49 @@ impl Kept {
     }
 }
 
+/// See [`Kept::look`].
+#[derive(Debug)]
+pub(super) enum Look {
+    Found(Arc<Sketch>),
+    Without,
+    Make,
+}
+
 impl Chain {
+    fn new(digest: Digest) -> Self {
+        Self { sketch: Making::None, digest, after: Vec::new() }
+    }
+
+    fn is_begun(&self) -> bool {
+        !matches!(self.sketch, Making::None)
+    }
+
+    fn is_being_made(&self) -> bool {
+        matches!(self.sketch, Making::Begun)
+    }
+
     /// How many changes there are up to the set with this digest.
     fn place_of(&self, digest: Digest) -> Option<usize> {
         let last = self.after.iter().rposition(|change| change.digest == digest);
         last.map(|last| last + 1).or_else(|| (self.digest == digest).then_some(0))
     }
 
+    fn leads_to(&self, digest: Digest) -> bool {
+        self.place_of(digest).is_some()
+    }
+
+    /// Begins to make a sketch of the set with this digest, to which it leads.
+    fn begin(&mut self, digest: Digest) {
+        let place = self.place_of(digest).unwrap_or_default();
+        self.after.drain(..place);
+        self.digest = digest;
+        self.sketch = Making::Begun;
+    }
+
     /// The sketch of the set with this digest; what was before is not known any more then.
     fn at(&mut self, digest: Digest) -> Option<Arc<Sketch>> {
         let place = self.place_of(digest)?;
-        let sketch = self.sketch.as_mut()?;
+        let Making::Made(sketch) = &mut self.sketch else { return None };
         for Change { comes, goes, digest } in self.after.drain(..place) {
             Arc::make_mut(sketch).change(&comes, &goes, digest);
         }
@@ -146,17 +216,27 @@ impl Chain {
         let Some(place) = self.place_of(before) else { return false };
         // What was noted after that was not committed.
         self.after.truncate(place);
+        if change.digest == before {
+            return true;
+        }
         self.after.push(change);
-        let noted = self.after.iter().map(|it| it.comes.len() + it.goes.len()).sum::<usize>();
+        let links = |it: &Change| CHANGE_LINKS + it.comes.len() + it.goes.len();
+        let noted = self.after.iter().map(links).sum::<usize>();
         noted <= MAX_NOTED || self.at(before).is_some()
     }
 }
 
 #[cfg(test)]
 impl Kept {
-    /// What is kept, with how many changes are noted.
+    /// What is kept, with how many changes are noted; `None`: not even where one may begin.
     pub(super) fn kept(&self) -> Option<(Option<Arc<Sketch>>, usize)> {
         let state = self.state();
-        state.chain.as_ref().map(|chain| (chain.sketch.clone(), chain.after.len()))
+        state.chain.as_ref().map(|chain| {
+            let sketch = match &chain.sketch {
+                Making::Made(sketch) => Some(Arc::clone(sketch)),
+                Making::None | Making::Begun => None,
+            };
+            (sketch, chain.after.len())
+        })
     }
 }
