@@ -24,7 +24,7 @@ pub const MAX_FRAME_LINKS: usize = 1900;
 pub const MAX_PART_CELLS: usize = 4096;
 /// The most cells that are given of one group. One that needs more is divided instead.
 pub const MAX_GROUP_CELLS: u16 = 1 << 14;
-/// The cells that are kept of a whole set: enough for [`MAX_KEPT_DIFFERENCES`].
+/// The cells that are kept of a whole set: enough for 16,384 expected differences.
 pub const KEPT_CELLS: u16 = 23_000;
 /// The most differences to expect of two sets, for kept cells to be enough: more than the ten
 /// thousand that are to cost what they are, not what the sets are.
